@@ -1,0 +1,238 @@
+/**
+ * The addon as TypeScript sees it. Private: the public API is `kernels/`, which validates before it calls.
+ * Every asynchronous call works on the addon's own threads, holds its input buffers by reference until it settles, and
+ * must not see them changed meanwhile. Errors carry `code` (a CidErrorCode) and `message`.
+ */
+
+export type NativeDtype = 'float32' | 'float16' | 'bfloat16';
+
+/** Rows in memory, row-major. `stride` in elements, defaults to `dim`. float16 and bfloat16 are raw bits. */
+export interface NativeMatrix {
+  data: Float32Array | Uint16Array;
+  dtype: NativeDtype;
+  rows: number;
+  dim: number;
+  stride?: number;
+}
+
+/** Rows in a region of a file, row-major and dense, little-endian, from byte `offset` on. */
+export interface NativeFileMatrix {
+  path: string;
+  offset: number;
+  dtype: NativeDtype;
+  rows: number;
+  dim: number;
+}
+
+/** Opaque: a matrix that lives on a device. */
+export interface NativeDeviceMatrix {
+  readonly device: string;
+  readonly dtype: NativeDtype;
+  readonly rows: number;
+  readonly dim: number;
+  readonly bytes: number;
+}
+
+/** One logical matrix: chunks in order, or a device's. */
+export type NativeRows = readonly (NativeMatrix | NativeFileMatrix)[] | NativeDeviceMatrix;
+
+/** What every call takes first. */
+export interface NativeContext {
+  /** `'cpu'` or `'cuda:N'`; already chosen, never `'auto'`. */
+  device: string;
+  /** Threads to use, at least 1. */
+  threads: number;
+  /** Seed of the counter-based generator; 0 to 2^53 − 1. */
+  seed: number;
+  /** One element; the work stops soon after it becomes non-zero, and rejects with code ABORTED. */
+  cancel?: Int32Array;
+  /** Called on the JavaScript thread, at most about ten times a second; `done` and `total` in the operation's own unit. */
+  progress?: (done: number, total: number) => void;
+}
+
+export interface NativeDeviceInfo {
+  /** `'cpu'` or `'cuda:N'`. */
+  device: string;
+  name: string;
+  /** Bytes; total memory of the device. */
+  memory: number;
+  /** CPU: instruction set in use ('avx512', 'avx2', 'neon', 'plain'). CUDA: compute capability, such as '9.0'. */
+  architecture: string;
+  /** False with a reason when kernels for this device are not in this build. */
+  usable: boolean;
+  reason?: string;
+}
+
+export interface NativeBalanceResult {
+  /** [N] label of a row's group: its smallest member. */
+  labels: Int32Array;
+  /** [N] 1 where the row is its group's central one. */
+  keep: Uint8Array;
+  /** [N] float32 of the canonical cosine between a row and the mean of its group; 1 for a row alone, 0 for a fault. */
+  centrality: Float32Array;
+  groups: number;
+  /** Pairs over the threshold. */
+  edges: number;
+  /** Rows that are zero, NaN or infinite: alone in their group and kept. */
+  faults: Int32Array;
+}
+
+export interface NativeKmeansOptions {
+  /** Centres a batch element. */
+  clusters: number;
+  /** Independent problems of equal size; rows are B·N in order. Defaults to 1. */
+  batch?: number;
+  spherical: boolean;
+  init: 'k-means++' | 'random';
+  /** [B, K, D] starting centres, instead of `init`. */
+  centroids?: Float32Array;
+  maxIterations: number;
+  /** Stop when at most this share of the rows changes its label. */
+  tolerance: number;
+}
+
+export interface NativeKmeansResult {
+  /** [B, K, D]. */
+  centroids: Float32Array;
+  /** [B·N] centre of a row, 0 to K − 1, of the returned centroids. */
+  labels: Int32Array;
+  /** [B·K] rows of a centre. */
+  counts: Int32Array;
+  /** [B] Σ ‖x − c‖² (Euclidean) or Σ (1 − cos) (spherical) over the rows. */
+  inertia: Float64Array;
+  /** [B]. */
+  iterations: Int32Array;
+}
+
+export interface NativeNearestResult {
+  /** [Q, k], best first, ties to the smaller index. */
+  indices: Int32Array;
+  /** [Q, k] float32 of the canonical score. */
+  scores: Float32Array;
+}
+
+/** See `kernels/loss.ts` for equations, shapes and meaning. Embeddings are raw; the loss normalises them. */
+export interface NativeLossInputs {
+  batch: number;
+  /** [B, Ds] student. */
+  image: Float32Array;
+  text: Float32Array;
+  dim: number;
+  clip?: { weight: number; logScale: number };
+  /** [B, Dt] teacher, for cluster and instance. */
+  teacherImage?: Float32Array;
+  teacherText?: Float32Array;
+  teacherDim?: number;
+  /** [Ds, Dt]; identity when absent (then Ds = Dt). */
+  imageProjection?: Float32Array;
+  textProjection?: Float32Array;
+  cluster?: {
+    /** [K, Dt]. */
+    centroids: Float32Array;
+    clusters: number;
+    /** [B] centre of a row. */
+    labels: Int32Array;
+    /** Ascending indices of the centres used in this step; all when absent. Must hold every label of the batch. */
+    sample?: Int32Array;
+    ceWeight: number;
+    klWeight: number;
+    temperature: number;
+    teacherTemperature: number;
+    /** Soft centroids and entropies of the teacher, [B, Dt] and [B], instead of a pass over the centres. */
+    softCentroids?: Float32Array;
+    entropies?: Float32Array;
+    /** Also the gradient of the centres. */
+    learned: boolean;
+  };
+  instance?: { weight: number; pairing: 'same' | 'cross' | 'both'; logScale: number };
+}
+
+export interface NativeLossResult {
+  /** Unweighted terms; `total` is their weighted sum. Absent terms are 0. */
+  total: number;
+  clip: number;
+  clusterCe: number;
+  clusterKl: number;
+  instance: number;
+  /** Gradients of `total`, shaped as their inputs. */
+  image: Float32Array;
+  text: Float32Array;
+  clipLogScale: number;
+  instanceLogScale: number;
+  imageProjection?: Float32Array;
+  textProjection?: Float32Array;
+  /** [K, Dt], zero outside the sample. */
+  centroids?: Float32Array;
+}
+
+/** A run of parameters that share rates; the groups cover the buffer in order without a gap. */
+export interface NativeParameterGroup {
+  length: number;
+  /** Factor on the rate. 0 leaves the parameters as they are. */
+  rate: number;
+  /** Factor on the weight decay. */
+  decay: number;
+}
+
+export interface NativeAdamwOptions {
+  /** 1 for the first step. */
+  step: number;
+  rate: number;
+  decay: number;
+  beta1: number;
+  beta2: number;
+  epsilon: number;
+  /** Largest gradient norm; 0 for no clipping. */
+  clip: number;
+  /** Decay of the moving average of the parameters, when `ema` is given. */
+  emaDecay: number;
+  groups: readonly NativeParameterGroup[];
+}
+
+export interface NativeAddon {
+  /** Version of the native core; must equal the package's. */
+  readonly version: string;
+  /** How the CPU back end and, when compiled in, CUDA see this machine. Never throws. */
+  devices(): NativeDeviceInfo[];
+  /** Why there is no CUDA device, or undefined when there is one. */
+  cudaStatus(): string | undefined;
+
+  upload(context: NativeContext, rows: NativeRows): Promise<NativeDeviceMatrix>;
+  download(context: NativeContext, matrix: NativeDeviceMatrix): Promise<Float32Array | Uint16Array>;
+  /** Idempotent. */
+  release(matrix: NativeDeviceMatrix): void;
+
+  balance(context: NativeContext, rows: NativeRows, threshold: number): Promise<NativeBalanceResult>;
+  kmeans(context: NativeContext, rows: NativeRows, options: NativeKmeansOptions): Promise<NativeKmeansResult>;
+  /** `metric` 'cosine' normalises both sides canonically; 'dot' takes rows as they are. */
+  nearest(
+    context: NativeContext,
+    queries: NativeRows,
+    base: NativeRows,
+    k: number,
+    metric: 'cosine' | 'dot',
+  ): Promise<NativeNearestResult>;
+  loss(context: NativeContext, inputs: NativeLossInputs): Promise<NativeLossResult>;
+  /** The teacher's side of the KL term over all centres: soft centroids [N, D] and entropies [N]. */
+  softTargets(
+    context: NativeContext,
+    teacher: NativeRows,
+    centroids: NativeRows,
+    temperature: number,
+  ): Promise<{ softCentroids: Float32Array; entropies: Float32Array }>;
+  /**
+   * One AdamW step in place over flat buffers of equal length: parameters, gradients (zeroed), first and second moments, and
+   * the moving average when given. Resolves to the gradient norm before clipping.
+   */
+  adamw(
+    context: NativeContext,
+    buffers: {
+      parameters: Float32Array;
+      gradients: Float32Array;
+      first: Float32Array;
+      second: Float32Array;
+      ema?: Float32Array;
+    },
+    options: NativeAdamwOptions,
+  ): Promise<number>;
+}

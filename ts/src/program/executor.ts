@@ -1,0 +1,88 @@
+import type { Graph } from './graph.ts';
+
+/** Elements by type: float32, int32, int64, bool and uint8. */
+export interface Tensor {
+  readonly dims: readonly number[];
+  readonly data: Float32Array | Int32Array | BigInt64Array | Uint8Array;
+  readonly type: 'float32' | 'int32' | 'int64' | 'bool' | 'uint8';
+}
+
+export type Tensors = Readonly<Record<string, Tensor>>;
+
+/** A slice of the flat parameter buffer. Graphs refer to it by name, and several may share it. */
+export interface Parameter {
+  readonly name: string;
+  readonly dims: readonly number[];
+  /** Starting values, `dims` elements. */
+  readonly value: Float32Array;
+  /** Takes weight decay: true for matrices and kernels, false for norms, biases and scales. */
+  readonly decay: boolean;
+  /** False for what is kept with the parameters but not learned by gradient (running statistics, frozen layers). */
+  readonly trainable: boolean;
+  /** Factor on the learning rate. Defaults to 1. */
+  readonly rate?: number;
+  /** The value is clamped to at most this after an update (logit scales). */
+  readonly max?: number;
+  readonly min?: number;
+}
+
+export interface ExecutorOptions {
+  /** Differentiable graphs by name: image tower, text tower, heads. Batch dimensions are taken from the inputs of each call. */
+  graphs: Readonly<Record<string, Graph>>;
+  parameters: readonly Parameter[];
+  /** Defaults to 'cpu'. */
+  device?: string;
+  threads?: number;
+}
+
+export interface UpdateOptions {
+  /** Learning rate of this step. */
+  rate: number;
+  decay: number;
+  betas: readonly [number, number];
+  epsilon: number;
+  /** Largest norm of the whole gradient; undefined for no clipping. */
+  clip?: number;
+  /** Decay of the moving average; undefined for none. The average starts as the parameters' values at the first step that asks for one. */
+  ema?: number;
+}
+
+/** All that a training run must keep to go on with the same bytes. Buffers cover `parameters` in order. */
+export interface ExecutorState {
+  step: number;
+  parameters: Float32Array;
+  first: Float32Array;
+  second: Float32Array;
+  ema?: Float32Array;
+}
+
+/**
+ * Runs and differentiates programs over one flat parameter buffer. Parameters, gradients and optimiser state stay where the
+ * executor keeps them (a worker thread, a device) and leave it only through `save`, or as outputs of a graph that names them.
+ * Calls on one executor run one after the other, in the order made.
+ */
+export interface Executor {
+  /** Which executor runs: 'onnxruntime', later 'native'. */
+  readonly kind: string;
+  readonly parameters: readonly { name: string; dims: readonly number[]; offset: number; length: number }[];
+  /**
+   * Outputs of a graph by name. `keep` asks to hold what `backward` on the same inputs needs; a hint, `backward` recomputes what is missing.
+   * `parameters: 'ema'` evaluates with the moving average instead.
+   */
+  forward(
+    graph: string,
+    inputs: Tensors,
+    options?: { keep?: boolean; parameters?: 'current' | 'ema' },
+  ): Promise<Record<string, Tensor>>;
+  /** Adds to the gradients; outputs without a gradient count as zero. */
+  backward(graph: string, inputs: Tensors, outputGradients: Tensors): Promise<void>;
+  /** Adds a gradient that a loss computed itself. */
+  addGradient(name: string, value: Float32Array): Promise<void>;
+  /** One AdamW step; zeroes the gradients. */
+  update(options: UpdateOptions): Promise<{ gradientNorm: number }>;
+  save(): Promise<ExecutorState>;
+  load(state: ExecutorState): Promise<void>;
+  dispose(): Promise<void>;
+}
+
+export type CreateExecutor = (options: ExecutorOptions) => Promise<Executor>;

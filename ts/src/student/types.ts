@@ -1,0 +1,81 @@
+import type { Executor, Tensors } from '../program/executor.ts';
+
+/** A graph of the executor together with how a batch feeds it. */
+export interface Tower<Batch> {
+  /** Name of the graph in the executor. */
+  readonly graph: string;
+  /** Inputs of rows `from` to `to` of the batch. */
+  inputs(batch: Batch, from: number, to: number): Tensors;
+}
+
+/** Batches as a function of (seed, epoch, step) alone, so that a resumed run sees the same ones. */
+export interface BatchSource<Batch> {
+  readonly stepsPerEpoch: number;
+  readonly batchSize: number;
+  batch(epoch: number, step: number): Promise<Batch>;
+}
+
+/** Outputs of every tower over the whole batch (concatenated over micro-batches), by graph and output name. */
+export type TowerOutputs = Readonly<Record<string, Tensors>>;
+
+export interface LossResult {
+  /** What is minimised is `terms.total`; the others are for the log. */
+  readonly terms: Readonly<Record<string, number>> & { readonly total: number };
+  /** Gradients of the towers' outputs, shaped as these. */
+  readonly gradients: Readonly<Record<string, Tensors>>;
+  /** Gradients of parameters that the loss uses itself (scales, projections, learned centres). */
+  readonly parameterGradients?: Readonly<Record<string, Float32Array>>;
+}
+
+/** Any objective: the trainer knows none of them. */
+export type Loss<Batch> = (outputs: TowerOutputs, batch: Batch) => Promise<LossResult>;
+
+export interface Schedule {
+  /** Highest learning rate. */
+  readonly rate: number;
+  /** Optimiser steps of linear warm-up from 0. */
+  readonly warmup: number;
+  /** Steps in all; cosine from `rate` to `finalRate` after the warm-up. */
+  readonly steps: number;
+  /** Defaults to 0. */
+  readonly finalRate?: number;
+}
+
+export interface Validation {
+  /** Smaller is better, unless `higherIsBetter`. */
+  readonly value: number;
+  readonly metrics: Readonly<Record<string, number>>;
+}
+
+export interface TrainOptions<Batch> {
+  readonly executor: Executor;
+  readonly towers: readonly Tower<Batch>[];
+  readonly source: BatchSource<Batch>;
+  readonly loss: Loss<Batch>;
+  readonly schedule: Schedule;
+  /** Rows that go through a tower at once; the batch of the loss is not bounded by it (gradient cache). */
+  readonly microBatch: number;
+  readonly decay: number;
+  readonly betas: readonly [number, number];
+  readonly epsilon: number;
+  readonly clip?: number;
+  readonly ema?: number;
+  /** Run folder stage: checkpoints and metrics go there, and training goes on from what is there. */
+  readonly folder: string;
+  /** Steps between checkpoints. */
+  readonly checkpointEvery: number;
+  /** Called at the end of every `validateEvery` steps and at the end; decides which checkpoint is best. */
+  readonly validate?: (executor: Executor) => Promise<Validation>;
+  readonly validateEvery?: number;
+  readonly higherIsBetter?: boolean;
+  readonly signal?: AbortSignal;
+  readonly onStep?: (step: {
+    step: number;
+    steps: number;
+    epoch: number;
+    rate: number;
+    gradientNorm: number;
+    terms: Readonly<Record<string, number>>;
+    itemsPerSecond: number;
+  }) => void;
+}
