@@ -14,6 +14,7 @@ export type CidErrorCode =
   | 'RUN_LOCKED' // another process works in the run folder
   | 'RUN_CHANGED' // what is there was made with other inputs or options
   | 'DISPOSED'
+  | 'DIVERGED' // training met a loss or a gradient that is not finite
   | 'ABORTED'
   | 'INTERNAL';
 

@@ -1,0 +1,25 @@
+/** The public API of clip-cid, and nothing else. */
+
+export {
+  type BalanceMetric,
+  type BalanceOptions,
+  type BalanceResult,
+  type BalanceSummary,
+  balance,
+  summarizeBalance,
+} from './kernels/balance.ts';
+export { type KmeansOptions, type KmeansResult, kmeans } from './kernels/kmeans.ts';
+export { type NearestOptions, type NearestResult, nearest } from './kernels/nearest.ts';
+export { DeviceMatrix, type Dtype, type FileMatrix, type Matrix, type Rows, upload } from './kernels/rows.ts';
+export { type ChooseThresholdOptions, type ChosenThreshold, chooseThreshold } from './kernels/threshold.ts';
+export type { KernelOptions, KernelProgress } from './native/context.ts';
+export {
+  type ChosenDevice,
+  type Device,
+  type DeviceInfo,
+  type DevicesReport,
+  devices,
+  setThreads,
+  threads,
+} from './native/devices.ts';
+export { CidError, type CidErrorCode } from './native/errors.ts';
