@@ -1,0 +1,297 @@
+import { existsSync } from 'node:fs';
+import { readdir, rm, stat } from 'node:fs/promises';
+import { join, relative, resolve, sep } from 'node:path';
+import { CidError } from '../native/errors.ts';
+import { packageVersion } from '../native/loader.ts';
+import { makeFolder, readError, readJson, removeTemporaries, writeError, writeJson } from './files.ts';
+import { hashBytes, hashFile, type Json, stableJson } from './hash.ts';
+
+/** A file that a stage made: path relative to its folder, with '/' between the parts. */
+export interface StageOutput {
+  path: string;
+  bytes: number;
+  /** Milliseconds; while size and time are those noted here, the hash is taken as it stands. */
+  modified: number;
+  /** SHA-256, hex. */
+  hash: string;
+}
+
+/** `manifest.json` of a stage's folder. */
+export interface StageManifest {
+  version: 1;
+  /** Version of this package that made it. */
+  package: string;
+  stage: string;
+  status: 'running' | 'done';
+  /** Hash of each input, by name. */
+  inputs: Record<string, string>;
+  /** Everything that shapes the result, as resolved. */
+  options: Record<string, Json>;
+  started: string;
+  finished?: string;
+  outputs: StageOutput[];
+  /** What the stage says of itself: counts, scores. */
+  summary: Record<string, Json>;
+}
+
+/**
+ * What to do with results that are there already:
+ * - `resume`: keep what matches, go on with what is unfinished, refuse what was made with other inputs or options;
+ * - `replace-changed`: as `resume`, but what would be refused is made anew;
+ * - `replace`: make anew in any case.
+ */
+export type Existing = 'resume' | 'replace-changed' | 'replace';
+
+export interface StageContext {
+  readonly folder: string;
+  /** True when an earlier attempt with the same inputs and options was stopped: its files may be gone on with. */
+  readonly resumed: boolean;
+}
+
+export interface StageOptions {
+  name: string;
+  folder: string;
+  inputs: Record<string, string>;
+  /** All that shapes the result. What does not (device, threads of an operation that is exact, paths) stays out. */
+  options: Record<string, Json>;
+  /** Files and subfolders that the stage may write, relative to its folder: what is removed when it is made anew. */
+  owns: readonly string[];
+  /** Defaults to 'resume'. */
+  existing?: Existing;
+  log?: (line: string) => void;
+  /** Does the work. Names the outputs, relative to the folder, and the summary. */
+  work: (context: StageContext) => Promise<{ outputs: readonly string[]; summary: Record<string, Json> }>;
+}
+
+export interface StageResult {
+  /** True when everything was there already. */
+  skipped: boolean;
+  manifest: StageManifest;
+}
+
+/** Name of the record of a stage in its folder. */
+export const STAGE_FILE = 'manifest.json';
+
+/**
+ * Runs a stage, or what is left of it. With the same inputs and options a finished stage is skipped and a stopped one goes on;
+ * with others it fails with `RUN_CHANGED`, which says what differs, unless `existing` allows to replace. The record is
+ * written before the work starts and, with the outputs' hashes, after it ended: a stage that is killed is never taken for done.
+ */
+export async function runStage(options: StageOptions): Promise<StageResult> {
+  const { name, folder, inputs, existing = 'resume', log } = options;
+  const settings = normalise(options.options);
+  await makeFolder(folder);
+  await removeTemporaries(folder);
+  const found = await readStage(folder);
+  const differences = found ? compare(name, found, inputs, settings) : await foreignFiles(options);
+
+  let resumed = false;
+  if (existing === 'replace' || differences.length > 0) {
+    if (existing === 'resume') throw changed(name, folder, differences);
+    if (differences.length > 0) log?.(`${name}: made anew, because ${differences.join('; ')}`);
+    await clear(folder, options.owns);
+  } else if (found?.status === 'done') {
+    const state = await checkOutputs(folder, found.outputs);
+    if (state.edited.length === 0 && state.missing.length === 0) return { skipped: true, manifest: found };
+    if (state.edited.length > 0 && existing === 'resume') {
+      throw changed(
+        name,
+        folder,
+        state.edited.map((path) => `${path} was changed after the stage had written it`),
+      );
+    }
+    const why = [
+      ...state.missing.map((path) => `${path} is missing`),
+      ...state.edited.map((path) => `${path} was changed`),
+    ];
+    log?.(`${name}: made again, because ${why.join('; ')}`);
+    await clear(folder, options.owns);
+  } else if (found) {
+    resumed = true;
+  }
+
+  const record: StageManifest = {
+    version: 1,
+    package: packageVersion,
+    stage: name,
+    status: 'running',
+    inputs,
+    options: settings,
+    started: (resumed && found?.started) || new Date().toISOString(),
+    outputs: [],
+    summary: {},
+  };
+  await writeJson(join(folder, STAGE_FILE), record);
+  const { outputs, summary } = await options.work({ folder, resumed });
+  const manifest: StageManifest = {
+    ...record,
+    status: 'done',
+    finished: new Date().toISOString(),
+    outputs: await describeOutputs(folder, outputs),
+    summary,
+  };
+  await writeJson(join(folder, STAGE_FILE), manifest);
+  return { skipped: false, manifest };
+}
+
+/** The record of a stage's folder, or undefined when there is none. Fails with `FILE_FORMAT` when it is something else. */
+export async function readStage(folder: string): Promise<StageManifest | undefined> {
+  const path = join(folder, STAGE_FILE);
+  if (!existsSync(path)) return undefined;
+  const value = (await readJson(path)) as Partial<StageManifest> | null;
+  if (
+    typeof value !== 'object' ||
+    value === null ||
+    value.version !== 1 ||
+    typeof value.stage !== 'string' ||
+    !Array.isArray(value.outputs)
+  ) {
+    throw new CidError('FILE_FORMAT', `${path} is not the record of a stage of clip-cid`);
+  }
+  return value as StageManifest;
+}
+
+/**
+ * The record of a stage that another one builds on. Fails with `FILE_NOT_FOUND` when the stage was not run or is unfinished.
+ */
+export async function requireStage(folder: string, stage: string): Promise<StageManifest> {
+  const found = await readStage(folder);
+  if (!found)
+    throw new CidError(
+      'FILE_NOT_FOUND',
+      `${folder} holds no result of ${stage}. Run clip-cid ${stage} first`,
+    );
+  if (found.stage !== stage)
+    throw new CidError('FILE_FORMAT', `${folder} holds ${found.stage}, not ${stage}`);
+  if (found.status !== 'done') {
+    throw new CidError(
+      'FILE_NOT_FOUND',
+      `${stage} in ${folder} is unfinished. Run clip-cid ${stage} again to go on with it`,
+    );
+  }
+  return found;
+}
+
+/** Hash of an output of a stage, as noted in its record. */
+export function outputHash(manifest: StageManifest, path: string): string {
+  const output = manifest.outputs.find((entry) => entry.path === path);
+  if (!output) throw new CidError('FILE_FORMAT', `The record of ${manifest.stage} names no ${path}`);
+  return output.hash;
+}
+
+// Through JSON once, so that an undefined field equals one that is not there.
+function normalise(options: Record<string, Json>): Record<string, Json> {
+  return JSON.parse(stableJson(options)) as Record<string, Json>;
+}
+
+function compare(
+  stage: string,
+  found: StageManifest,
+  inputs: Record<string, string>,
+  options: Record<string, Json>,
+): string[] {
+  if (found.stage !== stage) return [`the folder holds the results of ${found.stage}`];
+  const differences: string[] = [];
+  for (const name of union(found.inputs, inputs)) {
+    if (found.inputs[name] === inputs[name]) continue;
+    if (inputs[name] === undefined) differences.push(`it had the input ${name}`);
+    else if (found.inputs[name] === undefined) differences.push(`it did not have the input ${name}`);
+    else differences.push(`the input ${name} is another one or was changed`);
+  }
+  for (const name of union(found.options, options)) {
+    const [before, now] = [show(found.options[name]), show(options[name])];
+    if (before !== now) differences.push(`${name} was ${before} and is ${now}`);
+  }
+  return differences;
+}
+
+function union(a: object, b: object): string[] {
+  return [...new Set([...Object.keys(a), ...Object.keys(b)])];
+}
+
+function show(value: Json | undefined): string {
+  const text = value === undefined ? 'not set' : stableJson(value);
+  return text.length <= 200 ? text : `${text.slice(0, 199)}…`;
+}
+
+// A folder that this program did not make is never written into by accident.
+async function foreignFiles(options: StageOptions): Promise<string[]> {
+  const names = await readdir(options.folder);
+  const clashes = options.owns.filter((name) => names.includes(name));
+  return clashes.map((name) => `${name} is there, without a ${STAGE_FILE} that says how it was made`);
+}
+
+function changed(stage: string, folder: string, differences: readonly string[]): CidError {
+  return new CidError(
+    'RUN_CHANGED',
+    `${folder} holds another result of ${stage}: ${differences.join('; ')}. ` +
+      'Use --force to replace it, or another folder',
+  );
+}
+
+async function clear(folder: string, owns: readonly string[]): Promise<void> {
+  // The record first: what is left when this is interrupted must not look finished.
+  for (const name of [STAGE_FILE, ...owns]) {
+    const path = join(folder, name);
+    try {
+      await rm(path, { recursive: true, force: true });
+    } catch (error) {
+      throw writeError(path, error);
+    }
+  }
+}
+
+async function describeOutputs(folder: string, paths: readonly string[]): Promise<StageOutput[]> {
+  const outputs: StageOutput[] = [];
+  for (const path of paths) {
+    for (const file of await filesUnder(join(folder, path))) {
+      const info = await stat(file);
+      outputs.push({
+        path: relative(resolve(folder), resolve(file)).split(sep).join('/'),
+        bytes: info.size,
+        modified: Math.floor(info.mtimeMs),
+        hash: await hashFile(file),
+      });
+    }
+  }
+  return outputs;
+}
+
+async function filesUnder(path: string): Promise<string[]> {
+  try {
+    if (!(await stat(path)).isDirectory()) return [path];
+    const names = (await readdir(path)).sort();
+    const nested = await Promise.all(names.map((name) => filesUnder(join(path, name))));
+    return nested.flat();
+  } catch (error) {
+    throw readError(path, error);
+  }
+}
+
+async function checkOutputs(
+  folder: string,
+  outputs: readonly StageOutput[],
+): Promise<{ missing: string[]; edited: string[] }> {
+  const missing: string[] = [];
+  const edited: string[] = [];
+  for (const output of outputs) {
+    const path = join(folder, output.path);
+    const info = await stat(path).catch(() => undefined);
+    if (!info) missing.push(output.path);
+    else if (info.size !== output.bytes) edited.push(output.path);
+    else if (Math.floor(info.mtimeMs) !== output.modified && (await hashFile(path)) !== output.hash) {
+      edited.push(output.path);
+    }
+  }
+  return { missing, edited };
+}
+
+/** Hash of a file, or of a folder's files with their names: what `inputs` of a stage take for paths that a user names. */
+export async function hashPath(path: string): Promise<string> {
+  const files = await filesUnder(path);
+  if (files.length === 1 && files[0] === path) return hashFile(path);
+  const parts: string[] = [];
+  for (const file of files)
+    parts.push(`${relative(path, file).split(sep).join('/')} ${await hashFile(file)}`);
+  return hashBytes(parts.join('\n'));
+}
