@@ -1,0 +1,131 @@
+import type { Dataset } from '../data/dataset.ts';
+import type { OpenEncoderOptions } from '../encoder/encoder.ts';
+
+/**
+ * - `zero-shot`: classification of the images by the text tower, for every field of `labels`.
+ * - `image-text`: retrieval of captions by images and of images by captions.
+ * - `image-image`: retrieval of images that share the `concept` field, among those of another `domain`.
+ * - `linear-probe`: multinomial logistic regression on frozen image embeddings; needs `train`.
+ */
+export type EvaluationTask = 'zero-shot' | 'image-text' | 'image-image' | 'linear-probe';
+
+export const evaluationTasks: readonly EvaluationTask[] = [
+  'zero-shot',
+  'image-text',
+  'image-image',
+  'linear-probe',
+];
+
+export interface EvaluateOptions {
+  /** Model folder. */
+  readonly model: string;
+  /** What the model is measured on: a manifest, folder or tar pattern as `openDataset` takes it, or an opened data set. */
+  readonly data: string | Dataset;
+  /** Data that the model may have been trained on: labels of the probe, and image-text retrieval of seen concepts. */
+  readonly train?: string | Dataset;
+  /** Defaults to every task that the data allows: the probe only with `train`, image-image only where items have the concept field. */
+  readonly tasks?: readonly EvaluationTask[];
+  /** Fields of the items that hold a class name, for zero-shot and probe. Defaults to those of `classes`, else to 'label' or 'category' where present. */
+  readonly labels?: readonly string[];
+  /** Candidate classes for a field, as words that go into the templates. Defaults to all values of the field in `data` and `train`, sorted. */
+  readonly classes?: Readonly<Record<string, readonly string[]>>;
+  /** Prompts of which the class embedding is the mean; `{}` is the class. Defaults to `['a photo of a {}.']`. */
+  readonly templates?: readonly string[];
+  /** Field that says which images show the same thing. Defaults to 'concept'. */
+  readonly concept?: string;
+  /** Field in which a query and a match must differ (who drew it, which camera). Defaults to 'vendor'; items without it match any other item. */
+  readonly domain?: string;
+  /** Captions of an image that count in image-text retrieval, from the first. Defaults to all. */
+  readonly captionsPerImage?: number;
+  /** L2 strengths that the probe tries. Defaults to 1e-6, 1e-5, …, 1e-1. */
+  readonly probeGrid?: readonly number[];
+  /** Fields that the probe predicts. Defaults to `labels`. */
+  readonly probeLabels?: readonly string[];
+  /** Seed of the probe's validation split. Defaults to 0. */
+  readonly seed?: number;
+  /** Device of the nearest-neighbour search: 'auto' (default), 'cpu', 'cuda', 'cuda:1'. */
+  readonly device?: string;
+  readonly threads?: number;
+  readonly encoder?: Omit<OpenEncoderOptions, 'threads'>;
+  readonly signal?: AbortSignal;
+  /** `done` and `total` in items of the current phase. */
+  readonly onProgress?: (phase: string, done: number, total: number) => void;
+}
+
+export interface ZeroShotResult {
+  readonly images: number;
+  readonly classes: number;
+  /** Share of the images whose class is the nearest, 0 to 1. */
+  readonly top1: number;
+  /** Share of the images whose class is among the five nearest. */
+  readonly top5: number;
+  /** Mean over the classes that have images of the share within the class. */
+  readonly meanPerClass: number;
+  /** What guessing gives: 1 / classes. */
+  readonly chance: number;
+  readonly perClass: readonly { readonly name: string; readonly images: number; readonly top1: number }[];
+}
+
+export interface RecallResult {
+  readonly queries: number;
+  readonly candidates: number;
+  /** Share of the queries with a right answer among the first 1, 5 and 10. */
+  readonly recall: Readonly<Record<'1' | '5' | '10', number>>;
+  /** The same for answers in random order. */
+  readonly chance: Readonly<Record<'1' | '5' | '10', number>>;
+}
+
+export interface ImageTextResult {
+  readonly imageToText: RecallResult;
+  readonly textToImage: RecallResult;
+  /** Set where recall is so near to chance that the numbers do not order models. */
+  readonly note?: string;
+}
+
+export interface ImageImageResult extends RecallResult {
+  /** Mean over the queries of average precision over the whole ranking. */
+  readonly meanAveragePrecision: number;
+  /** Mean over the concepts of recall@1 within the concept, so that one with many images counts as one with few. */
+  readonly recall1PerConcept: number;
+  readonly concepts: number;
+}
+
+export interface LinearProbeResult {
+  readonly images: number;
+  readonly trainImages: number;
+  readonly classes: number;
+  readonly top1: number;
+  readonly meanPerClass: number;
+  /** L2 strength chosen on the validation split. */
+  readonly l2: number;
+  /** Accuracy on the validation split for each strength tried. */
+  readonly validation: readonly { readonly l2: number; readonly top1: number; readonly iterations: number }[];
+  readonly iterations: number;
+  /** False where the final fit stopped at its limit of iterations. */
+  readonly converged: boolean;
+}
+
+export interface ModelSummary {
+  readonly folder: string;
+  readonly hash: string;
+  readonly dim: number;
+  readonly imageSize: number;
+  /** Numbers in the graphs' initializers. */
+  readonly parameters: number;
+  /** Size of the ONNX files together. */
+  readonly bytes: number;
+}
+
+export interface EvaluateResult {
+  readonly model: ModelSummary;
+  readonly data: { readonly source: string; readonly images: number; readonly skipped: number };
+  readonly train?: { readonly source: string; readonly images: number; readonly skipped: number };
+  /** By field. */
+  readonly zeroShot?: Readonly<Record<string, ZeroShotResult>>;
+  /** `data`: the concepts measured on, unseen when `data` was held out by concept; `train`: seen ones. */
+  readonly imageText?: { readonly data?: ImageTextResult; readonly train?: ImageTextResult };
+  readonly imageImage?: ImageImageResult;
+  /** By field. */
+  readonly linearProbe?: Readonly<Record<string, LinearProbeResult>>;
+  readonly seconds: number;
+}
