@@ -47,9 +47,24 @@ export interface Validation {
   readonly metrics: Readonly<Record<string, number>>;
 }
 
+/** One optimiser step, for progress and logs. */
+export interface StepReport {
+  /** Steps done, this one included. */
+  readonly step: number;
+  readonly steps: number;
+  readonly epoch: number;
+  readonly rate: number;
+  /** Before clipping. */
+  readonly gradientNorm: number;
+  readonly terms: Readonly<Record<string, number>>;
+  readonly itemsPerSecond: number;
+}
+
 export interface TrainOptions<Batch> {
   readonly executor: Executor;
   readonly towers: readonly Tower<Batch>[];
+  /** Graph without inputs whose outputs are the loss's own parameters; the loss finds them under this name. */
+  readonly heads?: string;
   readonly source: BatchSource<Batch>;
   readonly loss: Loss<Batch>;
   readonly schedule: Schedule;
@@ -60,8 +75,14 @@ export interface TrainOptions<Batch> {
   readonly epsilon: number;
   readonly clip?: number;
   readonly ema?: number;
-  /** Run folder stage: checkpoints and metrics go there, and training goes on from what is there. */
+  /** Run folder stage: checkpoints go there, and training goes on from what is there. */
   readonly folder: string;
+  /** Where a line a step goes. Defaults to `metrics.jsonl` in `folder`. */
+  readonly metrics?: string;
+  /** Name of the stage in the metrics. Defaults to 'train'. */
+  readonly stage?: string;
+  /** Hash of whatever decides the outcome (options, data); a checkpoint made with another is refused. Defaults to ''. */
+  readonly identity?: string;
   /** Steps between checkpoints. */
   readonly checkpointEvery: number;
   /** Called at the end of every `validateEvery` steps and at the end; decides which checkpoint is best. */
@@ -69,13 +90,14 @@ export interface TrainOptions<Batch> {
   readonly validateEvery?: number;
   readonly higherIsBetter?: boolean;
   readonly signal?: AbortSignal;
-  readonly onStep?: (step: {
-    step: number;
-    steps: number;
-    epoch: number;
-    rate: number;
-    gradientNorm: number;
-    terms: Readonly<Record<string, number>>;
-    itemsPerSecond: number;
-  }) => void;
+  readonly onStep?: (step: StepReport) => void;
+  readonly onValidation?: (step: number, validation: Validation) => void;
+}
+
+/** How {@link TrainOptions} ended. */
+export interface TrainResult {
+  readonly steps: number;
+  readonly best: { readonly step: number; readonly value: number } | undefined;
+  /** The last validation. */
+  readonly validation: Validation | undefined;
 }

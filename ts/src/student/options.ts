@@ -1,0 +1,85 @@
+import type { AugmentOptions } from './augment.ts';
+import type { StudentName, StudentOptions } from './config.ts';
+import type { StepReport } from './types.ts';
+
+/** What `pretrain` and `distill` have in common: the student, the optimiser, the data's order and what is written when. */
+export interface TrainingOptions {
+  /**
+   * The student's architecture: a name ('vit-b-32', 'vit-s-16', 'mini-64', …), or a name with some numbers changed. The
+   * vocabulary's size follows from the tokenizer.
+   * Defaults to 'mini-64'. Not used when `init` is given.
+   */
+  student?: StudentName | StudentOptions;
+  /** Model folder of an exported student to start from; its architecture and tokenizer are kept. */
+  init?: string;
+  /** Passes over the training items. Defaults to 32. */
+  epochs?: number;
+  /** Optimiser steps in all, instead of `epochs`. */
+  steps?: number;
+  /** Rows of one optimiser step, all of them in one loss. Defaults to 256, or to the number of training items where that is smaller. */
+  batchSize?: number;
+  /** Rows that run through a tower at once; changes memory, not the result but for rounding. Defaults to 64. */
+  microBatch?: number;
+  /** Highest learning rate. Defaults to 1e-3. */
+  rate?: number;
+  /** Learning rate at the end of the cosine. Defaults to 0. */
+  finalRate?: number;
+  /** Optimiser steps of linear warm-up. Defaults to a tenth of all steps, at most 2,000. */
+  warmup?: number;
+  /** AdamW's weight decay, on matrices alone. Defaults to 0.2. */
+  decay?: number;
+  /** Defaults to [0.9, 0.98]. */
+  betas?: readonly [number, number];
+  /** Defaults to 1e-6. */
+  epsilon?: number;
+  /** Largest norm of the gradient; 0 for no clipping. Defaults to 1. */
+  clip?: number;
+  /** Decay of a moving average of the parameters (0 < ema < 1), which is then validated and exported. Defaults to none. */
+  ema?: number;
+  /** Augmentation of training images. Left-out fields have the defaults of {@link AugmentOptions}; 'none' for none at all. */
+  augment?: AugmentOptions | 'none';
+  /** Which caption of an item a step sees: always the first, or one drawn anew each time. Defaults to 'random'. */
+  captions?: 'first' | 'random';
+  /** Held-out items: a share of the items (0 to 0.5), drawn by the seed, or their indices. Defaults to 0.05. */
+  validation?: number | readonly number[];
+  /** Optimiser steps between validations. Defaults to one epoch's, and at least to a tenth of all steps. */
+  validateEvery?: number;
+  /** Optimiser steps between checkpoints. Defaults to `validateEvery`. */
+  checkpointEvery?: number;
+  /** Which parameters are exported. Defaults to 'best' when there is validation, otherwise 'last'. */
+  select?: 'best' | 'last';
+  /** Element type of the exported weights; float16 halves the files. Defaults to 'float32'. */
+  exportDtype?: 'float32' | 'float16';
+  /** Bytes of decoded images held in memory. Defaults to 1 GiB. */
+  cacheBytes?: number;
+  /** Order of data, augmentation and initial weights. Defaults to 0. */
+  seed?: number;
+  /** Defaults to 'cpu'. */
+  device?: string;
+  /** Defaults to the number of cores. */
+  threads?: number;
+  /** Stops after the step in hand with a checkpoint; the call then rejects with code ABORTED and can be made again. */
+  signal?: AbortSignal;
+  onStep?: (step: StepReport) => void;
+  onValidation?: (step: number, metrics: Readonly<Record<string, number>>) => void;
+  /** Called once for every image that could not be read or decoded. */
+  onSkip?: (key: string, reason: string) => void;
+}
+
+/** How a run of training ended. */
+export interface TrainedStudent {
+  /** The exported model folder. */
+  model: string;
+  /** Optimiser steps made in all. */
+  steps: number;
+  /** Step and value of the best validation, where there was one. */
+  best: { step: number; value: number } | undefined;
+  /** Metrics of the last validation. */
+  validation: Readonly<Record<string, number>> | undefined;
+  /** Learned values in both towers and heads. */
+  parameters: number;
+  /** Indices of the held-out items. */
+  heldOut: Int32Array;
+  /** Images that could not be read; others took their place. */
+  skipped: number;
+}

@@ -1,0 +1,42 @@
+import type { Tensor, Tensors } from '../program/executor.ts';
+
+/** Rows `from` to `to` of a tensor; shares its memory. */
+export function rowsOf(tensor: Tensor, from: number, to: number): Tensor {
+  const [rows = 0, ...rest] = tensor.dims;
+  const width = rest.reduce((product, dim) => product * dim, 1);
+  if (from === 0 && to === rows) return tensor;
+  return {
+    ...tensor,
+    dims: [to - from, ...rest],
+    data: tensor.data.subarray(from * width, to * width) as Tensor['data'],
+  };
+}
+
+/** Outputs of micro-batches, one under the other. All have the same names and types. */
+export function concatenateRows(parts: readonly Tensors[]): Tensors {
+  const [head, ...others] = parts;
+  if (!head) return {};
+  if (others.length === 0) return head;
+  const joined: Record<string, Tensor> = {};
+  for (const [name, first] of Object.entries(head)) {
+    const tensors = parts.map((part) => part[name]!);
+    const rows = tensors.reduce((sum, { dims }) => sum + dims[0]!, 0);
+    const width = first.dims.slice(1).reduce((product, dim) => product * dim, 1);
+    const data = new (first.data.constructor as Float32ArrayConstructor)(rows * width);
+    let offset = 0;
+    for (const tensor of tensors) {
+      data.set(tensor.data as Float32Array, offset);
+      offset += tensor.data.length;
+    }
+    joined[name] = { type: first.type, dims: [rows, ...first.dims.slice(1)], data };
+  }
+  return joined;
+}
+
+export function float32(data: Float32Array, dims: readonly number[]): Tensor {
+  return { type: 'float32', dims, data };
+}
+
+export function int64(data: BigInt64Array, dims: readonly number[]): Tensor {
+  return { type: 'int64', dims, data };
+}

@@ -1,0 +1,200 @@
+import { rm } from 'node:fs/promises';
+import { join } from 'node:path';
+import { expectInteger, expectPositive, failRange } from '../native/check.ts';
+import { abortError, CidError } from '../native/errors.ts';
+import type { ExecutorState, Tensor, Tensors } from '../program/executor.ts';
+import { MetricsWriter } from '../run/metrics.ts';
+import { type CheckpointInfo, readCheckpoint, writeCheckpoint } from './checkpoint.ts';
+import { learningRate } from './schedule.ts';
+import { concatenateRows, rowsOf } from './tensors.ts';
+import type { LossResult, TowerOutputs, TrainOptions, TrainResult, Validation } from './types.ts';
+
+/** Files of a training folder. */
+export function checkpointPath(folder: string, which: 'last' | 'best'): string {
+  return join(folder, `${which}.safetensors`);
+}
+
+/**
+ * Trains until `schedule.steps`, from the checkpoint in `folder` where there is one. The same options, seed, machine, executor
+ * and number of threads give the same parameters to the last bit, however often the run was stopped on the way.
+ *
+ * A step is a gradient cache (Gao et al., "Scaling deep contrastive learning batch size under memory limited setup", 2021):
+ * all micro-batches forward, one loss over the whole batch, and again through each micro-batch for its gradient. So the loss
+ * sees every pair of a batch that the towers never hold at once.
+ *
+ * Fails with DIVERGED when a term of the loss or the gradient is not finite, and with ABORTED, after a checkpoint, when the
+ * signal aborts.
+ */
+export async function train<Batch>(options: TrainOptions<Batch>): Promise<TrainResult> {
+  const { executor, source, schedule, folder } = options;
+  check(options);
+  const lastPath = checkpointPath(folder, 'last');
+  const resumed = await readCheckpoint(lastPath, executor.parameters);
+  const identity = options.identity ?? '';
+  const info: CheckpointInfo = resumed?.info ?? { step: 0, identity };
+  if (info.identity !== identity) {
+    throw new CidError('RUN_CHANGED', `${folder} holds a training run with other options or other data`);
+  }
+  if (resumed) {
+    await executor.load(fullState(lastPath, resumed.state));
+  } else {
+    // Without a last checkpoint the run begins anew, and an older best would be taken for this run's.
+    await rm(checkpointPath(folder, 'best'), { force: true });
+  }
+  const stage = options.stage ?? 'train';
+  const metrics = await MetricsWriter.open(
+    options.metrics ?? join(folder, 'metrics.jsonl'),
+    (record) => record.stage !== stage || (record.step ?? 0) <= info.step,
+  );
+
+  const position = (step: number) => ({
+    epoch: Math.floor(step / source.stepsPerEpoch),
+    step: step % source.stepsPerEpoch,
+  });
+  const prepare = (step: number): Promise<Batch> => {
+    const at = position(step);
+    const batch = source.batch(at.epoch, at.step);
+    // It may fail before it is waited for; the failure is the waiting side's.
+    batch.catch(() => undefined);
+    return batch;
+  };
+  const checkpoint = async () => writeCheckpoint(lastPath, executor.parameters, await executor.save(), info);
+  const validateEvery = options.validateEvery ?? schedule.steps;
+
+  try {
+    let next: Promise<Batch> | undefined;
+    while (info.step < schedule.steps) {
+      const { signal } = options;
+      if (signal?.aborted) {
+        await checkpoint();
+        throw abortError();
+      }
+      const started = performance.now();
+      const batch = await (next ?? prepare(info.step));
+      next = info.step + 1 < schedule.steps ? prepare(info.step + 1) : undefined;
+      const { epoch } = position(info.step);
+      const step = info.step + 1;
+      const { terms } = await accumulate(options, batch, step);
+      const rate = learningRate(schedule, step);
+      const { gradientNorm } = await executor.update({
+        rate,
+        decay: options.decay,
+        betas: options.betas,
+        epsilon: options.epsilon,
+        ...(options.clip ? { clip: options.clip } : {}),
+        ...(options.ema ? { ema: options.ema } : {}),
+      });
+      if (!Number.isFinite(gradientNorm)) {
+        throw new CidError('DIVERGED', `The norm of the gradient is ${gradientNorm} at step ${step}`);
+      }
+      info.step = step;
+      const itemsPerSecond = source.batchSize / ((performance.now() - started) / 1000);
+      metrics.write({ stage, step, epoch, rate, gradientNorm, ...prefix('loss', terms), itemsPerSecond });
+      options.onStep?.({ step, steps: schedule.steps, epoch, rate, gradientNorm, terms, itemsPerSecond });
+
+      const last = step === schedule.steps;
+      if (options.validate && (last || step % validateEvery === 0)) {
+        const validation = await options.validate(executor);
+        info.validation = { value: validation.value, metrics: { ...validation.metrics } };
+        metrics.write({ stage, step, ...prefix('validation', validation.metrics) });
+        options.onValidation?.(step, validation);
+        if (isBetter(validation, info.best?.value, options.higherIsBetter ?? false)) {
+          info.best = { step, value: validation.value };
+          const state = await executor.save();
+          await writeCheckpoint(checkpointPath(folder, 'best'), executor.parameters, state, info, true);
+        }
+      }
+      if (last || step % options.checkpointEvery === 0) await checkpoint();
+    }
+  } finally {
+    metrics.close();
+  }
+  return { steps: info.step, best: info.best, validation: info.validation };
+}
+
+/** Adds the gradients of one batch to the executor's. */
+async function accumulate<Batch>(
+  options: TrainOptions<Batch>,
+  batch: Batch,
+  step: number,
+): Promise<LossResult> {
+  const { executor, towers, source, microBatch } = options;
+  const ranges: [from: number, to: number][] = [];
+  for (let from = 0; from < source.batchSize; from += microBatch) {
+    ranges.push([from, Math.min(source.batchSize, from + microBatch)]);
+  }
+  const keep = ranges.length === 1;
+  const outputs: Record<string, Tensors> = {};
+  for (const tower of towers) {
+    // All calls are made at once: the executor goes on to the next without waiting for this thread.
+    const parts = await Promise.all(
+      ranges.map(([from, to]) => executor.forward(tower.graph, tower.inputs(batch, from, to), { keep })),
+    );
+    outputs[tower.graph] = concatenateRows(parts);
+  }
+  if (options.heads !== undefined) outputs[options.heads] = await executor.forward(options.heads, {});
+  const result = await options.loss(outputs as TowerOutputs, batch);
+  for (const [name, value] of Object.entries(result.terms)) {
+    if (!Number.isFinite(value)) {
+      throw new CidError(
+        'DIVERGED',
+        `The loss's term '${name}' is ${value} at step ${step}; a lower rate may help`,
+      );
+    }
+  }
+  const calls: Promise<void>[] = [];
+  for (const tower of towers) {
+    const gradients = result.gradients[tower.graph];
+    if (!gradients) continue;
+    for (const [from, to] of ranges) {
+      calls.push(
+        executor.backward(tower.graph, tower.inputs(batch, from, to), sliceRows(gradients, from, to)),
+      );
+    }
+  }
+  for (const [name, value] of Object.entries(result.parameterGradients ?? {})) {
+    calls.push(executor.addGradient(name, value));
+  }
+  await Promise.all(calls);
+  return result;
+}
+
+function sliceRows(tensors: Tensors, from: number, to: number): Record<string, Tensor> {
+  return Object.fromEntries(
+    Object.entries(tensors).map(([name, tensor]) => [name, rowsOf(tensor, from, to)]),
+  );
+}
+
+function fullState(
+  path: string,
+  state: NonNullable<Awaited<ReturnType<typeof readCheckpoint>>>['state'],
+): ExecutorState {
+  const { first, second } = state;
+  if (!first || !second) throw new CidError('FILE_FORMAT', `${path} holds no optimiser state`);
+  return { ...state, first, second };
+}
+
+function isBetter(validation: Validation, best: number | undefined, higher: boolean): boolean {
+  if (Number.isNaN(validation.value)) return false;
+  if (best === undefined) return true;
+  return higher ? validation.value > best : validation.value < best;
+}
+
+function prefix(name: string, values: Readonly<Record<string, number>>): Record<string, number> {
+  return Object.fromEntries(Object.entries(values).map(([key, value]) => [`${name}/${key}`, value]));
+}
+
+function check<Batch>(options: TrainOptions<Batch>): void {
+  const { schedule, source } = options;
+  expectInteger('schedule.steps', schedule.steps, 1);
+  expectInteger('schedule.warmup', schedule.warmup, 0);
+  expectPositive('schedule.rate', schedule.rate);
+  expectInteger('microBatch', options.microBatch, 1);
+  expectInteger('checkpointEvery', options.checkpointEvery, 1);
+  if (options.validateEvery !== undefined) expectInteger('validateEvery', options.validateEvery, 1);
+  if (options.ema !== undefined && !(options.ema > 0 && options.ema < 1)) {
+    failRange('a number between 0 and 1', 'ema', options.ema);
+  }
+  if (source.stepsPerEpoch < 1)
+    failRange('at least one batch in an epoch', 'source.stepsPerEpoch', source.stepsPerEpoch);
+}
