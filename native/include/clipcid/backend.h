@@ -1,0 +1,182 @@
+// What a device implements. Algorithms (native/core) are written once over these primitives and run on every back end.
+//
+// Every primitive takes a plain argument struct. Pointers are to host memory, lengths are in the comments, and an output
+// pointer may be null only where it says so. Decisions (join, best, topK, pairDots, segmentSum) are those of canonical.h, bit
+// for bit, on every device and for every number of threads; `matmul`, `softmaxLoss` and `adamw` are floating point, equal for one
+// device, build and number of threads.
+#pragma once
+
+#include "types.h"
+
+namespace clipcid {
+
+// Rows made ready for a back end's engine. Holds no copy of the caller's memory where it can be read again: the rows must
+// outlive it.
+class Prepared {
+ public:
+  virtual ~Prepared() = default;
+
+  int64_t rows = 0;
+  int64_t dim = 0;
+  // Rows are compared as their canonical rows rather than as stored.
+  bool unit = false;
+  // Largest |element| of the rows as compared: 1 for unit rows.
+  double largest = 0;
+  // Ascending: rows with a NaN or an infinity, and, of unit rows, rows whose canonical norm is zero. They are compared as rows
+  // of zeros, so that they neither disturb a neighbour nor are chosen for any reason but a tie.
+  std::vector<int64_t> faults;
+  // [rows] canonical dot of a row, as compared, with itself; 0 for a fault.
+  std::vector<double> squares;
+};
+
+struct PrepareArgs {
+  Rows rows;
+  bool unit = false;
+};
+
+struct Pair {
+  int32_t first;
+  int32_t second;
+};
+
+// All pairs whose canonical dot is over the threshold, strictly.
+struct JoinArgs {
+  const Prepared* queries = nullptr;
+  // The same object as `queries` for a self-join, which visits first < second only.
+  const Prepared* keys = nullptr;
+  double threshold = 0;
+  // Receives every pair once, in no order, one call at a time, from any thread. Faults are in no pair.
+  std::function<void(const Pair* pairs, size_t count)> sink;
+};
+
+// The key of highest score for each query; ties go to the smaller key.
+struct BestArgs {
+  const Prepared* queries = nullptr;
+  const Prepared* keys = nullptr;
+  // score = dot - square(key) / 2, which orders keys by Euclidean distance; otherwise score = dot. In float64, of canonical dots.
+  bool euclidean = false;
+  int32_t* indices = nullptr;  // [queries]
+  double* scores = nullptr;    // [queries]
+};
+
+// The k keys of highest dot for each query, best first; ties go to the smaller key. 1 <= k <= keys.
+struct TopKArgs {
+  const Prepared* queries = nullptr;
+  const Prepared* keys = nullptr;
+  int64_t k = 1;
+  int32_t* indices = nullptr;  // [queries, k]
+  double* scores = nullptr;    // [queries, k]
+};
+
+// Canonical dots of listed pairs: (queries[first], keys[second]).
+struct PairDotsArgs {
+  const Prepared* queries = nullptr;
+  const Prepared* keys = nullptr;
+  const Pair* pairs = nullptr;
+  int64_t count = 0;
+  double* dots = nullptr;  // [count]
+};
+
+// Fixed-point sums of rows, as compared, by segment.
+struct SegmentSumArgs {
+  const Prepared* rows = nullptr;
+  // The rows that count, ascending, and how many; all rows when null.
+  const int64_t* indices = nullptr;
+  int64_t count = 0;
+  const int32_t* segments = nullptr;  // [count or rows] segment of each, below segmentCount
+  int64_t segmentCount = 0;
+  double scale = 1;
+  int64_t* sums = nullptr;  // [segmentCount, dim], overwritten
+};
+
+// C = alpha op(A) op(B) + beta C, float32, row-major. op(A) is [m, k], op(B) is [k, n]. C is not read when beta is 0.
+struct MatmulArgs {
+  const float* a = nullptr;
+  const float* b = nullptr;
+  float* c = nullptr;
+  int64_t m = 0, n = 0, k = 0;
+  // Elements from one stored row to the next.
+  int64_t strideA = 0, strideB = 0, strideC = 0;
+  bool transposeA = false;  // A is stored as [k, m]
+  bool transposeB = false;  // B is stored as [n, k]
+  float alpha = 1;
+  float beta = 0;
+};
+
+// The softmax epilogue: logits z[i, j] = scale * q[i] . k[j], tile by tile, never stored. All float32, dense.
+//
+// Forward, when rowLse is null: writes lse, and where asked for the target's logit and the expectation of the keys under
+// the softmax (as in attention, with the keys as values), all in one pass.
+// Backward, when rowLse or columnLse is given: the weight of a tile's element is
+//   g[i, j] = rowWeight (exp(z - rowLse[i]) - [j == targets[i]]) + columnWeight (exp(z - columnLse[j]) - [j == targets[i]])
+// with an absent side left out; `values` receives sum_j g[i, j] k[j] (unscaled), and `logitGradient` sum_ij g[i, j] z[i, j].
+struct SoftmaxLossArgs {
+  const float* q = nullptr;  // [queries, dim]
+  const float* k = nullptr;  // [keys, dim]
+  int64_t queries = 0, keys = 0, dim = 0;
+  double scale = 1;
+  const int32_t* targets = nullptr;  // [queries], or null
+
+  float* lse = nullptr;          // forward: [queries]
+  float* targetLogit = nullptr;  // forward: [queries], or null
+  float* values = nullptr;       // forward, or null; backward: [queries, dim]
+
+  const float* rowLse = nullptr;     // backward: [queries], or null
+  const float* columnLse = nullptr;  // backward: [keys], or null
+  float rowWeight = 0, columnWeight = 0;
+  double* logitGradient = nullptr;  // backward: one number, or null
+};
+
+struct AdamwGroup {
+  int64_t length = 0;
+  double rate = 1;
+  double decay = 1;
+};
+
+// One AdamW step in place over flat float32 buffers; the gradients are zeroed.
+struct AdamwArgs {
+  float* parameters = nullptr;
+  float* gradients = nullptr;
+  float* first = nullptr;
+  float* second = nullptr;
+  float* ema = nullptr;  // or null
+  int64_t length = 0;
+  int64_t step = 1;
+  double rate = 0, decay = 0, beta1 = 0.9, beta2 = 0.98, epsilon = 1e-6, clip = 0, emaDecay = 0;
+  std::vector<AdamwGroup> groups;
+  double* gradientNorm = nullptr;  // one number, before clipping
+};
+
+struct DeviceMemory {
+  size_t total = 0;
+  size_t free = 0;
+};
+
+// One object a device. Calls may come from several threads at once; no exception leaves it.
+class Backend {
+ public:
+  virtual ~Backend() = default;
+
+  virtual Status upload(const Context& context, const Rows& rows, std::shared_ptr<DeviceMatrix>* out) = 0;
+  // `out` has DeviceMatrix::bytes() bytes.
+  virtual Status download(const Context& context, const DeviceMatrix& matrix, void* out) = 0;
+  // Gives the memory back as soon as the work queued on it is done.
+  virtual void release(std::shared_ptr<DeviceMatrix> matrix) = 0;
+  virtual DeviceMemory memory() = 0;
+  virtual Status synchronise(const Context& context) = 0;
+
+  virtual Status prepare(const Context& context, const PrepareArgs& args, std::unique_ptr<Prepared>* out) = 0;
+  virtual Status join(const Context& context, const JoinArgs& args) = 0;
+  virtual Status best(const Context& context, const BestArgs& args) = 0;
+  virtual Status topK(const Context& context, const TopKArgs& args) = 0;
+  virtual Status pairDots(const Context& context, const PairDotsArgs& args) = 0;
+  virtual Status segmentSum(const Context& context, const SegmentSumArgs& args) = 0;
+  virtual Status matmul(const Context& context, const MatmulArgs& args) = 0;
+  virtual Status softmaxLoss(const Context& context, const SoftmaxLossArgs& args) = 0;
+  virtual Status adamw(const Context& context, const AdamwArgs& args) = 0;
+};
+
+// The CPU's back end, one a process.
+Backend& cpuBackend();
+
+}  // namespace clipcid
