@@ -3,8 +3,9 @@ import { readdir, rm, stat } from 'node:fs/promises';
 import { join, relative, resolve, sep } from 'node:path';
 import { CidError } from '../native/errors.ts';
 import { packageVersion } from '../native/loader.ts';
-import { makeFolder, readError, readJson, removeTemporaries, writeError, writeJson } from './files.ts';
+import { readError, readJson, removeTemporaries, writeError, writeJson } from './files.ts';
 import { hashBytes, hashFile, type Json, stableJson } from './hash.ts';
+import { lockFolder } from './lock.ts';
 
 /** A file that a stage made: path relative to its folder, with '/' between the parts. */
 export interface StageOutput {
@@ -76,11 +77,20 @@ export const STAGE_FILE = 'manifest.json';
  * Runs a stage, or what is left of it. With the same inputs and options a finished stage is skipped and a stopped one goes on;
  * with others it fails with `RUN_CHANGED`, which says what differs, unless `existing` allows to replace. The record is
  * written before the work starts and, with the outputs' hashes, after it ended: a stage that is killed is never taken for done.
+ * The folder is locked meanwhile (`RUN_LOCKED`).
  */
 export async function runStage(options: StageOptions): Promise<StageResult> {
+  const lock = await lockFolder(options.folder);
+  try {
+    return await runLocked(options);
+  } finally {
+    await lock.release();
+  }
+}
+
+async function runLocked(options: StageOptions): Promise<StageResult> {
   const { name, folder, inputs, existing = 'resume', log } = options;
   const settings = normalise(options.options);
-  await makeFolder(folder);
   await removeTemporaries(folder);
   const found = await readStage(folder);
   const differences = found ? compare(name, found, inputs, settings) : await foreignFiles(options);
