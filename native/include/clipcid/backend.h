@@ -1,17 +1,18 @@
-// What a device implements. Algorithms (native/core) are written once over these primitives and run on every back end.
+// What a device implements. Algorithms (native/core) are written once over these primitives and run on every
+// back end.
 //
-// Every primitive takes a plain argument struct. Pointers are to host memory, lengths are in the comments, and an output
-// pointer may be null only where it says so. Decisions (join, best, topK, pairDots, segmentSum) are those of canonical.h, bit
-// for bit, on every device and for every number of threads; `matmul`, `softmaxLoss` and `adamw` are floating point, equal for one
-// device, build and number of threads.
+// Every primitive takes a plain argument struct. Pointers are to host memory, lengths are in the comments,
+// and an output pointer may be null only where it says so. Decisions (join, best, topK, pairDots, segmentSum)
+// are those of canonical.h, bit for bit, on every device and for every number of threads; `matmul`,
+// `softmaxLoss` and `adamw` are floating point, equal for one device, build and number of threads.
 #pragma once
 
 #include "types.h"
 
 namespace clipcid {
 
-// Rows made ready for a back end's engine. Holds no copy of the caller's memory where it can be read again: the rows must
-// outlive it.
+// Rows made ready for a back end's engine. Holds no copy of the caller's memory where it can be read again:
+// the rows must outlive it.
 class Prepared {
  public:
   virtual ~Prepared() = default;
@@ -22,8 +23,9 @@ class Prepared {
   bool unit = false;
   // Largest |element| of the rows as compared: 1 for unit rows.
   double largest = 0;
-  // Ascending: rows with a NaN or an infinity, and, of unit rows, rows whose canonical norm is zero. They are compared as rows
-  // of zeros, so that they neither disturb a neighbour nor are chosen for any reason but a tie.
+  // Ascending: rows with a NaN or an infinity, and, of unit rows, rows whose canonical norm is zero. They are
+  // compared as rows of zeros, so that they neither disturb a neighbour nor are chosen for any reason but a
+  // tie.
   std::vector<int64_t> faults;
   // [rows] canonical dot of a row, as compared, with itself; 0 for a fault.
   std::vector<double> squares;
@@ -53,7 +55,8 @@ struct JoinArgs {
 struct BestArgs {
   const Prepared* queries = nullptr;
   const Prepared* keys = nullptr;
-  // score = dot - square(key) / 2, which orders keys by Euclidean distance; otherwise score = dot. In float64, of canonical dots.
+  // score = dot - square(key) / 2, which orders keys by Euclidean distance; otherwise score = dot. In
+  // float64, of canonical dots.
   bool euclidean = false;
   int32_t* indices = nullptr;  // [queries]
   double* scores = nullptr;    // [queries]
@@ -89,7 +92,8 @@ struct SegmentSumArgs {
   int64_t* sums = nullptr;  // [segmentCount, dim], overwritten
 };
 
-// C = alpha op(A) op(B) + beta C, float32, row-major. op(A) is [m, k], op(B) is [k, n]. C is not read when beta is 0.
+// C = alpha op(A) op(B) + beta C, float32, row-major. op(A) is [m, k], op(B) is [k, n]. C is not read when
+// beta is 0.
 struct MatmulArgs {
   const float* a = nullptr;
   const float* b = nullptr;
@@ -105,11 +109,13 @@ struct MatmulArgs {
 
 // The softmax epilogue: logits z[i, j] = scale * q[i] . k[j], tile by tile, never stored. All float32, dense.
 //
-// Forward, when rowLse is null: writes lse, and where asked for the target's logit and the expectation of the keys under
-// the softmax (as in attention, with the keys as values), all in one pass.
-// Backward, when rowLse or columnLse is given: the weight of a tile's element is
-//   g[i, j] = rowWeight (exp(z - rowLse[i]) - [j == targets[i]]) + columnWeight (exp(z - columnLse[j]) - [j == targets[i]])
-// with an absent side left out; `values` receives sum_j g[i, j] k[j] (unscaled), and `logitGradient` sum_ij g[i, j] z[i, j].
+// Forward, when rowLse is null: writes lse, and where asked for the target's logit and the expectation of the
+// keys under the softmax (as in attention, with the keys as values), all in one pass. Backward, when rowLse
+// or columnLse is given: the weight of a tile's element is
+//   g[i, j] = rowWeight (exp(z - rowLse[i]) - [j == targets[i]]) + columnWeight (exp(z - columnLse[j]) - [j
+//   == targets[i]])
+// with an absent side left out; `values` receives sum_j g[i, j] k[j] (unscaled), and `logitGradient` sum_ij
+// g[i, j] z[i, j].
 struct SoftmaxLossArgs {
   const float* q = nullptr;  // [queries, dim]
   const float* k = nullptr;  // [keys, dim]

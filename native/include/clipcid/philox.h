@@ -1,5 +1,5 @@
-// Philox4x32-10, the counter-based generator of Salmon et al., "Parallel random numbers: as easy as 1, 2, 3" (SC 2011): what
-// is drawn depends on (seed, stream, index) alone, never on a thread.
+// Philox4x32-10, the counter-based generator of Salmon et al., "Parallel random numbers: as easy as 1, 2, 3"
+// (SC 2011): what is drawn depends on (seed, stream, index) alone, never on a thread.
 #pragma once
 
 #include <cstdint>

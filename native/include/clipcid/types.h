@@ -41,10 +41,10 @@ struct [[nodiscard]] Status {
 };
 
 // Hands a failure on to the caller.
-#define CLIPCID_TRY(expression)                               \
-  do {                                                        \
-    ::clipcid::Status clipcidStatus = (expression);           \
-    if (!clipcidStatus.ok()) return clipcidStatus;            \
+#define CLIPCID_TRY(expression)                     \
+  do {                                              \
+    ::clipcid::Status clipcidStatus = (expression); \
+    if (!clipcidStatus.ok()) return clipcidStatus;  \
   } while (false)
 
 // Rows in host memory, row-major; `stride` in elements, at least `dim`. Not owned.
@@ -73,8 +73,8 @@ struct FileView {
 
 class Backend;
 
-// A matrix that lives on a device. Opaque: only its back end knows what is behind it, and frees it when the last
-// reference goes.
+// A matrix that lives on a device. Opaque: only its back end knows what is behind it, and frees it when the
+// last reference goes.
 class DeviceMatrix {
  public:
   DeviceMatrix(const Backend* owner, Dtype dtype, int64_t rows, int64_t dim)
@@ -116,8 +116,8 @@ struct Rows {
   Rows slice(int64_t begin, int64_t count) const;
 };
 
-// What every call takes. Work is ordered on `stream` (null: the back end's own); a back end may finish before it
-// returns, and results on the host are valid after Backend::synchronise.
+// What every call takes. Work is ordered on `stream` (null: the back end's own); a back end may finish before
+// it returns, and results on the host are valid after Backend::synchronise.
 struct Context {
   int threads = 1;
   uint64_t seed = 0;

@@ -1,0 +1,24 @@
+#include "bindings/addon.h"
+
+#include "bindings/devices.h"
+
+namespace clipcid::bindings {
+namespace {
+
+Napi::Object init(Napi::Env env, Napi::Object exports) {
+  exports.Set("version", CLIPCID_VERSION);
+  exports.Set("devices", Napi::Function::New(env, devices, "devices"));
+  exports.Set("cudaStatus", Napi::Function::New(env, cudaStatus, "cudaStatus"));
+  return exports;
+}
+
+}  // namespace
+}  // namespace clipcid::bindings
+
+// N-API calls the initialiser once for every environment, so the addon works in workers and when it is loaded
+// twice.
+static Napi::Object initialise(Napi::Env env, Napi::Object exports) {
+  return clipcid::bindings::init(env, exports);
+}
+
+NODE_API_MODULE(clip_cid, initialise)

@@ -1,0 +1,18 @@
+// One function an operation; each is defined in the file of its name. Shapes and meaning:
+// ts/src/native/addon.ts.
+#pragma once
+
+#include <napi.h>
+
+namespace clipcid::bindings {
+
+Napi::Value upload(const Napi::CallbackInfo& info);
+Napi::Value download(const Napi::CallbackInfo& info);
+Napi::Value balance(const Napi::CallbackInfo& info);
+Napi::Value kmeans(const Napi::CallbackInfo& info);
+Napi::Value nearest(const Napi::CallbackInfo& info);
+Napi::Value loss(const Napi::CallbackInfo& info);
+Napi::Value softTargets(const Napi::CallbackInfo& info);
+Napi::Value adamw(const Napi::CallbackInfo& info);
+
+}  // namespace clipcid::bindings

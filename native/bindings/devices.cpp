@@ -1,0 +1,38 @@
+#include "bindings/devices.h"
+
+#include "clipcid/backend.h"
+#include "cpu/isa.h"
+#include "cuda/devices.h"
+
+namespace clipcid::bindings {
+
+Napi::Value devices(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  Napi::Array list = Napi::Array::New(env);
+  Napi::Object cpu = Napi::Object::New(env);
+  cpu.Set("device", "cpu");
+  cpu.Set("name", cpuName());
+  cpu.Set("memory", static_cast<double>(cpuBackend().memory().total));
+  cpu.Set("architecture", isaName());
+  cpu.Set("usable", true);
+  list.Set(list.Length(), cpu);
+  int index = 0;
+  for (const CudaDevice& device : cudaDevices().devices) {
+    Napi::Object object = Napi::Object::New(env);
+    object.Set("device", "cuda:" + std::to_string(index++));
+    object.Set("name", device.name);
+    object.Set("memory", static_cast<double>(device.memory));
+    object.Set("architecture", std::to_string(device.major) + '.' + std::to_string(device.minor));
+    object.Set("usable", device.usable);
+    if (!device.usable) object.Set("reason", device.reason);
+    list.Set(list.Length(), object);
+  }
+  return list;
+}
+
+Napi::Value cudaStatus(const Napi::CallbackInfo& info) {
+  const CudaDevices found = cudaDevices();
+  return found.devices.empty() ? Napi::String::New(info.Env(), found.reason) : info.Env().Undefined();
+}
+
+}  // namespace clipcid::bindings

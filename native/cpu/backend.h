@@ -1,0 +1,27 @@
+// The CPU's back end. Work is done when a call returns.
+#pragma once
+
+#include "clipcid/backend.h"
+
+namespace clipcid {
+
+class CpuBackend final : public Backend {
+ public:
+  Status upload(const Context& context, const Rows& rows, std::shared_ptr<DeviceMatrix>* out) override;
+  Status download(const Context& context, const DeviceMatrix& matrix, void* out) override;
+  void release(std::shared_ptr<DeviceMatrix> matrix) override;
+  DeviceMemory memory() override;
+  Status synchronise(const Context& context) override;
+
+  Status prepare(const Context& context, const PrepareArgs& args, std::unique_ptr<Prepared>* out) override;
+  Status join(const Context& context, const JoinArgs& args) override;
+  Status best(const Context& context, const BestArgs& args) override;
+  Status topK(const Context& context, const TopKArgs& args) override;
+  Status pairDots(const Context& context, const PairDotsArgs& args) override;
+  Status segmentSum(const Context& context, const SegmentSumArgs& args) override;
+  Status matmul(const Context& context, const MatmulArgs& args) override;
+  Status softmaxLoss(const Context& context, const SoftmaxLossArgs& args) override;
+  Status adamw(const Context& context, const AdamwArgs& args) override;
+};
+
+}  // namespace clipcid

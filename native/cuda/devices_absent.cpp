@@ -1,0 +1,9 @@
+#include "cuda/devices.h"
+
+namespace clipcid {
+
+CudaDevices cudaDevices() {
+  return {{}, "This build of clip-cid has no CUDA in it: no CUDA toolkit was found when it was compiled"};
+}
+
+}  // namespace clipcid
