@@ -1,6 +1,99 @@
+import sharp from 'sharp';
+import { expectInteger, expectString } from '../native/check.ts';
+import { CidError } from '../native/errors.ts';
+
 /** Decoded pixels, RGB interleaved, 8 bits a channel. */
 export interface RgbImage {
   readonly data: Uint8Array;
   readonly width: number;
   readonly height: number;
+}
+
+export interface DecodeOptions {
+  /** CSS colour that transparent images are laid on. Defaults to '#ffffff'. */
+  background?: string;
+}
+
+/** Background of {@link DecodeOptions} where none is given. */
+export const BACKGROUND = '#ffffff';
+
+/** Kernels of {@link resizeImage}, by sharp's names. */
+export type ResizeKernel = 'nearest' | 'linear' | 'cubic' | 'lanczos3';
+
+/**
+ * Decodes JPEG, PNG, WebP, GIF (its first frame), AVIF or TIFF: turned as its EXIF orientation says, laid on the background where
+ * it is transparent, and brought to RGB with 8 bits from grey, palette, CMYK or 16 bits. Embedded colour profiles are
+ * not applied, as in the loaders that CLIP models were trained with.
+ *
+ * Fails with FILE_FORMAT when the bytes are not an image or are damaged or cut short.
+ */
+export async function decodeImage(bytes: Uint8Array, options: DecodeOptions = {}): Promise<RgbImage> {
+  const background = options.background ?? BACKGROUND;
+  expectString('background', background);
+  return withImageThread(async () => {
+    try {
+      const { data, info } = await sharp(bytes, { failOn: 'error', ignoreIcc: true, autoOrient: true })
+        .flatten({ background })
+        .toColourspace('srgb')
+        .raw({ depth: 'uchar' })
+        .toBuffer({ resolveWithObject: true });
+      return { data, width: info.width, height: info.height };
+    } catch (error) {
+      const reason = bytes.length === 0 ? 'the file is empty' : (error as Error).message.split('\n')[0];
+      throw new CidError('FILE_FORMAT', `The image cannot be decoded: ${reason}`, { cause: error });
+    }
+  });
+}
+
+/** Stretches an image to a size; a smaller one is averaged with the kernel's support widened (antialiased). */
+export async function resizeImage(
+  image: RgbImage,
+  width: number,
+  height: number,
+  kernel: ResizeKernel,
+): Promise<RgbImage> {
+  if (image.width === width && image.height === height) return image;
+  return withImageThread(async () => {
+    const raw = { width: image.width, height: image.height, channels: 3 as const };
+    const data = await sharp(image.data, { raw })
+      .resize(width, height, { fit: 'fill', kernel })
+      .raw()
+      .toBuffer();
+    return { data, width, height };
+  });
+}
+
+let limit = 4;
+let running = 0;
+const waiting: (() => void)[] = [];
+
+/**
+ * Most images of this process that are decoded or resized at one time; 1 or more, 4 at the start. They run in libuv's pool, whose
+ * own size (the environment's UV_THREADPOOL_SIZE, 4 by default) bounds it too. Every image uses one thread: many small images
+ * at once are faster than several threads for each.
+ */
+export function setImageThreads(threads: number): void {
+  limit = expectInteger('threads', threads, 1, 1024);
+  startWaiting();
+}
+
+async function withImageThread<T>(work: () => Promise<T>): Promise<T> {
+  sharp.concurrency(1);
+  await new Promise<void>((start) => {
+    waiting.push(start);
+    startWaiting();
+  });
+  try {
+    return await work();
+  } finally {
+    running--;
+    startWaiting();
+  }
+}
+
+function startWaiting(): void {
+  while (running < limit && waiting.length > 0) {
+    running++;
+    waiting.shift()!();
+  }
 }
