@@ -1,0 +1,231 @@
+import fc from 'fast-check';
+import { describe, expect, it } from 'vitest';
+import { type KmeansOptions, kmeans } from '../../src/kernels/kmeans.ts';
+import { type Matrix, upload } from '../../src/kernels/rows.ts';
+import type { Device } from '../../src/native/devices.ts';
+import * as reference from '../reference/kmeans.ts';
+import { chunked, convert, KINDS, makeRows, permutation, reorder } from './data.ts';
+import { withFiles } from './files.ts';
+import { expectAllSame, expectSame } from './same.ts';
+
+const THREADS = [1, 2, 7];
+const DEFAULTS = {
+  batch: 1,
+  spherical: true,
+  init: 'k-means++' as const,
+  iterations: 10,
+  tolerance: 0,
+  seed: 1,
+};
+
+/** K-means on one device, held to the reference. */
+export function kmeansSuite(device: Device): void {
+  async function check(matrix: Matrix, options: KmeansOptions): Promise<reference.ReferenceKmeans> {
+    const all = { ...DEFAULTS, ...options };
+    const wanted = reference.kmeans(matrix, all);
+    for (const threads of THREADS) {
+      expectAllSame(await kmeans(matrix, { ...all, device, threads }), wanted);
+    }
+    return wanted;
+  }
+
+  describe('k-means', () => {
+    const shapes: [number, number, number][] = [
+      [1, 1, 1],
+      [2, 1, 2],
+      [2, 17, 1],
+      [3, 16, 2],
+      [15, 2, 7],
+      [16, 33, 16],
+      [17, 15, 5],
+      [33, 64, 31],
+      [64, 100, 8],
+      [65, 31, 17],
+      [97, 257, 3],
+      [130, 48, 65],
+      [40, 1000, 9],
+      [20, 4096, 3],
+      [400, 12, 33],
+      [700, 5, 6],
+    ];
+    for (const [rows, dim, clusters] of shapes) {
+      for (const spherical of [true, false]) {
+        it(`${rows} × ${dim} into ${clusters}, ${spherical ? 'spherical' : 'Euclidean'}`, async () => {
+          const kind = KINDS[(rows + dim + clusters + Number(spherical)) % KINDS.length]!;
+          const matrix = makeRows({ rows, dim, seed: rows + dim, kind });
+          await check(matrix, { clusters, spherical });
+          await check(matrix, { clusters, spherical, init: 'random', seed: 2 ** 53 - 1, iterations: 4 });
+        });
+      }
+    }
+
+    it('solves a batch of problems as each alone with given centres', async () => {
+      const matrix = makeRows({ rows: 3 * 41, dim: 23, seed: 3, kind: 'clusters' });
+      for (const spherical of [true, false]) {
+        await check(matrix, { clusters: 5, batch: 3, spherical });
+        await check(matrix, { clusters: 41, batch: 3, spherical, iterations: 2 });
+        await check(matrix, { clusters: 1, batch: 123, spherical, init: 'random' });
+
+        const init = makeRows({ rows: 15, dim: 23, seed: 4, kind: 'normal' }).data as Float32Array;
+        const options = { clusters: 5, spherical, device, iterations: 6, tolerance: 0 };
+        const together = await kmeans(matrix, { ...options, batch: 3, init });
+        for (const [problem, part] of chunked(matrix, [41, 41]).entries()) {
+          const size = 5 * 23;
+          const own = init.slice(problem * size, (problem + 1) * size);
+          const alone = await kmeans(part, { ...options, init: own });
+          const slice = together.centroids.slice(problem * size, (problem + 1) * size);
+          expectSame('centroids', alone.centroids, slice);
+          expect(alone.inertia[0]).toBe(together.inertia[problem]);
+        }
+        await check(matrix, { clusters: 5, batch: 3, spherical, init });
+      }
+    });
+
+    it('places centres without rows anew', async () => {
+      const matrix = makeRows({ rows: 50, dim: 6, seed: 3, kind: 'clusters' });
+      for (const spherical of [true, false]) {
+        // All centres but one lie where no row is nearest to them: the same point, and the first of equals gets all.
+        const init = new Float32Array(7 * 6).fill(1);
+        const wanted = await check(matrix, { clusters: 7, spherical, init });
+        expect(wanted.counts.every((count) => count > 0)).toBe(true);
+      }
+      // Fewer different rows than centres: some stay empty whatever is done.
+      const few = makeRows({ rows: 30, dim: 4, seed: 2, kind: 'duplicates' });
+      for (const spherical of [true, false]) {
+        for (const init of ['k-means++', 'random'] as const) {
+          await check(few, { clusters: 9, spherical, init });
+        }
+      }
+    });
+
+    it('keeps a spherical centre whose rows cancel', async () => {
+      const data = Float32Array.of(1, 0, -1, 0, 0, 1, 0, -1);
+      const wanted = await check({ data, rows: 4, dim: 2 }, { clusters: 1, init: Float32Array.of(3, 4) });
+      expectSame('centroids', wanted.centroids, Float32Array.of(0.6, 0.8));
+    });
+
+    it('takes huge, tiny and zero rows when Euclidean', async () => {
+      const matrix = makeRows({ rows: 60, dim: 7, seed: 5, kind: 'normal' });
+      for (const factor of [1e37, 1e-37, 1e-44]) {
+        const data = (matrix.data as Float32Array).map((value) => value * factor);
+        await check({ data, rows: 60, dim: 7 }, { clusters: 6, spherical: false });
+      }
+      const zeros = new Float32Array(20 * 3);
+      await check({ data: zeros, rows: 20, dim: 3 }, { clusters: 4, spherical: false });
+      const data = (matrix.data as Float32Array).slice();
+      data[0] = 3e38;
+      data[9] = -3e38;
+      data.fill(0, 35, 49);
+      await check({ data, rows: 60, dim: 7 }, { clusters: 5, spherical: false });
+    });
+
+    it('stops by the tolerance and by the number of iterations', async () => {
+      const matrix = makeRows({ rows: 300, dim: 8, seed: 6, kind: 'normal' });
+      const one = await check(matrix, { clusters: 12, iterations: 1, tolerance: 0 });
+      expect(one.iterations[0]).toBe(1);
+      const until = await check(matrix, { clusters: 12, iterations: 60, tolerance: 0 });
+      const loose = await check(matrix, { clusters: 12, iterations: 60, tolerance: 0.05 });
+      expect(loose.iterations[0]).toBeLessThan(until.iterations[0]!);
+      expect(until.iterations[0]).toBeLessThan(60);
+      expect(until.inertia[0]).toBeLessThan(one.inertia[0]!);
+      await check(matrix, { clusters: 12, tolerance: 1 });
+    });
+
+    it('finds clusters that are there', async () => {
+      const matrix = makeRows({ rows: 400, dim: 16, seed: 8, kind: 'clusters' });
+      for (const spherical of [true, false]) {
+        const { labels } = await kmeans(matrix, { clusters: 4, spherical, seed: 5, device });
+        for (let row = 4; row < 400; row++) expect(labels[row]).toBe(labels[row % 4]);
+        expect(new Set(labels).size).toBe(4);
+      }
+    });
+
+    it('takes all element types, chunks, files and device matrices', async () => {
+      const matrix = convert(makeRows({ rows: 120, dim: 19, seed: 9, kind: 'clusters' }), 'float16');
+      const options = { ...DEFAULTS, clusters: 7, batch: 2, spherical: false };
+      const wanted = await check(matrix, options);
+      await check(convert(makeRows({ rows: 60, dim: 19, seed: 9, kind: 'normal' }), 'bfloat16'), {
+        clusters: 7,
+      });
+      // Chunks that do not end where problems end.
+      await withFiles(chunked(matrix, [33, 1, 50]), async (files) => {
+        expectAllSame(await kmeans(files, { ...options, device }), wanted);
+        using resident = await upload(files, { device });
+        expectAllSame(await kmeans(resident, options), wanted);
+      });
+    });
+
+    it('names the first bad row, and a bad centre', async () => {
+      const matrix = makeRows({ rows: 40, dim: 4, seed: 1, kind: 'normal' });
+      const good = (matrix.data as Float32Array).slice(0, 8);
+      const data = matrix.data as Float32Array;
+      data[31 * 4 + 3] = Number.NaN;
+      data.fill(0, 22 * 4, 23 * 4);
+      const named = (row: RegExp) => ({ code: 'INVALID_DATA', message: expect.stringMatching(row) });
+      const options = { clusters: 2, device };
+      await expect(kmeans(matrix, options)).rejects.toMatchObject(named(/\b22\b/));
+      await expect(kmeans(matrix, { ...options, batch: 2 })).rejects.toMatchObject(named(/\b22\b/));
+      await expect(kmeans(matrix, { ...options, spherical: false })).rejects.toMatchObject(named(/\b31\b/));
+      data.fill(1, 22 * 4, 23 * 4);
+      data[31 * 4 + 3] = 1;
+      good.fill(0, 4, 8);
+      await expect(kmeans(matrix, { ...options, init: good })).rejects.toMatchObject(named(/\b1\b/));
+      good[4] = Number.POSITIVE_INFINITY;
+      const euclidean = { ...options, init: good, spherical: false };
+      await expect(kmeans(matrix, euclidean)).rejects.toMatchObject(named(/\b1\b/));
+    });
+
+    it('goes the same way in any order of the rows, from the same centres', async () => {
+      const arbitrary = fc.record({
+        rows: fc.integer({ min: 8, max: 60 }),
+        dim: fc.integer({ min: 1, max: 30 }),
+        seed: fc.nat(),
+        kind: fc.constantFrom('normal' as const, 'tight' as const, 'clusters' as const),
+        spherical: fc.boolean(),
+      });
+      await fc.assert(
+        fc.asyncProperty(arbitrary, async ({ spherical, ...recipe }) => {
+          const matrix = makeRows(recipe);
+          const order = permutation(recipe.rows, recipe.seed);
+          const init = (matrix.data as Float32Array).slice(0, 4 * recipe.dim);
+          const options = { clusters: 4, spherical, init, tolerance: 0, iterations: 5, device };
+          const straight = await kmeans(matrix, options);
+          const shuffled = await kmeans(reorder(matrix, order), options);
+          for (const field of ['centroids', 'counts', 'inertia', 'iterations'] as const) {
+            expectSame(field, shuffled[field], straight[field]);
+          }
+          expectSame(
+            'labels',
+            shuffled.labels,
+            Int32Array.from(order, (row) => straight.labels[row]!),
+          );
+        }),
+        { numRuns: 40, seed: 5 },
+      );
+    });
+
+    it('equals the reference on whatever rows and options', async () => {
+      const arbitrary = fc.record({
+        size: fc.integer({ min: 1, max: 50 }),
+        batch: fc.integer({ min: 1, max: 3 }),
+        dim: fc.integer({ min: 1, max: 50 }),
+        seed: fc.nat(),
+        kind: fc.constantFrom(...KINDS),
+        share: fc.double({ min: 0, max: 1, noNaN: true }),
+        spherical: fc.boolean(),
+        init: fc.constantFrom('k-means++' as const, 'random' as const),
+        iterations: fc.integer({ min: 1, max: 6 }),
+        threads: fc.integer({ min: 1, max: 4 }),
+      });
+      await fc.assert(
+        fc.asyncProperty(arbitrary, async ({ size, share, threads, kind, dim, ...options }) => {
+          const { batch, seed } = options;
+          const matrix = makeRows({ rows: size * batch, dim, seed, kind });
+          const all = { ...DEFAULTS, ...options, clusters: Math.max(1, Math.round(size * share)) };
+          expectAllSame(await kmeans(matrix, { ...all, device, threads }), reference.kmeans(matrix, all));
+        }),
+        { numRuns: 60, seed: 6 },
+      );
+    });
+  });
+}

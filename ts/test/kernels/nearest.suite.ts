@@ -1,0 +1,141 @@
+import fc from 'fast-check';
+import { describe, expect, it } from 'vitest';
+import { nearest } from '../../src/kernels/nearest.ts';
+import { type Matrix, upload } from '../../src/kernels/rows.ts';
+import type { Device } from '../../src/native/devices.ts';
+import * as reference from '../reference/nearest.ts';
+import { chunked, convert, KINDS, makeRows } from './data.ts';
+import { withFiles } from './files.ts';
+import { expectAllSame, expectSame } from './same.ts';
+
+const THREADS = [1, 2, 7];
+
+/** Nearest rows on one device, held to the reference. */
+export function nearestSuite(device: Device): void {
+  async function check(queries: Matrix, base: Matrix, k: number, metric: 'cosine' | 'dot'): Promise<void> {
+    const wanted = reference.nearest(queries, base, k, metric);
+    for (const threads of THREADS) {
+      expectAllSame(await nearest(queries, base, { k, metric, device, threads }), wanted);
+    }
+  }
+
+  describe('nearest', () => {
+    const shapes: [number, number, number, number][] = [
+      [0, 1, 3, 1],
+      [1, 1, 1, 1],
+      [2, 2, 16, 2],
+      [1, 300, 33, 10],
+      [3, 5, 17, 5],
+      [7, 16, 15, 1],
+      [17, 31, 64, 3],
+      [33, 64, 31, 64],
+      [16, 65, 100, 7],
+      [63, 129, 257, 2],
+      [65, 97, 1000, 4],
+      [5, 40, 4096, 11],
+      [130, 513, 24, 1],
+      [9, 1025, 48, 129],
+    ];
+    for (const [queries, base, dim, k] of shapes) {
+      it(`${k} of ${base} for ${queries}, dim ${dim}`, async () => {
+        for (const [index, metric] of (['cosine', 'dot'] as const).entries()) {
+          const kind = KINDS[(queries + base + dim + index) % KINDS.length]!;
+          const seed = queries + 31 * base;
+          // Queries from the same distribution, so that exact ties and near ties occur.
+          const all = makeRows({ rows: queries + base, dim, seed, kind });
+          const [left, right] = chunked(all, [queries]) as [Matrix, Matrix];
+          await check(left, right, k, metric);
+        }
+      });
+    }
+
+    it('gives ties to the smaller index', async () => {
+      const base = makeRows({ rows: 5, dim: 8, seed: 3, kind: 'normal' });
+      const data = new Float32Array(200 * 8);
+      for (let row = 0; row < 200; row++)
+        data.set(base.data.subarray((row % 5) * 8, (row % 5) * 8 + 8), row * 8);
+      const { indices } = await nearest(base, { data, rows: 200, dim: 8 }, { k: 3, device });
+      expectSame(
+        'indices',
+        indices,
+        Int32Array.from({ length: 15 }, (_, index) => Math.floor(index / 3) + 5 * (index % 3)),
+      );
+    });
+
+    it('orders scores that float32 cannot tell apart', async () => {
+      const all = makeRows({ rows: 400, dim: 129, seed: 6, kind: 'tight' });
+      const [queries, base] = chunked(all, [50]) as [Matrix, Matrix];
+      const tell = new Set(reference.nearest(queries, base, 8, 'cosine').scores);
+      expect(tell.size).toBeLessThan(40);
+      await check(queries, base, 8, 'cosine');
+      await check(queries, base, 350, 'dot');
+    });
+
+    it('takes zero and huge rows for the dot product', async () => {
+      const base = makeRows({ rows: 40, dim: 9, seed: 3, kind: 'normal' });
+      const data = base.data as Float32Array;
+      data.fill(0, 9, 18);
+      for (let column = 0; column < 9; column++) {
+        data[20 * 9 + column]! *= 1e37;
+        data[21 * 9 + column]! *= 1e-38;
+      }
+      await check(base, base, 40, 'dot');
+    });
+
+    it('takes all element types, chunks, files and device matrices', async () => {
+      const all = makeRows({ rows: 150, dim: 21, seed: 9, kind: 'clusters' });
+      const [queries, base] = chunked(all, [40]) as [Matrix, Matrix];
+      const half = convert(base, 'float16');
+      await check(queries, half, 6, 'cosine');
+      await check(convert(queries, 'bfloat16'), base, 6, 'dot');
+      const wanted = reference.nearest(queries, half, 6, 'cosine');
+      await withFiles(chunked(half, [33, 1]), async (files) => {
+        expectAllSame(await nearest(chunked(queries, [7]), files, { k: 6, device }), wanted);
+        using resident = await upload(files, { device });
+        expectAllSame(await nearest(queries, resident, { k: 6 }), wanted);
+      });
+    });
+
+    it('names the first bad row of either side', async () => {
+      const good = makeRows({ rows: 30, dim: 5, seed: 1, kind: 'normal' });
+      const bad = makeRows({ rows: 30, dim: 5, seed: 1, kind: 'normal' });
+      bad.data[12 * 5] = Number.NaN;
+      bad.data[29 * 5] = Number.NaN;
+      await expect(nearest(bad, good, { k: 1, device })).rejects.toMatchObject({
+        code: 'INVALID_DATA',
+        message: expect.stringMatching(/\b12\b/),
+      });
+      await expect(nearest(good, bad, { k: 1, device, metric: 'dot' })).rejects.toMatchObject({
+        code: 'INVALID_DATA',
+        message: expect.stringMatching(/\b12\b/),
+      });
+      bad.data.fill(0, 3 * 5, 4 * 5);
+      await expect(nearest(good, bad, { k: 1, device })).rejects.toMatchObject({
+        code: 'INVALID_DATA',
+        message: expect.stringMatching(/\b3\b/),
+      });
+    });
+
+    it('equals the reference on whatever rows', async () => {
+      const arbitrary = fc.record({
+        queries: fc.integer({ min: 1, max: 40 }),
+        base: fc.integer({ min: 1, max: 70 }),
+        dim: fc.integer({ min: 1, max: 70 }),
+        seed: fc.nat(),
+        kind: fc.constantFrom(...KINDS),
+        metric: fc.constantFrom('cosine' as const, 'dot' as const),
+        share: fc.double({ min: 0, max: 1, noNaN: true }),
+      });
+      await fc.assert(
+        fc.asyncProperty(arbitrary, async ({ queries, base, metric, share, ...recipe }) => {
+          const all = makeRows({ rows: queries + base, ...recipe });
+          const [left, right] = chunked(all, [queries]) as [Matrix, Matrix];
+          const k = Math.max(1, Math.round(base * share));
+          const wanted = reference.nearest(left, right, k, metric);
+          expectAllSame(await nearest(left, right, { k, metric, device }), wanted);
+        }),
+        { numRuns: 60, seed: 4 },
+      );
+    });
+  });
+}
