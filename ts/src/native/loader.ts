@@ -44,11 +44,11 @@ function load(override: string | undefined): { addon: NativeAddon; path: string 
   try {
     addon = require(path) as NativeAddon;
   } catch (cause) {
-    throw notFound(`${path}: ${firstLine(cause)}`, override !== undefined, cause);
+    throw notFound(`Tried ${path}: ${firstLine(cause)}`, override !== undefined, cause);
   }
   if (addon.version !== packageVersion) {
     throw notFound(
-      `${path}: it is version ${String(addon.version)}, and the package is version ${packageVersion}`,
+      `Tried ${path}: it is version ${String(addon.version)}, and the package is version ${packageVersion}`,
       override !== undefined,
     );
   }
@@ -61,17 +61,17 @@ function locate(): string {
     return find(packageRoot);
   } catch (cause) {
     throw notFound(
-      `no .node file in ${join(packageRoot, 'build', 'Release')}, nor one for this platform in ${join(packageRoot, 'prebuilds')}`,
+      `There is no .node file in ${join(packageRoot, 'build', 'Release')}, nor one for this platform in ${join(packageRoot, 'prebuilds')}`,
       false,
       cause,
     );
   }
 }
 
-function notFound(tried: string, overridden: boolean, cause?: unknown): CidError {
+function notFound(problem: string, overridden: boolean, cause?: unknown): CidError {
   const lines = [
     `The native core of clip-cid could not be loaded on ${process.platform}-${process.arch} (Node ${process.version}).`,
-    `  Tried ${tried}.`,
+    `  ${problem}.`,
     'To mend it:',
   ];
   if (overridden) {
