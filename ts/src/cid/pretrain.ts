@@ -1,4 +1,10 @@
 import type { Dataset } from '../data/dataset.ts';
+import { tokenizerConfig, trainTokenizer } from '../encoder/bpe.ts';
+import { studentConfig } from '../student/config.ts';
+import { fitStudent, kernelOptions, type PreparedData, prepareData } from '../student/fit.ts';
+import { loadStudent } from '../student/load.ts';
+import { clipLoss } from '../student/losses.ts';
+import { newStudent, type StudentModel, tokenizerOf } from '../student/model.ts';
 import type { TrainedStudent, TrainingOptions } from '../student/options.ts';
 
 /** Training of a CLIP from nothing, with the contrastive loss alone; see {@link TrainingOptions} for the rest. */
@@ -7,12 +13,36 @@ export interface PretrainOptions extends TrainingOptions {
   data: Dataset;
   /** Indices of the items to use. Defaults to all. */
   items?: ArrayLike<number>;
-  /** Folder for checkpoints and, in `model/`, the exported CLIP. Training goes on from what is there. */
-  folder: string;
-  /** Where a line of metrics a step goes. Defaults to `metrics.jsonl` in `folder`. */
-  metrics?: string;
   /** Tokens of the byte-level BPE that is trained on the captions, at least 514. Defaults to 8,192. Not used with `init`. */
   vocabSize?: number;
 }
 
-export type Pretrain = (options: PretrainOptions) => Promise<TrainedStudent>;
+/**
+ * Trains a CLIP from nothing: its tokenizer, byte-level BPE over the captions of the training items, and then both towers with
+ * CLIP's contrastive loss (Radford et al., 2021).
+ */
+export async function pretrain(options: PretrainOptions): Promise<TrainedStudent> {
+  const prepared = prepareData(options.data, options.items, options);
+  const student =
+    options.init === undefined ? startStudent(options, prepared) : await loadStudent(options.init);
+  return fitStudent({
+    prepared,
+    options,
+    stage: 'pretrain',
+    student,
+    heads: { instance: false },
+    loss: clipLoss({ dim: student.embedDim, kernel: kernelOptions(options) }),
+    identity: 'clip',
+  });
+}
+
+function startStudent(options: PretrainOptions, { data, items, training }: PreparedData): StudentModel {
+  const config = studentConfig(options.student);
+  const captions = Array.from(items, (item) => data.item(item).captions).flat();
+  const files = {
+    json: trainTokenizer(captions, { vocabSize: options.vocabSize ?? 8192 }),
+    config: tokenizerConfig(config.text.contextLength),
+  };
+  const { vocabSize } = tokenizerOf(files);
+  return newStudent({ ...config, text: { ...config.text, vocabSize } }, training.seed, files);
+}

@@ -1,3 +1,4 @@
+import type { Device } from '../native/devices.ts';
 import type { AugmentOptions } from './augment.ts';
 import type { StudentName, StudentOptions } from './config.ts';
 import type { StepReport } from './types.ts';
@@ -54,10 +55,16 @@ export interface TrainingOptions {
   cacheBytes?: number;
   /** Order of data, augmentation and initial weights. Defaults to 0. */
   seed?: number;
-  /** Defaults to 'cpu'. */
-  device?: string;
-  /** Defaults to the number of cores. */
+  /** Where kernels and the executor run. Defaults to 'auto'. */
+  device?: Device;
+  /** Defaults to the process's number. The parameters' last bits depend on it. */
   threads?: number;
+  /** Folder for checkpoints and, in `model/`, the exported student. Training goes on from what is there. */
+  folder: string;
+  /** Where a line of metrics a step goes. Defaults to `metrics.jsonl` in `folder`. */
+  metrics?: string;
+  /** Name of the stage in the metrics. Defaults to 'pretrain' or 'distill'. */
+  stage?: string;
   /** Stops after the step in hand with a checkpoint; the call then rejects with code ABORTED and can be made again. */
   signal?: AbortSignal;
   onStep?: (step: StepReport) => void;

@@ -9,25 +9,30 @@ const M1 = 0xcd9e8d57;
 const W0 = 0x9e3779b9;
 const W1 = 0xbb67ae85;
 
-/** High 32 bits of a 32 × 32 bit product, from 16-bit halves: a double holds no 64-bit product. */
-function mulHigh(a: number, b: number): number {
-  const aLow = a & 0xffff;
-  const aHigh = a >>> 16;
-  const bLow = b & 0xffff;
-  const bHigh = b >>> 16;
-  const middle = aHigh * bLow + ((aLow * bLow) >>> 16);
-  const carry = (middle & 0xffff) + aLow * bHigh;
-  return (aHigh * bHigh + Math.floor(middle / 65536) + Math.floor(carry / 65536)) >>> 0;
+/** High 32 bits of a product of two 32-bit numbers, from 16-bit halves: a double holds no 64-bit product. */
+function mulHigh(a: number, bLow: number, bHigh: number): number {
+  const low = a & 0xffff;
+  const high = a >>> 16;
+  const middle = high * bLow + ((low * bLow) >>> 16);
+  const carry = (middle & 0xffff) + low * bHigh;
+  // Both are below 2^32, so that shifts without a sign are exact.
+  return (high * bHigh + (middle >>> 16) + (carry >>> 16)) | 0;
 }
 
 /** One block: four 32-bit words into `out`, from a 128-bit counter and a 64-bit key. */
-export function philox(counter: readonly number[], key: readonly number[], out: Uint32Array): void {
-  let [c0, c1, c2, c3] = counter as [number, number, number, number];
-  let [k0, k1] = key as [number, number];
+export function philox(
+  c0: number,
+  c1: number,
+  c2: number,
+  c3: number,
+  k0: number,
+  k1: number,
+  out: Uint32Array,
+): void {
   for (let round = 0; round < 10; round++) {
-    const high0 = mulHigh(M0, c0 >>> 0);
+    const high0 = mulHigh(c0, M0 & 0xffff, M0 >>> 16);
     const low0 = Math.imul(M0, c0);
-    const high1 = mulHigh(M1, c2 >>> 0);
+    const high1 = mulHigh(c2, M1 & 0xffff, M1 >>> 16);
     const low1 = Math.imul(M1, c2);
     c0 = high1 ^ c1 ^ k0;
     c1 = low1;
@@ -47,30 +52,32 @@ export const streams = {
   order: 1,
   augment: 2,
   initial: 3,
-  centres: 4,
-  split: 5,
+  split: 4,
 } as const;
 
 /** A sequence of draws for one (seed, stream, a, b), such as (seed, augment, epoch, position). */
 export class Random {
-  readonly #key: readonly number[];
-  readonly #counter: number[];
+  readonly #key0: number;
+  readonly #key1: number;
+  readonly #a: number;
+  readonly #b: number;
   readonly #block = new Uint32Array(4);
+  #counter = 0;
   #used = 4;
   #spare: number | undefined;
 
-  /** `seed` is 0 to 2^53 − 1; `stream`, `a` and `b` are below 2^32. */
+  /** `seed` is 0 to 2^53 − 1; `stream` is below 256, `a` and `b` below 2^32. Holds 2^32 blocks of four words. */
   constructor(seed: number, stream: number, a = 0, b = 0) {
-    this.#key = [seed >>> 0, Math.floor(seed / 2 ** 32) ^ (stream << 24)];
-    this.#counter = [0, 0, a, b];
+    this.#key0 = seed | 0;
+    this.#key1 = Math.floor(seed / 2 ** 32) ^ (stream << 24);
+    this.#a = a;
+    this.#b = b;
   }
 
   /** 32 random bits. */
   word(): number {
     if (this.#used === 4) {
-      philox(this.#counter, this.#key, this.#block);
-      this.#counter[0] = (this.#counter[0]! + 1) >>> 0;
-      if (this.#counter[0] === 0) this.#counter[1]!++;
+      philox(this.#counter++, 0, this.#a, this.#b, this.#key0, this.#key1, this.#block);
       this.#used = 0;
     }
     return this.#block[this.#used++]!;
@@ -99,8 +106,9 @@ export class Random {
       this.#spare = undefined;
       return value;
     }
-    const radius = Math.sqrt(-2 * Math.log(1 - this.uniform()));
-    const angle = 2 * Math.PI * this.uniform();
+    // Half a step away from 0, whose logarithm is infinite; 32 bits reach 6.7 standard deviations.
+    const radius = Math.sqrt(-2 * Math.log((this.word() + 0.5) / 4294967296));
+    const angle = (2 * Math.PI * this.word()) / 4294967296;
     this.#spare = radius * Math.sin(angle);
     return radius * Math.cos(angle);
   }

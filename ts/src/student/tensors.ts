@@ -40,3 +40,10 @@ export function float32(data: Float32Array, dims: readonly number[]): Tensor {
 export function int64(data: BigInt64Array, dims: readonly number[]): Tensor {
   return { type: 'int64', dims, data };
 }
+
+/** Rows of a dense matrix of `dim` columns, copied. */
+export function pickRows(data: Float32Array, rows: Int32Array, dim: number): Float32Array {
+  const picked = new Float32Array(rows.length * dim);
+  for (const [i, row] of rows.entries()) picked.set(data.subarray(row * dim, (row + 1) * dim), i * dim);
+  return picked;
+}

@@ -1,0 +1,137 @@
+import { setImmediate } from 'node:timers/promises';
+import type { RgbImage } from '../data/image.ts';
+import { failRange } from '../native/check.ts';
+import { type Augmentation, centreView, drawView, ViewRenderer } from './augment.ts';
+import { type CaptionTable, gatherTokens, type TokenTable } from './captions.ts';
+import type { TrainingImages } from './images.ts';
+import { permutation, Random, streams } from './random.ts';
+import { float32, int64 } from './tensors.ts';
+import type { BatchSource, Tower } from './types.ts';
+
+/** Images and captions of one step. */
+export interface ImageTextBatch {
+  /** [B] place of each row in the list of items for training. */
+  readonly places: Int32Array;
+  /** [B] text of each row in the caption table. */
+  readonly texts: Int32Array;
+  /** [B, 3, S, S], normalised. */
+  readonly pixels: Float32Array;
+  readonly imageSize: number;
+  /** [B, T]. */
+  readonly tokens: BigInt64Array;
+  readonly contextLength: number;
+  /** The same views as images for a teacher that is run on them, where that was asked for. */
+  readonly views?: readonly RgbImage[];
+  /** Optimiser steps before this one. */
+  readonly step: number;
+}
+
+/** Means and standard deviations of the channels, of values 0 to 1. */
+export interface Normalisation {
+  readonly mean: readonly number[];
+  readonly std: readonly number[];
+}
+
+/** CLIP's. */
+export const clipNormalisation: Normalisation = {
+  mean: [0.48145466, 0.4578275, 0.40821073],
+  std: [0.26862954, 0.26130258, 0.27577711],
+};
+
+export interface ImageTextSourceOptions {
+  images: TrainingImages;
+  captions: CaptionTable;
+  tokens: TokenTable;
+  imageSize: number;
+  normalisation: Normalisation;
+  /** Undefined for the plain central square. */
+  augmentation: Augmentation | undefined;
+  batchSize: number;
+  seed: number;
+  /** Also renders the views at this size, for a teacher. */
+  viewSize?: number;
+}
+
+/** Rows that are prepared before other work of the event loop gets its turn. */
+const CHUNK = 8;
+
+/**
+ * Batches of images with captions. The order of an epoch is a permutation drawn by (seed, epoch); view and caption of a row are
+ * drawn by (seed, epoch, place in the permutation). The last, smaller batch of an epoch is left out.
+ */
+export function imageTextSource(options: ImageTextSourceOptions): BatchSource<ImageTextBatch> {
+  const { images, captions, tokens, imageSize, normalisation, augmentation, batchSize, seed, viewSize } =
+    options;
+  const rows = captions.ofItem.length;
+  if (batchSize > rows) failRange(`at most the number of training items (${rows})`, 'batchSize', batchSize);
+  const stepsPerEpoch = Math.floor(rows / batchSize);
+  const renderer = new ViewRenderer(imageSize);
+  const viewRenderer = viewSize === undefined ? undefined : new ViewRenderer(viewSize);
+  let order: { epoch: number; places: Int32Array } | undefined;
+  const placesOf = (epoch: number): Int32Array => {
+    if (order?.epoch !== epoch) {
+      order = { epoch, places: permutation(rows, new Random(seed, streams.order, epoch)) };
+    }
+    return order.places;
+  };
+
+  return {
+    stepsPerEpoch,
+    batchSize,
+    async batch(epoch, step) {
+      const start = step * batchSize;
+      const wanted = placesOf(epoch).slice(start, start + batchSize);
+      const places = new Int32Array(batchSize);
+      const texts = new Int32Array(batchSize);
+      const area = 3 * imageSize * imageSize;
+      const pixels = new Float32Array(batchSize * area);
+      const views: RgbImage[] = [];
+      for (let from = 0; from < batchSize; from += CHUNK) {
+        const chunk = wanted.subarray(from, from + CHUNK);
+        const found = await Promise.all(Array.from(chunk, (place) => images.at(place)));
+        for (const [k, { place, image }] of found.entries()) {
+          const row = from + k;
+          const random = new Random(seed, streams.augment, start + row, epoch);
+          const own = captions.ofItem[place]!;
+          places[row] = place;
+          texts[row] = own[own.length === 1 ? 0 : random.below(own.length)]!;
+          const view = augmentation
+            ? drawView(augmentation, image.width, image.height, random)
+            : centreView(image.width, image.height);
+          renderer.pixels(image, view, normalisation.mean, normalisation.std, pixels, row * area);
+          if (viewRenderer) views.push(viewRenderer.image(image, view));
+        }
+        // The towers' next micro-batch is waiting for this thread.
+        await setImmediate();
+      }
+      return {
+        places,
+        texts,
+        pixels,
+        imageSize,
+        tokens: gatherTokens(tokens, texts),
+        contextLength: tokens.contextLength,
+        ...(viewRenderer && { views }),
+        step: epoch * stepsPerEpoch + step,
+      };
+    },
+  };
+}
+
+/** Names of the two towers' graphs, and of their inputs and outputs where these are not CLIP's own. */
+export const imageTower: Tower<Pick<ImageTextBatch, 'pixels' | 'imageSize'>> = {
+  graph: 'image',
+  inputs: ({ pixels, imageSize }, from, to) => {
+    const area = 3 * imageSize * imageSize;
+    return {
+      pixel_values: float32(pixels.subarray(from * area, to * area), [to - from, 3, imageSize, imageSize]),
+    };
+  },
+};
+
+export const textTower: Tower<Pick<ImageTextBatch, 'tokens' | 'contextLength'>> = {
+  graph: 'text',
+  inputs: ({ tokens, contextLength }, from, to) => ({
+    input_ids: int64(tokens.subarray(from * contextLength, to * contextLength), [to - from, contextLength]),
+  }),
+};

@@ -1,0 +1,40 @@
+import type { Dataset } from '../data/dataset.ts';
+
+/** The captions of the items in use: every distinct text once. */
+export interface CaptionTable {
+  readonly texts: readonly string[];
+  /** Indices into `texts` for each item, in the order of the items; at least one each. */
+  readonly ofItem: readonly Int32Array[];
+}
+
+/** `which` 'first' takes an item's first caption alone. */
+export function tabulateCaptions(data: Dataset, items: Int32Array, which: 'first' | 'random'): CaptionTable {
+  const index = new Map<string, number>();
+  const ofItem = Array.from(items, (item) => {
+    const { captions } = data.item(item);
+    const used = which === 'first' ? captions.slice(0, 1) : captions;
+    return Int32Array.from(used, (caption) => {
+      let at = index.get(caption);
+      if (at === undefined) index.set(caption, (at = index.size));
+      return at;
+    });
+  });
+  return { texts: [...index.keys()], ofItem };
+}
+
+/** [texts, contextLength] token ids, row-major. */
+export interface TokenTable {
+  readonly ids: Int32Array;
+  readonly contextLength: number;
+}
+
+/** Rows of a token table as `input_ids`. */
+export function gatherTokens(table: TokenTable, rows: Int32Array): BigInt64Array {
+  const { ids, contextLength } = table;
+  const out = new BigInt64Array(rows.length * contextLength);
+  for (let i = 0; i < rows.length; i++) {
+    const from = rows[i]! * contextLength;
+    for (let k = 0; k < contextLength; k++) out[i * contextLength + k] = BigInt(ids[from + k]!);
+  }
+  return out;
+}

@@ -1,0 +1,242 @@
+import { GraphBuilder } from '../program/builder.ts';
+import type { Parameter } from '../program/executor.ts';
+import type { Graph } from '../program/graph.ts';
+import type { StudentConfig, TextConfig, VisionConfig } from './config.ts';
+import { Random, streams } from './random.ts';
+
+/** Graphs and starting values of a student: `image` (pixel_values → image_embeds) and `text` (input_ids → text_embeds). */
+export interface StudentProgram {
+  readonly image: Graph;
+  readonly text: Graph;
+  readonly parameters: readonly Parameter[];
+}
+
+/** How a parameter starts; 'ones' and 'zeros' are those of norms and biases. */
+interface Initial {
+  std: number | 'ones' | 'zeros';
+  /** Takes weight decay. */
+  decay: boolean;
+}
+
+/**
+ * Collects parameters while a graph is written. Each draws its values from a stream of its own name, so that a change to one
+ * tower leaves the others' starting values as they are.
+ */
+class Parameters {
+  readonly list: Parameter[] = [];
+  readonly #seed: number;
+
+  constructor(seed: number) {
+    this.#seed = seed;
+  }
+
+  add(builder: GraphBuilder, name: string, dims: readonly number[], { std, decay }: Initial): string {
+    const length = dims.reduce((product, dim) => product * dim, 1);
+    const value = new Float32Array(length);
+    if (std === 'ones') value.fill(1);
+    else if (std !== 'zeros') {
+      const random = new Random(this.#seed, streams.initial, fnv1a(name));
+      for (let i = 0; i < length; i++) value[i] = std * random.normal();
+    }
+    this.list.push({ name, dims, value, decay, trainable: true });
+    return builder.parameter(name, dims);
+  }
+}
+
+function fnv1a(text: string): number {
+  let hash = 0x811c9dc5;
+  for (const byte of Buffer.from(text)) hash = Math.imul(hash ^ byte, 0x01000193) >>> 0;
+  return hash;
+}
+
+/**
+ * A CLIP with new weights. Initialisation is CLIP's (Radford et al., 2021, as published with its code): normal, with the
+ * spread of what writes into the residual stream divided by √(2 · layers).
+ *
+ * Weight decay acts on matrices and kernels. Norms and biases have none, as in CLIP; token embeddings and positions have none
+ * either, because they are looked up rather than multiplied: decay would wear away rows that a batch does not touch.
+ */
+export function buildStudent(config: StudentConfig, seed: number): StudentProgram {
+  const parameters = new Parameters(seed);
+  const image = buildVision(config.vision, config.embedDim, parameters);
+  const text = buildText(config.text, config.embedDim, parameters, false);
+  return { image, text, parameters: parameters.list };
+}
+
+/** The text tower of an exported model, which takes texts of any length up to the context's. Parameters are the same. */
+export function buildExportedText(config: StudentConfig): Graph {
+  return buildText(config.text, config.embedDim, new NoParameters(0), true);
+}
+
+/** For a graph whose values come from elsewhere. */
+class NoParameters extends Parameters {
+  override add(builder: GraphBuilder, name: string, dims: readonly number[]): string {
+    return builder.parameter(name, dims);
+  }
+}
+
+/**
+ * pixel_values [batch, 3, S, S] → image_embeds [batch, embedDim]. With a class token, the first row of the positions is also
+ * the token: CLIP adds a position to it that is never without it, so the two would be one sum.
+ */
+function buildVision(config: VisionConfig, embedDim: number, parameters: Parameters): Graph {
+  const { imageSize, patchSize, width, layers, pooling } = config;
+  const builder = new GraphBuilder('image');
+  const pixels = builder.input('pixel_values', 'float32', ['batch', 3, imageSize, imageSize]);
+  const patches = (imageSize / patchSize) ** 2;
+  const tokens = pooling === 'class' ? patches + 1 : patches;
+  const kernel = parameters.add(builder, 'vision.patch.weight', [width, 3, patchSize, patchSize], {
+    std: (3 * patchSize * patchSize) ** -0.5,
+    decay: true,
+  });
+  const grid = builder.op('Conv', [pixels, kernel], {
+    kernel_shape: [patchSize, patchSize],
+    strides: [patchSize, patchSize],
+  });
+  const flat = builder.op('Reshape', [grid, builder.ints([0, width, patches])]);
+  let x = builder.op('Transpose', [flat], { perm: [0, 2, 1] });
+  if (pooling === 'class') x = builder.op('Pad', [x, builder.ints([0, 1, 0, 0, 0, 0])]);
+  const positions = parameters.add(builder, 'vision.positions', [tokens, width], {
+    std: width ** -0.5,
+    decay: false,
+  });
+  x = builder.op('Add', [x, positions]);
+  x = norm(builder, parameters, 'vision.norm_in', x, width);
+  for (let layer = 0; layer < layers; layer++) {
+    x = block(builder, parameters, `vision.blocks.${layer}`, x, config);
+  }
+  const pooled =
+    pooling === 'class'
+      ? builder.op('Gather', [x, zeroIndex(builder)], { axis: 1 })
+      : builder.op('ReduceMean', [x], { axes: [1], keepdims: 0 });
+  project(builder, parameters, 'vision', pooled, width, embedDim, 'image_embeds');
+  return builder.build();
+}
+
+/**
+ * input_ids [batch, T] → text_embeds [batch, embedDim], read at the largest id, the end-of-text token. There is no attention
+ * mask: what follows that token cannot be seen from it. A training graph has a fixed T; `anyLength` takes any up to the context.
+ */
+function buildText(config: TextConfig, embedDim: number, parameters: Parameters, anyLength: boolean): Graph {
+  const { vocabSize, contextLength: context, width, layers } = config;
+  const builder = new GraphBuilder('text');
+  const ids = builder.input('input_ids', 'int64', ['batch', anyLength ? 'sequence' : context]);
+  const table = parameters.add(builder, 'text.tokens', [vocabSize, width], { std: 0.02, decay: false });
+  let positions = parameters.add(builder, 'text.positions', [context, width], { std: 0.01, decay: false });
+  const triangle = new Float32Array(context * context);
+  for (let i = 0; i < context; i++) triangle.fill(-1e9, i * context + i + 1, (i + 1) * context);
+  let mask = builder.constant({ type: 'float32', dims: [context, context], data: triangle }, 'causal_mask');
+  let range = builder.constant(
+    { type: 'int64', dims: [context], data: BigInt64Array.from({ length: context }, (_, i) => BigInt(i)) },
+    'range',
+  );
+  if (anyLength) {
+    const length = builder.op('Slice', [builder.op('Shape', [ids]), builder.ints([1]), builder.ints([2])]);
+    const zero = builder.ints([0]);
+    positions = builder.op('Slice', [positions, zero, length, zero]);
+    range = builder.op('Slice', [range, zero, length, zero]);
+    const both = builder.op('Concat', [length, length], { axis: 0 });
+    mask = builder.op('Slice', [mask, builder.ints([0, 0]), both, builder.ints([0, 1])]);
+  }
+  let x = builder.op('Gather', [table, ids], { axis: 0 });
+  x = builder.op('Add', [x, positions]);
+  for (let layer = 0; layer < layers; layer++) {
+    x = block(builder, parameters, `text.blocks.${layer}`, x, config, mask);
+  }
+  // The end-of-text row, picked by a product with a one-hot row: cheap, and its gradient is another product.
+  const end = builder.op('ArgMax', [ids], { axis: 1, keepdims: 1 });
+  const chosen = builder.op('Cast', [builder.op('Equal', [range, end])], { to: 1 });
+  const row = builder.op('Unsqueeze', [chosen, builder.ints([1])]);
+  const pooled = builder.op('Squeeze', [builder.op('MatMul', [row, x]), builder.ints([1])]);
+  project(builder, parameters, 'text', pooled, width, embedDim, 'text_embeds');
+  return builder.build();
+}
+
+function zeroIndex(builder: GraphBuilder): string {
+  return builder.constant({ type: 'int64', dims: [], data: BigInt64Array.of(0n) });
+}
+
+/** Final norm and projection. The norm works on rows, so that of the pooled row alone is enough. */
+function project(
+  builder: GraphBuilder,
+  parameters: Parameters,
+  tower: string,
+  pooled: string,
+  width: number,
+  embedDim: number,
+  output: string,
+): void {
+  const normed = norm(builder, parameters, `${tower}.norm_out`, pooled, width);
+  const projection = parameters.add(builder, `${tower}.projection`, [width, embedDim], {
+    std: width ** -0.5,
+    decay: true,
+  });
+  builder.output(output, builder.op('MatMul', [normed, projection]), ['batch', embedDim]);
+}
+
+function norm(builder: GraphBuilder, parameters: Parameters, name: string, x: string, width: number): string {
+  const weight = parameters.add(builder, `${name}.weight`, [width], { std: 'ones', decay: false });
+  const bias = parameters.add(builder, `${name}.bias`, [width], { std: 'zeros', decay: false });
+  return builder.op('LayerNormalization', [x, weight, bias], { axis: -1, epsilon: 1e-5 });
+}
+
+function linear(
+  builder: GraphBuilder,
+  parameters: Parameters,
+  name: string,
+  x: string,
+  from: number,
+  to: number,
+  std: number,
+): string {
+  const weight = parameters.add(builder, `${name}.weight`, [from, to], { std, decay: true });
+  const bias = parameters.add(builder, `${name}.bias`, [to], { std: 'zeros', decay: false });
+  return builder.op('Add', [builder.op('MatMul', [x, weight]), bias]);
+}
+
+/** A pre-norm transformer block with quick-GELU, [batch, tokens, width] to the same. */
+function block(
+  builder: GraphBuilder,
+  parameters: Parameters,
+  name: string,
+  input: string,
+  { width, heads, layers, mlpRatio }: { width: number; heads: number; layers: number; mlpRatio: number },
+  mask?: string,
+): string {
+  const headWidth = width / heads;
+  const hidden = Math.round(width * mlpRatio);
+  const inner = width ** -0.5;
+  const residual = inner * (2 * layers) ** -0.5;
+
+  const normed = norm(builder, parameters, `${name}.norm1`, input, width);
+  const qkv = linear(builder, parameters, `${name}.attn.qkv`, normed, width, 3 * width, inner);
+  const split = builder.op('Reshape', [qkv, builder.ints([0, 0, 3 * heads, headWidth])]);
+  const [q, k, v] = builder.ops(
+    'Split',
+    [split, builder.ints([heads, heads, heads])],
+    { axis: 2 },
+    { outputs: 3 },
+  ) as [string, string, string];
+  const scaled = builder.op('Mul', [q, builder.scalar(headWidth ** -0.5)]);
+  const queries = builder.op('Transpose', [scaled], { perm: [0, 2, 1, 3] });
+  const keys = builder.op('Transpose', [k], { perm: [0, 2, 3, 1] });
+  const values = builder.op('Transpose', [v], { perm: [0, 2, 1, 3] });
+  let scores = builder.op('MatMul', [queries, keys]);
+  if (mask !== undefined) scores = builder.op('Add', [scores, mask]);
+  const attended = builder.op('MatMul', [builder.op('Softmax', [scores], { axis: -1 }), values]);
+  const merged = builder.op('Reshape', [
+    builder.op('Transpose', [attended], { perm: [0, 2, 1, 3] }),
+    builder.ints([0, 0, width]),
+  ]);
+  const attention = linear(builder, parameters, `${name}.attn.out`, merged, width, width, residual);
+  const x = builder.op('Add', [input, attention]);
+
+  const normed2 = norm(builder, parameters, `${name}.norm2`, x, width);
+  const wide = linear(builder, parameters, `${name}.mlp.in`, normed2, width, hidden, (2 * width) ** -0.5);
+  const gate = builder.op('Sigmoid', [builder.op('Mul', [wide, builder.scalar(1.702)])]);
+  const active = builder.op('Mul', [wide, gate]);
+  return builder.op('Add', [
+    x,
+    linear(builder, parameters, `${name}.mlp.out`, active, hidden, width, residual),
+  ]);
+}

@@ -1,0 +1,131 @@
+import { InferenceSession, Tensor } from 'onnxruntime-node';
+import { describe, expect, it } from 'vitest';
+import { encodeModel } from '../../src/onnx/model.ts';
+import { exportModel } from '../../src/program/export.ts';
+import type { Graph } from '../../src/program/graph.ts';
+import { studentConfig } from '../../src/student/config.ts';
+import { buildExportedText, buildStudent, type StudentProgram } from '../../src/student/towers.ts';
+
+const tiny = studentConfig({
+  embedDim: 6,
+  vision: { imageSize: 16, patchSize: 8, width: 12, layers: 2, heads: 3 },
+  text: { vocabSize: 40, contextLength: 7, width: 8, layers: 2, heads: 2 },
+});
+
+async function session(graph: Graph, { parameters }: StudentProgram): Promise<InferenceSession> {
+  const values = new Map(parameters.map(({ name, value }) => [name, value]));
+  return InferenceSession.create(encodeModel(exportModel(graph, values)));
+}
+
+function ids(rows: readonly (readonly number[])[]): Tensor {
+  return new Tensor('int64', BigInt64Array.from(rows.flat(), BigInt), [rows.length, rows[0]!.length]);
+}
+
+async function text(model: InferenceSession, rows: readonly (readonly number[])[]): Promise<number[][]> {
+  const { text_embeds } = await model.run({ input_ids: ids(rows) });
+  const data = Array.from(text_embeds!.data as Float32Array);
+  return rows.map((_, i) => data.slice(i * tiny.embedDim, (i + 1) * tiny.embedDim));
+}
+
+function expectClose(a: readonly number[], b: readonly number[]): void {
+  expect(a.length).toBe(b.length);
+  for (const [i, value] of a.entries()) expect(value).toBeCloseTo(b[i]!, 5);
+}
+
+describe('text tower', () => {
+  it('sees nothing after the end token, and the end token decides where it is read', async () => {
+    const program = buildStudent(tiny, 1);
+    const model = await session(program.text, program);
+    const [a, b, c] = await text(model, [
+      [38, 5, 6, 39, 39, 39, 39],
+      [38, 5, 6, 39, 1, 2, 3],
+      [38, 5, 7, 39, 39, 39, 39],
+    ]);
+    expectClose(a!, b!);
+    expect(Math.abs(a![0]! - c![0]!)).toBeGreaterThan(1e-4);
+  });
+
+  it('takes texts of any length when exported, with the embeddings of padded ones', async () => {
+    const program = buildStudent(tiny, 2);
+    const fixed = await session(program.text, program);
+    const exported = await session(buildExportedText(tiny), program);
+    const [long] = await text(fixed, [[38, 5, 6, 39, 39, 39, 39]]);
+    for (const row of [
+      [38, 5, 6, 39],
+      [38, 5, 6, 39, 39],
+      [38, 5, 6, 39, 39, 39, 39],
+    ]) {
+      expectClose((await text(exported, [row]))[0]!, long!);
+    }
+  });
+});
+
+describe('image tower', () => {
+  it.each(['class', 'mean'] as const)('embeds each image by itself (%s)', async (pooling) => {
+    const config = studentConfig({ ...tiny, vision: { ...tiny.vision, pooling } });
+    const program = buildStudent(config, 3);
+    const model = await session(program.image, program);
+    const pixels = Float32Array.from({ length: 2 * 3 * 16 * 16 }, (_, i) => Math.sin(i * 0.37));
+    const both = await model.run({ pixel_values: new Tensor('float32', pixels, [2, 3, 16, 16]) });
+    const second = await model.run({
+      pixel_values: new Tensor('float32', pixels.slice(3 * 256), [1, 3, 16, 16]),
+    });
+    const joined = Array.from(both.image_embeds!.data as Float32Array);
+    expect(both.image_embeds!.dims).toEqual([2, 6]);
+    expectClose(joined.slice(6), Array.from(second.image_embeds!.data as Float32Array));
+    expect(Math.abs(joined[0]! - joined[6]!)).toBeGreaterThan(1e-4);
+  });
+});
+
+describe('parameters', () => {
+  it('start the same for a seed, whatever the other tower is, and differ for another', () => {
+    const value = (program: StudentProgram, name: string) =>
+      program.parameters.find((parameter) => parameter.name === name)!.value;
+    const a = buildStudent(tiny, 1);
+    const b = buildStudent(studentConfig({ ...tiny, vision: { ...tiny.vision, layers: 4 } }), 1);
+    const name = 'text.blocks.1.mlp.in.weight';
+    expect(value(b, name)).toEqual(value(a, name));
+    expect(value(buildStudent(tiny, 2), name)).not.toEqual(value(a, name));
+  });
+
+  it("have CLIP's spread, and decay on matrices alone", () => {
+    const config = studentConfig({ base: 'micro-64', text: { vocabSize: 600 } });
+    const { parameters } = buildStudent(config, 0);
+    const { width, layers } = config.vision;
+    const std = (name: string) => {
+      const { value } = parameters.find((parameter) => parameter.name === name)!;
+      return Math.sqrt(value.reduce((sum, x) => sum + x * x, 0) / value.length);
+    };
+    expect(std('vision.blocks.0.attn.qkv.weight')).toBeCloseTo(width ** -0.5, 2);
+    expect(std('vision.blocks.0.mlp.out.weight')).toBeCloseTo(width ** -0.5 * (2 * layers) ** -0.5, 2);
+    expect(std('text.tokens')).toBeCloseTo(0.02, 3);
+    for (const { name, decay } of parameters) {
+      const matrix = /(patch|qkv|out|in)\.weight$|projection$/.test(name) && !/norm/.test(name);
+      expect([name, decay]).toEqual([name, matrix]);
+    }
+  });
+
+  it('are as many as in CLIP ViT-B/32', () => {
+    const count = (layers: number) => {
+      const student = studentConfig({ base: 'vit-b-32', vision: { layers }, text: { layers } });
+      return buildStudent(student, 0).parameters.reduce((sum, { value }) => sum + value.length, 0);
+    };
+    const one = count(1);
+    const twelve = one + 11 * (count(2) - one);
+    // OpenAI's model has 151,277,313, of which one is the logit scale, and 768 the class token apart from its position.
+    expect(twelve).toBe(151_277_313 - 1 - 768);
+  });
+});
+
+describe('studentConfig', () => {
+  it('names what does not fit', () => {
+    expect(() => studentConfig('vit-b-33' as 'vit-b-32')).toThrow(
+      /Expected one of .* for student but received "vit-b-33"/,
+    );
+    expect(() => studentConfig({ vision: { heads: 5 } })).toThrow(/student\.vision\.heads but received 5/);
+    expect(() => studentConfig({ vision: { patchSize: 7 } })).toThrow(/student\.vision\.patchSize/);
+    expect(() => studentConfig({ vision: { depth: 3 } as object })).toThrow(
+      /student\.vision but received "depth"/,
+    );
+  });
+});
