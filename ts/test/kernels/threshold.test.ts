@@ -39,7 +39,7 @@ describe('chooseThreshold', () => {
     expect(high).toMatchObject({
       reached: false,
       keepRatio: 1,
-      reason: expect.sttiedMatching(/about 0\.(5|49999)\d*:/),
+      reason: expect.stringMatching(/about 0\.(5|49999)\d*:/),
     });
     const low = await chooseThreshold(tied, { keepRatio: 0.3 });
     expect(low).toMatchObject({ reached: false, keepRatio: 1 / 6 });
@@ -57,7 +57,7 @@ describe('chooseThreshold', () => {
     expect(floor).toMatchObject({
       reached: false,
       threshold: 0.9,
-      reason: expect.sttiedContaining('floor of 0.9'),
+      reason: expect.stringContaining('floor of 0.9'),
     });
   });
 

@@ -39,9 +39,11 @@ export function toFloat16(value: number): number {
   return sign | (((exponent + 15) << 10) + (units - 1024));
 }
 
+const lanes = new Float64Array(16);
+
 /** Products, exact in float64, into lane index mod 16; then lanes by halves. */
-export function dot(x: ArrayLike<number>, y: ArrayLike<number>): number {
-  const lanes = new Float64Array(16);
+export function dot(x: Float32Array, y: Float32Array): number {
+  lanes.fill(0);
   for (let index = 0; index < x.length; index++) lanes[index % 16]! += x[index]! * y[index]!;
   for (const half of [8, 4, 2, 1]) {
     for (let lane = 0; lane < half; lane++) lanes[lane]! += lanes[lane + half]!;

@@ -98,8 +98,10 @@ function start(
   const draw = (step: number, bound: bigint) =>
     scaleDraw(philox64(seed, 1, problem * clusters + step), bound);
   const chosen = [Number(draw(0, BigInt(rows.length)))];
+  let weights = rows.map(() => Number.POSITIVE_INFINITY);
   while (chosen.length < clusters) {
-    const weights = rows.map((row) => Math.min(...chosen.map((centre) => square(row, rows[centre]!))));
+    const newest = rows[chosen.at(-1)!]!;
+    weights = weights.map((weight, row) => Math.min(weight, square(rows[row]!, newest)));
     const scale = 2 ** fixedExponent(rows.length, Math.max(...weights));
     const fixed = weights.map((weight) => BigInt(roundEven(weight * scale)));
     const total = fixed.reduce((sum, weight) => sum + weight, 0n);
