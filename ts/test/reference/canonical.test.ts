@@ -86,8 +86,11 @@ describe('canonical arithmetic', () => {
   });
 
   it('draws what Philox4x32-10 draws', () => {
-    // First two words of the published known answers for counter and key of zeros, and of ones.
+    // First two words of the known answers that its authors publish: zeros, ones, digits of pi.
     expect(philox64(0, 0, 0)).toBe(0xe169c58d6627e8d5n);
+    const ones = 2n ** 64n - 1n;
+    expect(philox64(ones, ones, ones)).toBe(0x41c83b0e408f276dn);
+    expect(philox64(0x299f31d0a4093822n, 0x0370734413198a2en, 0x85a308d3243f6a88n)).toBe(0x94fdccebd16cfe09n);
     expect(scaleDraw((1n << 64n) - 1n, 10n)).toBe(9n);
     expect(scaleDraw(1n << 63n, 10n)).toBe(5n);
     expect(philox64(1, 2, 3)).not.toBe(philox64(1, 2, 4));

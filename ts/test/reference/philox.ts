@@ -1,5 +1,7 @@
+type Integer = number | bigint;
+
 /** Philox4x32-10 (Salmon et al., SC 2011), in BigInt: the first two words of a draw as one number, word 0 the low one. */
-export function philox64(seed: number, stream: number, index: number): bigint {
+export function philox64(seed: Integer, stream: Integer, index: Integer): bigint {
   const mask = 0xffffffffn;
   const low = (value: bigint) => value & mask;
   const high = (value: bigint) => value >> 32n;
