@@ -67,12 +67,13 @@ export interface Executor {
   readonly parameters: readonly { name: string; dims: readonly number[]; offset: number; length: number }[];
   /**
    * Outputs of a graph by name. `keep` asks to hold what `backward` on the same inputs needs; a hint, `backward` recomputes what is missing.
-   * `parameters: 'ema'` evaluates with the moving average instead.
+   * `training` takes the statistics of batch normalisations from the batch, as `backward` always does; it defaults to `keep`.
+   * `parameters: 'ema'` evaluates with the moving average instead; with the current values where there is none yet.
    */
   forward(
     graph: string,
     inputs: Tensors,
-    options?: { keep?: boolean; parameters?: 'current' | 'ema' },
+    options?: { keep?: boolean; training?: boolean; parameters?: 'current' | 'ema' },
   ): Promise<Record<string, Tensor>>;
   /** Adds to the gradients; outputs without a gradient count as zero. */
   backward(graph: string, inputs: Tensors, outputGradients: Tensors): Promise<void>;

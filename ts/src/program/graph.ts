@@ -9,7 +9,14 @@ export type DataType = 'float32' | 'float16' | 'float64' | 'int32' | 'int64' | '
 export interface Constant {
   readonly type: DataType;
   readonly dims: readonly number[];
-  readonly data: Float32Array | Float64Array | Int32Array | BigInt64Array | Uint8Array | Int8Array | Uint16Array;
+  readonly data:
+    | Float32Array
+    | Float64Array
+    | Int32Array
+    | BigInt64Array
+    | Uint8Array
+    | Int8Array
+    | Uint16Array;
 }
 
 export type Attribute =

@@ -1,0 +1,126 @@
+import { CidError } from '../../native/errors.ts';
+import { encodeModel } from '../../onnx/model.ts';
+import { createSession, type SessionHandle } from '../../onnx/runtime.ts';
+import { type Differentiated, differentiate } from '../autodiff.ts';
+import { exportProgram } from '../export.ts';
+import { fuse } from '../fuse.ts';
+import type { Constant, Graph } from '../graph.ts';
+import { type InputDims, type StaticGraph, specialize } from '../static.ts';
+
+/** A graph at fixed shapes, compiled. */
+export interface Program {
+  readonly graph: Graph;
+  readonly session: SessionHandle;
+  /** What the call asks for that need not be computed. */
+  readonly constants: ReadonlyMap<string, Constant>;
+}
+
+export interface GradientProgram extends Program {
+  readonly differentiated: Differentiated;
+}
+
+/** Sessions kept: a few shapes of a few graphs. Each holds the memory of its activations. */
+const LARGEST_CACHE = 12;
+
+/** Compiles graphs for the shapes of a call, once. */
+export class Programs {
+  readonly #graphs: Readonly<Record<string, Graph>>;
+  readonly #threads: number;
+  readonly #cache = new Map<string, Promise<Program>>();
+
+  constructor(graphs: Readonly<Record<string, Graph>>, threads: number) {
+    this.#graphs = graphs;
+    this.#threads = threads;
+  }
+
+  forward(name: string, dims: InputDims, training: boolean): Promise<Program> {
+    return this.#cached(`${name}|${training ? 'training' : 'inference'}|${keyOf(dims)}`, () => {
+      const specialized = fuse(specialize(this.#graph(name), dims, { training }));
+      return { graph: specialized.toGraph(computed(specialized)), constants: specialized.constants };
+    });
+  }
+
+  gradient(
+    name: string,
+    dims: InputDims,
+    learned: ReadonlySet<string>,
+    outputs: readonly string[],
+  ): Promise<GradientProgram> {
+    return this.#cached(`${name}|gradient of ${outputs}|${keyOf(dims)}`, () => {
+      const specialized = fuse(specialize(this.#graph(name), dims, { training: true }));
+      const used = new Set(specialized.parameters.map((parameter) => parameter.name));
+      const wanted = new Set([...learned].filter((parameter) => used.has(parameter)));
+      const differentiated = differentiate(specialized, wanted, outputs);
+      return { graph: differentiated.graph, constants: specialized.constants, differentiated };
+    }) as Promise<GradientProgram>;
+  }
+
+  #graph(name: string): Graph {
+    const graph = this.#graphs[name];
+    if (!graph) {
+      throw new RangeError(
+        `Expected one of ${Object.keys(this.#graphs).join(', ')} for graph but received ${name}`,
+      );
+    }
+    return graph;
+  }
+
+  async #cached(key: string, plan: () => Omit<Program, 'session'>): Promise<Program> {
+    const known = this.#cache.get(key);
+    if (known) {
+      // The one used last goes to the end, the first is dropped first.
+      this.#cache.delete(key);
+      this.#cache.set(key, known);
+      return known;
+    }
+    const compiled = compile(plan, this.#threads);
+    this.#cache.set(key, compiled);
+    try {
+      await compiled;
+    } catch (error) {
+      this.#cache.delete(key);
+      throw error;
+    }
+    if (this.#cache.size > LARGEST_CACHE) {
+      const [oldest, program] = this.#cache.entries().next().value!;
+      this.#cache.delete(oldest);
+      await (await program).session.release();
+    }
+    return compiled;
+  }
+
+  async dispose(): Promise<void> {
+    for (const program of this.#cache.values()) await (await program).session.release();
+    this.#cache.clear();
+  }
+}
+
+async function compile(plan: () => Omit<Program, 'session'>, threads: number): Promise<Program> {
+  const planned = plan();
+  try {
+    const session = await createSession(encodeModel(exportProgram(planned.graph)), {
+      providers: ['cpu'],
+      threads,
+      // What matters is fused already, and the gradients' uses of the values forbid the rest.
+      optimize: false,
+    });
+    return { ...planned, session };
+  } catch (error) {
+    throw new CidError('MODEL_INVALID', `Graph '${planned.graph.name}': ${(error as Error).message}`, {
+      cause: error,
+    });
+  }
+}
+
+function keyOf(dims: InputDims): string {
+  return Object.entries(dims)
+    .map(([name, sizes]) => `${name}:${sizes.join('x')}`)
+    .sort()
+    .join(' ');
+}
+
+/** Outputs that need a session: not those that are constants or inputs. */
+function computed(graph: StaticGraph): string[] {
+  const inputs = new Set(graph.inputs.map(({ name }) => name));
+  return graph.outputs.filter((name) => !inputs.has(name) && !graph.constants.has(name));
+}
