@@ -42,7 +42,7 @@ const embed = z.strictObject({
 const balance = z.strictObject({
   /** Two images are near-duplicates when their cosine is over this. Either this or `keepRatio`. */
   threshold: z.number().min(-1).max(1).optional(),
-  /** Share of the images that should stay; the threshold is searched for. */
+  /** Share of the images that should stay; the threshold is searched for. Defaults to 0.563, as in the paper. */
   keepRatio: z.number().positive().max(1).optional(),
   /** A share within this of `keepRatio` ends the search. */
   tolerance: share.default(0.001),
@@ -343,7 +343,7 @@ function closest(name: string, candidates: readonly string[]): string | undefine
   }));
   scored.sort((a, b) => a.distance - b.distance);
   const best = scored[0];
-  return best && best.distance <= Math.max(1, Math.floor(name.length / 3)) ? best.candidate : undefined;
+  return best && best.distance <= Math.ceil(name.length / 3) ? best.candidate : undefined;
 }
 
 /** Levenshtein. */

@@ -47,6 +47,7 @@ export const STAGE_FOLDERS = {
   balance: 'balance',
   cluster: 'cluster',
   distill: 'student',
+  baseline: 'baseline',
   pretrain: 'pretrain',
   eval: 'eval',
 } as const;

@@ -1,0 +1,98 @@
+import { existsSync } from 'node:fs';
+import { join } from 'node:path';
+import { openDataset } from '../data/dataset.ts';
+import { evaluate } from '../eval/evaluate.ts';
+import type { EvaluateOptions, EvaluateResult } from '../eval/types.ts';
+import { readJson, writeJson } from '../run/files.ts';
+import type { Json } from '../run/hash.ts';
+import { hashPath, runStage, type StageResult } from '../run/stage.ts';
+import type { Config } from './config.ts';
+import { defined, type StageSettings } from './stage.ts';
+
+export interface EvalStageOptions extends StageSettings {
+  /** Model folders by the name that they have in the results, in the order of the table. */
+  readonly models: Readonly<Record<string, string>>;
+  /** What they are measured on. */
+  readonly data: string;
+  /** Data that they may have seen. */
+  readonly train?: string | undefined;
+  /** Everything else; see EvaluateOptions. */
+  readonly options: Omit<Config['eval'], 'data' | 'train'>;
+  readonly encoder?: Config['encoder'] | undefined;
+  /** Defaults to 0. */
+  readonly seed?: number | undefined;
+}
+
+/** Measures models on a data set; writes `NAME.json` ({@link EvaluateResult}) for each. */
+export async function evalStage(options: EvalStageOptions): Promise<StageResult> {
+  const { models, seed = 0, folder } = options;
+  const names = Object.keys(models);
+  const outputs = names.map((name) => `${name}.json`);
+  const inputs: Record<string, string> = { data: await hashData(options.data) };
+  if (options.train !== undefined) inputs.train = await hashData(options.train);
+  for (const name of names) inputs[name] = await hashPath(models[name]!);
+  return runStage({
+    name: 'eval',
+    folder,
+    inputs,
+    options: { ...(options.options as Record<string, Json>), seed },
+    owns: outputs,
+    ...defined({ existing: options.existing, log: options.log }),
+    work: async ({ resumed }) => {
+      const summary: Record<string, Json> = {};
+      for (const name of names) {
+        const path = join(folder, `${name}.json`);
+        // A result is written whole, so what is there from an attempt that was stopped is good.
+        const done = resumed && existsSync(path);
+        const result = done ? ((await readJson(path)) as EvaluateResult) : await measure(name, options);
+        if (!done) await writeJson(path, result);
+        summary[name] = headline(result);
+      }
+      return { outputs, summary };
+    },
+  });
+}
+
+/** Measures one model of the stage's, without writing anything. */
+export async function measure(
+  name: string,
+  options: Omit<EvalStageOptions, 'folder'>,
+): Promise<EvaluateResult> {
+  const { onProgress } = options;
+  const settings = defined({
+    train: options.train,
+    device: options.device,
+    threads: options.threads,
+    signal: options.signal,
+    seed: options.seed,
+    encoder: options.encoder && defined(options.encoder),
+    onProgress:
+      onProgress &&
+      ((event: Parameters<typeof onProgress>[0]) =>
+        onProgress({ ...event, label: `eval ${name}: ${event.label}` })),
+  });
+  return evaluate({
+    ...(defined(options.options) as Partial<EvaluateOptions>),
+    ...settings,
+    model: options.models[name]!,
+    data: options.data,
+  });
+}
+
+async function hashData(source: string): Promise<string> {
+  const data = await openDataset(source, { captions: false });
+  await data.dispose();
+  return data.hash;
+}
+
+/** The few numbers that a summary shows. */
+function headline(result: EvaluateResult): Record<string, Json> {
+  const scores: Record<string, Json> = { parameters: result.model.parameters };
+  for (const [field, zeroShot] of Object.entries(result.zeroShot ?? {}))
+    scores[`zeroShot/${field}`] = zeroShot.top1;
+  if (result.imageImage) scores.imageToImage = result.imageImage.recall['1'];
+  for (const [field, probe] of Object.entries(result.linearProbe ?? {}))
+    scores[`linearProbe/${field}`] = probe.top1;
+  if (result.imageText?.data) scores.imageToText = result.imageText.data.imageToText.recall['1'];
+  return scores;
+}

@@ -1,0 +1,251 @@
+import { join } from 'node:path';
+import { type Dataset, openDataset } from '../data/dataset.ts';
+import { npyMatrix, readNpy } from '../data/npy.ts';
+import { openStore } from '../data/store.ts';
+import { openEncoder } from '../encoder/encoder.ts';
+import type { Matrix } from '../kernels/rows.ts';
+import { CidError } from '../native/errors.ts';
+import { hashFile, type Json } from '../run/hash.ts';
+import { hashPath, outputHash, requireStage, runStage, type StageResult } from '../run/stage.ts';
+import type { TrainedStudent, TrainingOptions } from '../student/options.ts';
+import type { Config } from './config.ts';
+import { type DistillOptions, distill } from './distill.ts';
+import { readKept } from './items.ts';
+import { pretrain } from './pretrain.ts';
+import { gatherRows } from './rows.ts';
+import { defined, type StageSettings } from './stage.ts';
+
+/** What a training folder holds: checkpoints, metrics of its own, and the exported model. */
+const OWNS = ['last.safetensors', 'best.safetensors', 'metrics.jsonl', 'model'] as const;
+
+export interface DistillStageOptions extends StageSettings {
+  /** Name of the stage in the record and in messages. Defaults to 'distill'. */
+  readonly name?: string;
+  /** The teacher's model folder. */
+  readonly teacher: string;
+  /** Embedding store that this teacher made, images and texts. */
+  readonly embeddings: string;
+  /** The `kept.jsonl` of balancing: items to train on, with their rows of the store. */
+  readonly kept: string;
+  /** Folder of the cluster stage over the same `kept.jsonl`; needed where a cluster term has weight. */
+  readonly cluster?: string | undefined;
+  readonly training: Config['distill'];
+  readonly encoder?: Config['encoder'] | undefined;
+  /** Defaults to 0. */
+  readonly seed?: number | undefined;
+  /** Where a line of metrics a step goes. Defaults to `metrics.jsonl` in the stage's folder. */
+  readonly metrics?: string | undefined;
+}
+
+/** Distils a student from cached embeddings; see `distill`. The exported model is in `model/` of the folder. */
+export async function distillStage(options: DistillStageOptions): Promise<StageResult> {
+  const { name = 'distill', training, seed = 0, kept } = options;
+  const weights = { clusterCe: 1, clusterKl: 1, instance: 1, ...defined(training.weights ?? {}) };
+  const clustered = weights.clusterCe > 0 || weights.clusterKl > 0;
+  const guided = clustered || weights.instance > 0;
+  if (clustered && options.cluster === undefined) {
+    throw new CidError(
+      'INVALID_CONFIG',
+      'Expected the results of clustering for the cluster terms but received none',
+    );
+  }
+  const centres = clustered ? await requireStage(options.cluster!, 'cluster') : undefined;
+  const keptHash = await hashFile(kept);
+  if (centres && centres.inputs.kept !== keptHash) {
+    throw new CidError(
+      'INVALID_DATA',
+      `${options.cluster} was made from another list than ${kept}. Run clip-cid cluster again`,
+    );
+  }
+  const store = await openStore(options.embeddings);
+  return runStage({
+    name,
+    folder: options.folder,
+    inputs: {
+      teacher: await hashPath(options.teacher),
+      kept: keptHash,
+      ...(guided ? { embeddings: store.hash } : {}),
+      ...(centres
+        ? { centroids: outputHash(centres, 'centroids.npy'), labels: outputHash(centres, 'labels.npy') }
+        : {}),
+      ...(await initInput(training.init)),
+    },
+    options: trainingOptions(training, seed),
+    owns: OWNS,
+    ...defined({ existing: options.existing, log: options.log }),
+    work: async () => {
+      const data = await openDataset(kept);
+      const teacher = await openEncoder(options.teacher, {
+        ...defined(options.encoder ?? {}),
+        ...threadsOf(options),
+      });
+      try {
+        const { rows, places } = await rowsOf(data, kept);
+        const embeddings = guided ? await gatherEmbeddings(store, rows, data) : undefined;
+        const clusters = clustered ? await readClusters(options.cluster!, places) : undefined;
+        const student = await distill({
+          ...(defined(training) as Partial<DistillOptions>),
+          ...trainingSettings(options, name, seed),
+          data,
+          folder: options.folder,
+          teacherFolder: options.teacher,
+          teacher,
+          ...defined({ embeddings, clusters, metrics: options.metrics }),
+        });
+        return trained(student);
+      } finally {
+        await teacher.dispose();
+        await data.dispose();
+      }
+    },
+  });
+}
+
+export interface PretrainStageOptions extends StageSettings {
+  /** Images with captions: a list, a folder, or WebDataset tars; a `kept.jsonl` is one too. */
+  readonly data: string;
+  readonly imageField?: string | undefined;
+  readonly captionField?: string | undefined;
+  readonly training: Config['pretrain'];
+  /** Defaults to 0. */
+  readonly seed?: number | undefined;
+  /** Where a line of metrics a step goes. Defaults to `metrics.jsonl` in the stage's folder. */
+  readonly metrics?: string | undefined;
+}
+
+/** Trains a CLIP from nothing; see `pretrain`. The exported model is in `model/` of the folder. */
+export async function pretrainStage(options: PretrainStageOptions): Promise<StageResult> {
+  const { training, seed = 0 } = options;
+  const data = await openDataset(
+    options.data,
+    defined({ imageField: options.imageField, captionField: options.captionField }),
+  );
+  try {
+    return await runStage({
+      name: 'pretrain',
+      folder: options.folder,
+      inputs: { data: data.hash, ...(await initInput(training.init)) },
+      options: trainingOptions(training, seed),
+      owns: OWNS,
+      ...defined({ existing: options.existing, log: options.log }),
+      work: async () => {
+        const student = await pretrain({
+          ...(defined(training) as Partial<TrainingOptions>),
+          ...trainingSettings(options, 'pretrain', seed),
+          data,
+          folder: options.folder,
+          ...defined({ metrics: options.metrics }),
+        });
+        return trained(student);
+      },
+    });
+  } finally {
+    await data.dispose();
+  }
+}
+
+/** All options but those that change neither the student nor its bytes; a path counts by the hash of what is there. */
+function trainingOptions(
+  training: Config['distill'] | Config['pretrain'],
+  seed: number,
+): Record<string, Json> {
+  const { cacheBytes: _cacheBytes, init: _init, ...rest } = training;
+  return { ...(rest as Record<string, Json>), seed };
+}
+
+async function initInput(init: string | undefined): Promise<Record<string, string>> {
+  return init === undefined ? {} : { init: await hashPath(init) };
+}
+
+function threadsOf(options: StageSettings): { threads?: number } {
+  return options.threads === undefined ? {} : { threads: options.threads };
+}
+
+function trainingSettings(options: StageSettings, label: string, seed: number): Partial<TrainingOptions> {
+  const { device, signal, onProgress, log } = options;
+  return {
+    seed,
+    stage: label,
+    ...threadsOf(options),
+    ...defined({ device, signal }),
+    onStep: ({ step, steps, terms }) =>
+      onProgress?.({
+        label,
+        done: step,
+        total: steps,
+        unit: 'steps',
+        note: `loss ${terms.total.toFixed(3)}`,
+      }),
+    onValidation: (step, metrics) => log?.(`${label}: step ${step}, ${describeMetrics(metrics)}`),
+    onSkip: (key, reason) => log?.(`${label}: left out ${key}: ${reason}`),
+  };
+}
+
+function describeMetrics(metrics: Readonly<Record<string, number>>): string {
+  return Object.entries(metrics)
+    .map(([name, value]) => `${name} ${value.toFixed(4)}`)
+    .join(', ');
+}
+
+function trained(student: TrainedStudent): { outputs: string[]; summary: Record<string, Json> } {
+  const { steps, best, validation, parameters, heldOut, skipped } = student;
+  return {
+    outputs: ['model'],
+    summary: {
+      model: 'model',
+      steps,
+      parameters,
+      heldOut: heldOut.length,
+      skipped,
+      ...(best === undefined ? {} : { best }),
+      ...(validation === undefined ? {} : { validation }),
+    },
+  };
+}
+
+/** Row of the store, and line of the list, of each item of the opened list; lines whose image is gone are not in it. */
+async function rowsOf(data: Dataset, kept: string): Promise<{ rows: Int32Array; places: Int32Array }> {
+  const lineOfRow = new Map<number, number>();
+  for await (const { row } of readKept(kept)) lineOfRow.set(row, lineOfRow.size);
+  const rows = new Int32Array(data.length);
+  const places = new Int32Array(data.length);
+  for (let index = 0; index < data.length; index++) {
+    const row = data.item(index).metadata.row;
+    const place = typeof row === 'number' ? lineOfRow.get(row) : undefined;
+    if (place === undefined) throw new CidError('FILE_FORMAT', `${kept} was not written by clip-cid balance`);
+    rows[index] = row as number;
+    places[index] = place;
+  }
+  return { rows, places };
+}
+
+async function gatherEmbeddings(
+  store: Awaited<ReturnType<typeof openStore>>,
+  rows: Int32Array,
+  data: Dataset,
+): Promise<{ image: Matrix; text: Matrix }> {
+  if (!store.text) {
+    throw new CidError(
+      'INVALID_DATA',
+      `${store.folder} has no text embeddings, which distillation compares captions with`,
+    );
+  }
+  const name = (index: number) => data.item(index).key;
+  return {
+    image: await gatherRows(store.image, rows, name),
+    text: await gatherRows(store.text, rows, (index) => `the caption of ${name(index)}`),
+  };
+}
+
+async function readClusters(
+  folder: string,
+  places: Int32Array,
+): Promise<{ centroids: Matrix; labels: Int32Array }> {
+  const shape = await npyMatrix(join(folder, 'centroids.npy'));
+  const centroids = await gatherRows(
+    [shape],
+    Int32Array.from({ length: shape.rows }, (_, row) => row),
+  );
+  const labels = (await readNpy(join(folder, 'labels.npy'))).data as Int32Array;
+  return { centroids, labels: Int32Array.from(places, (place) => labels[place]!) };
+}

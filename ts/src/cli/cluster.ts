@@ -1,0 +1,73 @@
+import type { Command } from 'commander';
+import { clusterStage } from '../cid/cluster.ts';
+import { required } from '../cid/config.ts';
+import { type CommonFlags, number, placeFlags, runCommand, stageFlags } from './common.ts';
+import { openPlace, printStage } from './place.ts';
+
+interface Flags extends CommonFlags {
+  embeddings?: string;
+  kept?: string;
+  clusters?: number;
+  iterations?: number;
+  tolerance?: number;
+  init?: string;
+}
+
+export function clusterCommand(program: Command): void {
+  const command = program.command('cluster').description('spherical k-means over the kept embeddings');
+  stageFlags(placeFlags(command, 'folder for centroids.npy, labels.npy and report.json'))
+    .option(
+      '--embeddings <dir>',
+      "embedding store, ours or clip-retrieval's; no images needed (default: the run's)",
+    )
+    .option(
+      '--kept <file>',
+      "kept.jsonl of balance: the rows to cluster (default: the run's, or with --embeddings all)",
+    )
+    .addOption(number('--clusters <k>', 'centres, at most the number of rows'))
+    .addOption(number('--iterations <n>', 'most iterations (default: 50)'))
+    .addOption(
+      number('--tolerance <share>', 'end when at most this share changes its centre (default: 0.001)'),
+    )
+    .option('--init <way>', "start: 'k-means++' or 'random' (default: k-means++)")
+    .addHelpText(
+      'after',
+      `
+Examples:
+  $ clip-cid cluster --run runs/mine --clusters 10000
+  $ clip-cid cluster --embeddings embeddings/ --kept balance/kept.jsonl --clusters 1000 --seed 1 --out cluster/`,
+    )
+    .action((flags: Flags) =>
+      runCommand(flags, async (session) => {
+        const { clusters, iterations, tolerance, init } = flags;
+        const place = await openPlace('cluster', flags, {
+          cluster: { clusters, iterations, tolerance, init },
+        });
+        try {
+          const { config } = place;
+          const result = await clusterStage({
+            ...place.settings(session),
+            embeddings: required(
+              place.earlier('embed', flags.embeddings),
+              '--embeddings',
+              'an embedding store',
+            ),
+            kept:
+              flags.embeddings !== undefined
+                ? flags.kept
+                : place.earlier('balance', flags.kept, 'kept.jsonl'),
+            seed: config.seed,
+            ...config.cluster,
+            clusters: required(
+              config.cluster.clusters,
+              'cluster.clusters (--clusters)',
+              'a number of centres',
+            ),
+          });
+          printStage(session, place.folder, result);
+        } finally {
+          await place.dispose();
+        }
+      }),
+    );
+}

@@ -1,0 +1,121 @@
+import { join } from 'node:path';
+import type { Command } from 'commander';
+import { required } from '../cid/config.ts';
+import { evalStage, measure } from '../cid/evaluate.ts';
+import { modelsOf } from '../cid/run.ts';
+import { formatEvaluation } from '../eval/format.ts';
+import type { EvaluateResult } from '../eval/types.ts';
+import type { Device } from '../native/devices.ts';
+import { readJson } from '../run/files.ts';
+import {
+  type CommonFlags,
+  configOf,
+  list,
+  placeFlags,
+  runCommand,
+  type Session,
+  stageFlags,
+  UsageError,
+} from './common.ts';
+import { openPlace } from './place.ts';
+
+interface Flags extends CommonFlags {
+  model?: string;
+  data?: string;
+  train?: string;
+  tasks?: string[];
+  labels?: string[];
+  template?: string[];
+}
+
+export function evalCommand(program: Command): void {
+  const command = program
+    .command('eval')
+    .description('measure models: zero-shot classification, retrieval, linear probe');
+  stageFlags(placeFlags(command, 'folder for the results of --model; only printed when not given'))
+    .option('--model <dir>', 'model folder to measure (with --run: teacher and students of the run)')
+    .option('--data <source>', 'images to measure on: a list, a folder, or WebDataset tars')
+    .option('--train <source>', 'images that the model may have seen: labels for the linear probe')
+    .addOption(
+      list(
+        '--tasks <names>',
+        'zero-shot, image-text, image-image, linear-probe (default: all that the data allow)',
+      ),
+    )
+    .addOption(list('--labels <fields>', 'fields that hold a class (default: label or category)'))
+    .option(
+      '--template <text>',
+      'prompt with {} for the class; may be repeated',
+      (text: string, all: string[] = []) => [...all, text],
+    )
+    .addHelpText(
+      'after',
+      `
+Examples:
+  $ clip-cid eval --model student/model --data heldout.jsonl --train train.jsonl --labels category
+  $ clip-cid eval --run runs/mine --data heldout.jsonl --json`,
+    )
+    .action((flags: Flags) =>
+      runCommand(flags, async (session) => {
+        if (flags.run !== undefined && flags.model !== undefined) {
+          throw new UsageError('Expected --model or --run but received both');
+        }
+        const { data, train, tasks, labels, template } = flags;
+        const overrides = { eval: { data, train, tasks, labels, templates: template } };
+        if (flags.run === undefined && flags.out === undefined) await measureOnly(flags, overrides, session);
+        else await measureInto(flags, overrides, session);
+      }),
+    );
+}
+
+async function measureOnly(
+  flags: Flags,
+  overrides: Record<string, unknown>,
+  session: Session,
+): Promise<void> {
+  const config = await configOf(flags, overrides);
+  const { data, train, ...options } = config.eval;
+  const result = await measure('model', {
+    ...session,
+    device: config.device as Device,
+    threads: config.threads,
+    models: { model: required(flags.model, '--model', 'a model folder') },
+    data: required(data, 'eval.data (--data)', 'a data set'),
+    train,
+    options,
+    encoder: config.encoder,
+    seed: config.seed,
+  });
+  session.print({ name: 'model', ...result }, formatEvaluation(result));
+}
+
+async function measureInto(
+  flags: Flags,
+  overrides: Record<string, unknown>,
+  session: Session,
+): Promise<void> {
+  const place = await openPlace('eval', flags, overrides);
+  try {
+    const { config, folder } = place;
+    const { data, train, ...options } = config.eval;
+    const models = place.run
+      ? await modelsOf(place.run, config)
+      : { model: required(flags.model, '--model', 'a model folder') };
+    const { skipped } = await evalStage({
+      ...place.settings(session),
+      models,
+      data: required(data, 'eval.data (--data)', 'a data set'),
+      train: train ?? (place.run ? config.data : undefined),
+      options,
+      encoder: config.encoder,
+      seed: config.seed,
+    });
+    if (skipped) session.log(`eval: was done already, in ${folder}`);
+    for (const name of Object.keys(models)) {
+      const result = (await readJson(join(folder, `${name}.json`))) as EvaluateResult;
+      session.print({ name, ...result }, `${name}: ${formatEvaluation(result)}`);
+    }
+  } finally {
+    await place.dispose();
+  }
+}

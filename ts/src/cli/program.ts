@@ -1,0 +1,46 @@
+import { Command } from 'commander';
+import { packageVersion } from '../native/loader.ts';
+import { balanceCommand } from './balance.ts';
+import { clusterCommand } from './cluster.ts';
+import { distillCommand } from './distill.ts';
+import { doctorCommand } from './doctor.ts';
+import { embedCommand } from './embed.ts';
+import { evalCommand } from './eval.ts';
+import { pretrainCommand } from './pretrain.ts';
+import { reportCommand } from './report.ts';
+import { runPipelineCommand } from './run.ts';
+
+/** The command line. Parsing throws a CommanderError instead of ending the process. */
+export function createProgram(): Command {
+  const program = new Command('clip-cid')
+    .description('Distil a large CLIP into a small one.')
+    .version(packageVersion)
+    .exitOverride()
+    .showHelpAfterError('(--help shows the usage)')
+    .addHelpText(
+      'after',
+      `
+Examples:
+  $ clip-cid run config.json --run runs/first
+  $ clip-cid embed --data images/ --model teacher/ --out embeddings/
+  $ clip-cid balance --embeddings embeddings/ --threshold 0.9 --out balance/
+
+Exit codes: 0 done, 1 failed, 2 misuse or bad configuration, 130 interrupted and resumable.
+Results go to standard output, progress and notes to standard error.
+Environment: CLIP_CID_DEBUG=1 shows where an error came from.`,
+    );
+  for (const add of [
+    runPipelineCommand,
+    embedCommand,
+    balanceCommand,
+    clusterCommand,
+    distillCommand,
+    pretrainCommand,
+    evalCommand,
+    reportCommand,
+    doctorCommand,
+  ]) {
+    add(program);
+  }
+  return program;
+}

@@ -1,0 +1,47 @@
+import type { Command } from 'commander';
+import { type CommonFlags, number } from './common.ts';
+
+/** Flags of both kinds of training. What has no flag (augmentation, sizes by number, …) is set in a configuration file. */
+export interface TrainingFlags extends CommonFlags {
+  student?: string;
+  init?: string;
+  epochs?: number;
+  steps?: number;
+  batchSize?: number;
+  microBatch?: number;
+  rate?: number;
+  warmup?: number;
+  decay?: number;
+  ema?: number;
+  exportDtype?: string;
+}
+
+export function trainingFlags(command: Command): Command {
+  return command
+    .option('--student <name>', "architecture by name, such as 'mini-64' or 'vit-b-32' (default: mini-64)")
+    .option('--init <dir>', 'exported student to start from, instead of --student')
+    .addOption(number('--epochs <n>', 'passes over the items (default: 32)').conflicts('steps'))
+    .addOption(number('--steps <n>', 'optimiser steps, instead of --epochs'))
+    .addOption(number('--batch-size <n>', 'rows of a step, all in one loss (default: 256)'))
+    .addOption(number('--micro-batch <n>', 'rows that run through a tower at once: memory (default: 64)'))
+    .addOption(number('--rate <rate>', 'highest learning rate (default: 0.001)'))
+    .addOption(number('--warmup <steps>', 'steps of linear warm-up (default: a tenth of all)'))
+    .addOption(number('--decay <weight>', 'weight decay (default: 0.2)'))
+    .addOption(
+      number('--ema <decay>', 'validate and export a moving average of the parameters (default: none)'),
+    )
+    .option(
+      '--export-dtype <type>',
+      "weights of the exported model: 'float32' or 'float16' (default: float32)",
+    );
+}
+
+/** The flags as a section of the configuration. */
+export function trainingSection(flags: TrainingFlags): Record<string, unknown> {
+  const { student, init, epochs, steps, batchSize, microBatch, rate, warmup, decay, ema, exportDtype } =
+    flags;
+  // One of the two replaces whichever a configuration has.
+  const length =
+    epochs !== undefined ? { epochs, steps: null } : steps !== undefined ? { steps, epochs: null } : {};
+  return { student, init, ...length, batchSize, microBatch, rate, warmup, decay, ema, exportDtype };
+}
