@@ -81,13 +81,15 @@ export async function distill(options: DistillOptions): Promise<TrainedStudent> 
   const student = await startStudent(options, prepared);
   const teacherDim = guidance.guided ? options.embeddings!.image.dim : undefined;
   const { centroids } = options.clusters ?? {};
+  const guide = guidance.guided ? await teacherSide(options, guidance, prepared) : {};
+  const { weights, temperature, teacherTemperature, pairing } = guidance;
   return fitStudent({
     prepared,
     options,
     stage: 'distill',
     student,
     heads: {
-      instance: guidance.weights.instance > 0,
+      instance: weights.instance > 0,
       ...(teacherDim !== undefined && { teacherDim }),
       ...(guidance.learned && {
         centroids: { data: centroids!.data as Float32Array, rows: centroids!.rows },
@@ -97,8 +99,11 @@ export async function distill(options: DistillOptions): Promise<TrainedStudent> 
       dim: student.embedDim,
       kernel: kernelOptions(options),
       seed: prepared.training.seed,
-      ...guidance,
-      ...(guidance.guided && (await teacherSide(options, guidance, prepared))),
+      weights,
+      temperature,
+      teacherTemperature,
+      pairing,
+      ...guide,
     }),
     identity: identityOf(options, guidance),
     ...(guidance.guided && guidance.targets === 'online' && { viewSize: options.teacher!.imageSize }),

@@ -118,13 +118,14 @@ export function imageTextSource(options: ImageTextSourceOptions): BatchSource<Im
   };
 }
 
-/** Names of the two towers' graphs, and of their inputs and outputs where these are not CLIP's own. */
+// Slices are copies: a view would take the whole batch with it to another thread.
+
 export const imageTower: Tower<Pick<ImageTextBatch, 'pixels' | 'imageSize'>> = {
   graph: 'image',
   inputs: ({ pixels, imageSize }, from, to) => {
     const area = 3 * imageSize * imageSize;
     return {
-      pixel_values: float32(pixels.subarray(from * area, to * area), [to - from, 3, imageSize, imageSize]),
+      pixel_values: float32(pixels.slice(from * area, to * area), [to - from, 3, imageSize, imageSize]),
     };
   },
 };
@@ -132,6 +133,6 @@ export const imageTower: Tower<Pick<ImageTextBatch, 'pixels' | 'imageSize'>> = {
 export const textTower: Tower<Pick<ImageTextBatch, 'tokens' | 'contextLength'>> = {
   graph: 'text',
   inputs: ({ tokens, contextLength }, from, to) => ({
-    input_ids: int64(tokens.subarray(from * contextLength, to * contextLength), [to - from, contextLength]),
+    input_ids: int64(tokens.slice(from * contextLength, to * contextLength), [to - from, contextLength]),
   }),
 };

@@ -131,6 +131,7 @@ async function accumulate<Batch>(
       ranges.map(([from, to]) => executor.forward(tower.graph, tower.inputs(batch, from, to), { keep })),
     );
     outputs[tower.graph] = concatenateRows(parts);
+    expectFinite(tower.graph, outputs[tower.graph]!, step);
   }
   if (options.heads !== undefined) outputs[options.heads] = await executor.forward(options.heads, {});
   const result = await options.loss(outputs as TowerOutputs, batch);
@@ -157,6 +158,17 @@ async function accumulate<Batch>(
   }
   await Promise.all(calls);
   return result;
+}
+
+function expectFinite(graph: string, outputs: Tensors, step: number): void {
+  for (const [name, { data, type }] of Object.entries(outputs)) {
+    if (type !== 'float32') continue;
+    const bad = (data as Float32Array).findIndex((value) => !Number.isFinite(value));
+    if (bad >= 0) {
+      const message = `Output ${name} of '${graph}' holds ${data[bad]} at step ${step}; a lower rate may help`;
+      throw new CidError('DIVERGED', message);
+    }
+  }
 }
 
 function sliceRows(tensors: Tensors, from: number, to: number): Record<string, Tensor> {
