@@ -9,6 +9,9 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   exports.Set("version", CLIPCID_VERSION);
   exports.Set("devices", Napi::Function::New(env, devices, "devices"));
   exports.Set("cudaStatus", Napi::Function::New(env, cudaStatus, "cudaStatus"));
+  exports.Set("loss", Napi::Function::New(env, loss, "loss"));
+  exports.Set("softTargets", Napi::Function::New(env, softTargets, "softTargets"));
+  exports.Set("adamw", Napi::Function::New(env, adamw, "adamw"));
   return exports;
 }
 

@@ -114,11 +114,12 @@ struct MatmulArgs {
 // or columnLse is given: the weight of a tile's element is
 //   g[i, j] = rowWeight (exp(z - rowLse[i]) - [j == targets[i]]) + columnWeight (exp(z - columnLse[j]) - [j
 //   == targets[i]])
-// with an absent side left out; `values` receives sum_j g[i, j] k[j] (unscaled), and `logitGradient` sum_ij
+// with an absent side left out; `values` receives sum_j g[i, j] v[j] (unscaled), and `logitGradient` sum_ij
 // g[i, j] z[i, j].
 struct SoftmaxLossArgs {
   const float* q = nullptr;  // [queries, dim]
   const float* k = nullptr;  // [keys, dim]
+  const float* v = nullptr;  // [keys, dim] what `values` sums; the keys when null
   int64_t queries = 0, keys = 0, dim = 0;
   double scale = 1;
   const int32_t* targets = nullptr;  // [queries], or null

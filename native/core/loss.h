@@ -1,0 +1,82 @@
+// The three-part loss of a batch and its gradients, over the primitives of a back end.
+//
+// Rows with a hat are normalised. x, y: student image and text, [B, Ds]; s, r: their projections, [B, Dt]; t,
+// u: teacher image and text, [B, Dt]; c: the centres of the sample; e^a, e^b: the two learned scales.
+//
+//   clip       InfoNCE(x^, y^, e^a), the mean of both directions
+//   cluster    CE_i = -log Q_i,label(i), KL_i = sum_j P_ij (log P_ij - log Q_ij), means over the batch, with
+//              Q = softmax(s^ c^T / temperature) and P = softmax(t^ c^T / teacherTemperature), which takes no
+//              gradient
+//   instance   same: mean of InfoNCE(s^, t^, e^b) and InfoNCE(r^, u^, e^b); cross: mean of the row directions
+//   alone of (s^, u^)
+//              and (r^, t^); both: mean of these two
+//
+// With the soft centroid o_i = sum_j P_ij c^_j and the entropy H_i of P_i, KL_i = lse_i - s^_i . o_i /
+// temperature - H_i and its gradient in s^_i is (sum_j Q_ij c^_j - o_i) / temperature: one pass over the
+// centres, as in attention.
+//
+// Memory beyond inputs and outputs is O((B + |sample|) Dt). Results do not depend on the number of threads as
+// far as the back end's primitives do not.
+#pragma once
+
+#include "clipcid/backend.h"
+
+namespace clipcid {
+
+enum class Pairing : uint8_t { kSame, kCross, kBoth };
+
+struct LossArgs {
+  int64_t batch = 0;
+  int64_t dim = 0;
+  const float* image = nullptr;  // [B, Ds]
+  const float* text = nullptr;   // [B, Ds]
+
+  // A weight of 0 leaves the term, and all that it alone needs, out.
+  double clipWeight = 0;
+  double clipLogScale = 0;
+
+  int64_t teacherDim = 0;
+  const float* teacherImage = nullptr;     // [B, Dt]
+  const float* teacherText = nullptr;      // [B, Dt]
+  const float* imageProjection = nullptr;  // [Ds, Dt], or null for the identity: then Ds = Dt
+  const float* textProjection = nullptr;
+
+  double ceWeight = 0;
+  double klWeight = 0;
+  double temperature = 1;
+  double teacherTemperature = 1;
+  const float* centroids = nullptr;  // [K, Dt]
+  int64_t clusters = 0;
+  const int32_t* labels = nullptr;  // [B]; not needed when ceWeight is 0
+  const int32_t* sample = nullptr;  // ascending centres of this step, or null for all
+  int64_t sampleCount = 0;
+  const float* softCentroids =
+      nullptr;  // [B, Dt] with entropies [B], instead of the teacher's pass; then all centres, not learned
+  const float* entropies = nullptr;
+  bool learned = false;
+
+  double instanceWeight = 0;
+  double instanceLogScale = 0;
+  Pairing pairing = Pairing::kSame;
+
+  bool useCluster() const { return ceWeight > 0 || klWeight > 0; }
+  bool useInstance() const { return instanceWeight > 0; }
+};
+
+// Terms are unweighted; gradients are those of the total. Buffers are the caller's and overwritten.
+struct LossResult {
+  double total = 0, clip = 0, clusterCe = 0, clusterKl = 0, instance = 0;
+  double clipLogScale = 0, instanceLogScale = 0;
+  float* image = nullptr;            // [B, Ds]
+  float* text = nullptr;             // [B, Ds]
+  float* imageProjection = nullptr;  // [Ds, Dt], when there is a projection
+  float* textProjection = nullptr;
+  float* centroids = nullptr;  // [K, Dt], when learned
+};
+
+// kInvalidArgument for lengths and indices that would lead outside a buffer, kInvalidData for rows that
+// cannot be normalised.
+Status clusterInstanceLoss(Backend& backend, const Context& context, const LossArgs& args,
+                           LossResult* result);
+
+}  // namespace clipcid

@@ -1,0 +1,73 @@
+#include "core/loss_rows.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "clipcid/canonical.h"
+#include "cpu/parallel.h"
+
+namespace clipcid {
+namespace {
+
+constexpr int64_t kRowBlock = 32;
+constexpr int64_t kElementBlock = 1 << 15;
+
+int64_t blocks(int64_t count, int64_t size) { return (count + size - 1) / size; }
+
+}  // namespace
+
+Status normaliseRows(const Context& context, const std::string& name, const float* raw, int64_t rows,
+                     int64_t dim, const int32_t* indices, UnitRows* out, int64_t firstRow) {
+  out->rows = rows;
+  out->dim = dim;
+  out->unit = FloatBuffer(rows * dim);
+  out->norms.resize(static_cast<size_t>(rows));
+  parallelFor(context.threads, blocks(rows, kRowBlock), [&](int64_t block, int) {
+    const int64_t end = std::min(rows, (block + 1) * kRowBlock);
+    for (int64_t i = block * kRowBlock; i < end; ++i) {
+      const float* x = raw + (indices != nullptr ? indices[i] : i) * dim;
+      float* u = out->unit.get() + i * dim;
+      const double norm = canonicalNorm(x, dim);
+      out->norms[static_cast<size_t>(i)] = norm;
+      const double inverse = 1 / norm;
+      for (int64_t k = 0; k < dim; ++k) u[k] = static_cast<float>(static_cast<double>(x[k]) * inverse);
+    }
+  });
+  for (int64_t i = 0; i < rows; ++i) {
+    const double norm = out->norms[static_cast<size_t>(i)];
+    if (!(norm > 0) || !std::isfinite(norm)) {
+      const int64_t row = firstRow + (indices != nullptr ? indices[i] : i);
+      return {Code::kInvalidData, "Row " + std::to_string(row) + " of " + name + " is zero, NaN or infinite"};
+    }
+  }
+  return {};
+}
+
+void throughNormalise(const Context& context, const UnitRows& unit, const float* gradient, float factor,
+                      bool add, float* out, const int32_t* indices) {
+  const int64_t dim = unit.dim;
+  parallelFor(context.threads, blocks(unit.rows, kRowBlock), [&](int64_t block, int) {
+    const int64_t end = std::min(unit.rows, (block + 1) * kRowBlock);
+    for (int64_t i = block * kRowBlock; i < end; ++i) {
+      const float* u = unit.row(i);
+      const float* g = gradient + i * dim;
+      float* target = out + (indices != nullptr ? indices[i] : i) * dim;
+      const auto along = static_cast<float>(canonicalDot(g, u, dim));
+      const auto scale = static_cast<float>(factor / unit.norms[static_cast<size_t>(i)]);
+      if (add) {
+        for (int64_t k = 0; k < dim; ++k) target[k] += (g[k] - along * u[k]) * scale;
+      } else {
+        for (int64_t k = 0; k < dim; ++k) target[k] = (g[k] - along * u[k]) * scale;
+      }
+    }
+  });
+}
+
+void addScaled(const Context& context, const float* x, float factor, int64_t count, float* out) {
+  parallelFor(context.threads, blocks(count, kElementBlock), [&](int64_t block, int) {
+    const int64_t end = std::min(count, (block + 1) * kElementBlock);
+    for (int64_t i = block * kElementBlock; i < end; ++i) out[i] += factor * x[i];
+  });
+}
+
+}  // namespace clipcid
