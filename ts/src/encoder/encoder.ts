@@ -1,5 +1,6 @@
 import { readdir, stat } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
+import { concat } from '../data/concat.ts';
 import type { RgbImage } from '../data/image.ts';
 import { expectFloat32, expectInteger, expectString } from '../native/check.ts';
 import { CidError } from '../native/errors.ts';
@@ -329,15 +330,4 @@ class OnnxEncoder implements Encoder {
   #expectOpen(): void {
     if (this.#disposed) throw new CidError('DISPOSED', `The model ${this.folder} is closed`);
   }
-}
-
-function concat(parts: readonly Float32Array[]): Float32Array {
-  if (parts.length === 1 && parts[0].length === parts[0].buffer.byteLength / 4) return parts[0];
-  const result = new Float32Array(parts.reduce((length, part) => length + part.length, 0));
-  let at = 0;
-  for (const part of parts) {
-    result.set(part, at);
-    at += part.length;
-  }
-  return result;
 }

@@ -1,0 +1,186 @@
+import { concat } from '../data/concat.ts';
+import { type Dataset, manifestEntry, type Skipped } from '../data/dataset.ts';
+import { BACKGROUND, decodeImage } from '../data/image.ts';
+import { openStore, type Store } from '../data/store.ts';
+import { StoreWriter } from '../data/store-writer.ts';
+import { expectInteger, expectOneOf, expectString } from '../native/check.ts';
+import { abortError, CidError } from '../native/errors.ts';
+import type { Json } from '../run/hash.ts';
+import type { OnProgress } from '../run/progress.ts';
+import type { Encoder } from './encoder.ts';
+
+export interface EmbedDatasetOptions {
+  readonly dataset: Dataset;
+  readonly encoder: Encoder;
+  /** Of the store; made when it is missing. */
+  readonly folder: string;
+  /** Items of a shard: what is lost at most when embedding is stopped. Defaults to 4096. */
+  readonly shardSize?: number | undefined;
+  /** Images decoded and run at once. Defaults to 64. */
+  readonly batchSize?: number | undefined;
+  /** Of the stored embeddings. Defaults to 'float32'. */
+  readonly dtype?: 'float32' | 'float16' | undefined;
+  /** CSS colour that transparent images are laid on. Defaults to '#ffffff'. */
+  readonly background?: string | undefined;
+  readonly signal?: AbortSignal | undefined;
+  /** Items of the data set done, those skipped included. */
+  readonly onProgress?: OnProgress | undefined;
+}
+
+/** Images of a batch between their bytes and the model; more would only fill memory with decoded pixels. */
+const IN_FLIGHT = 8;
+
+/**
+ * Embeds the images of a data set, and the first caption of each when every item has one, into an embedding store. Goes on where an
+ * earlier call with the same data, model and options was stopped. Images that cannot be read or decoded are skipped and
+ * listed in the store with their reasons.
+ *
+ * Fails with RUN_CHANGED when the folder holds a store of other data, model or options; with INVALID_DATA when no image can
+ * be decoded; with ABORTED, leaving what is done.
+ */
+export async function embedDataset(options: EmbedDatasetOptions): Promise<Store> {
+  const { dataset, encoder, signal, onProgress } = options;
+  const folder = expectString('folder', options.folder);
+  const shardSize = expectInteger('shardSize', options.shardSize ?? 4096, 1);
+  const batchSize = expectInteger('batchSize', options.batchSize ?? 64, 1);
+  const background = expectString('background', options.background ?? BACKGROUND);
+  const dtype = expectOneOf('dtype', options.dtype ?? 'float32', ['float32', 'float16']);
+  const texts = everyItemHasCaption(dataset);
+  const writer = await StoreWriter.open(folder, {
+    model: encoder.hash,
+    preprocessing: { ...encoder.preprocessing, background } as unknown as Json,
+    dataset: dataset.hash,
+    items: dataset.length,
+    dim: encoder.dim,
+    dtype,
+    texts,
+    shardSize,
+  });
+
+  const start = Math.min(writer.next * shardSize, dataset.length);
+  const ranges = batches(start, dataset.length, shardSize, batchSize);
+  const report = (done: number) =>
+    onProgress?.({ label: 'embed', done, total: dataset.length, unit: 'images' });
+  report(start);
+  let shard = new ShardInHand();
+  let next = ranges.length > 0 ? prepare(ranges[0], options, background) : undefined;
+  for (const [i, range] of ranges.entries()) {
+    const batch = await next!;
+    if (signal?.aborted) throw abortError();
+    // The next batch is decoded while the model works on this one.
+    next = i + 1 < ranges.length ? prepare(ranges[i + 1], options, background) : undefined;
+    next?.catch(() => undefined);
+    await shard.add(batch, options, texts);
+    if (range.to % shardSize === 0 || range.to === dataset.length) {
+      await writer.add(shard.finish());
+      shard = new ShardInHand();
+    }
+    report(range.to);
+  }
+  if (writer.next === writer.count) await writer.finish(dataset.source, dataset.skipped);
+
+  const store = await openStore(folder, { verify: false });
+  if (store.rows === 0) throw new CidError('INVALID_DATA', `No image of ${dataset.source} can be decoded`);
+  return store;
+}
+
+interface Range {
+  readonly from: number;
+  readonly to: number;
+}
+
+/** Batches that never cross from one shard into the next: a resumed run makes the same ones. */
+function batches(start: number, end: number, shardSize: number, batchSize: number): Range[] {
+  const ranges: Range[] = [];
+  for (let from = start; from < end; ) {
+    const shardEnd = (Math.floor(from / shardSize) + 1) * shardSize;
+    const to = Math.min(from + batchSize, shardEnd, end);
+    ranges.push({ from, to });
+    from = to;
+  }
+  return ranges;
+}
+
+function everyItemHasCaption(dataset: Dataset): boolean {
+  for (let i = 0; i < dataset.length; i++) if (dataset.item(i).captions.length === 0) return false;
+  return true;
+}
+
+/** Images of a range that could be decoded. */
+interface Batch {
+  readonly indices: readonly number[];
+  /** [indices, 3, imageSize, imageSize]. */
+  readonly pixels: Float32Array;
+  readonly skipped: readonly Skipped[];
+}
+
+async function prepare(
+  { from, to }: Range,
+  options: EmbedDatasetOptions,
+  background: string,
+): Promise<Batch> {
+  const { dataset, encoder, signal } = options;
+  const images: (Float32Array | undefined)[] = new Array(to - from);
+  const reasons = new Map<number, string>();
+  let at = from;
+  const work = async () => {
+    while (at < to && !signal?.aborted) {
+      const index = at++;
+      try {
+        const image = await decodeImage(await dataset.read(index), { background });
+        images[index - from] = await encoder.preprocess([image]);
+      } catch (error) {
+        reasons.set(index, brokenReason(error));
+      }
+    }
+  };
+  await Promise.all(Array.from({ length: IN_FLIGHT }, work));
+
+  const indices: number[] = [];
+  const parts: Float32Array[] = [];
+  for (const [i, part] of images.entries()) {
+    if (part === undefined) continue;
+    indices.push(from + i);
+    parts.push(part);
+  }
+  const broken = [...reasons].sort(([a], [b]) => a - b);
+  const skipped = broken.map(([index, reason]) => ({ key: dataset.item(index).key, reason }));
+  return { indices, pixels: concat(parts), skipped };
+}
+
+/** Why an image is skipped; anything but a broken or missing image is thrown again. */
+function brokenReason(error: unknown): string {
+  const codes = ['FILE_FORMAT', 'FILE_NOT_FOUND', 'INVALID_DATA'];
+  if (error instanceof CidError && codes.includes(error.code)) return error.message;
+  throw error;
+}
+
+/** What of a shard is done. */
+class ShardInHand {
+  readonly #images: Float32Array[] = [];
+  readonly #texts: Float32Array[] = [];
+  readonly #metadata: Record<string, unknown>[] = [];
+  readonly #skipped: Skipped[] = [];
+
+  async add(batch: Batch, { dataset, encoder }: EmbedDatasetOptions, texts: boolean): Promise<void> {
+    this.#skipped.push(...batch.skipped);
+    if (batch.indices.length === 0) return;
+    this.#metadata.push(...batch.indices.map((index) => manifestEntry(dataset, index)));
+    const captions = texts ? batch.indices.map((index) => dataset.item(index).captions[0]) : [];
+    const [images, words] = await Promise.all([
+      encoder.embedPixels(batch.pixels),
+      texts ? encoder.embedTexts(captions) : undefined,
+    ]);
+    this.#images.push(images);
+    if (words) this.#texts.push(words);
+  }
+
+  finish() {
+    return {
+      images: concat(this.#images),
+      texts: concat(this.#texts),
+      metadata: this.#metadata,
+      skipped: this.#skipped,
+    };
+  }
+}
