@@ -1,5 +1,25 @@
 /** The public API of clip-cid, and nothing else. */
 
+export { type NpyArray, readNpy } from './data/npy.ts';
+export { evaluate } from './eval/evaluate.ts';
+export { formatEvaluation } from './eval/format.ts';
+export { type PairScore, pairPrecisionRecall } from './eval/groups.ts';
+export { type LinearProbeOptions, linearProbe } from './eval/probe.ts';
+export { imageImageRetrieval, imageTextRetrieval, retrieval } from './eval/retrieval.ts';
+export { type Spread, spread } from './eval/statistics.ts';
+export type {
+  DataSummary,
+  EvaluateOptions,
+  EvaluateResult,
+  EvaluationTask,
+  ImageImageResult,
+  ImageTextResult,
+  LinearProbeResult,
+  ModelSummary,
+  RecallResult,
+  ZeroShotResult,
+} from './eval/types.ts';
+export { classEmbeddings, type ZeroShotOptions, zeroShot } from './eval/zero-shot.ts';
 export {
   type BalanceMetric,
   type BalanceOptions,
@@ -23,3 +43,4 @@ export {
   threads,
 } from './native/devices.ts';
 export { CidError, type CidErrorCode } from './native/errors.ts';
+export { type ReportOptions, writeReport } from './report/report.ts';

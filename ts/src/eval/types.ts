@@ -1,5 +1,7 @@
 import type { Dataset } from '../data/dataset.ts';
-import type { OpenEncoderOptions } from '../encoder/encoder.ts';
+import type { Encoder, OpenEncoderOptions } from '../encoder/encoder.ts';
+import type { Device } from '../native/devices.ts';
+import type { OnProgress } from '../run/progress.ts';
 
 /**
  * - `zero-shot`: classification of the images by the text tower, for every field of `labels`.
@@ -17,13 +19,13 @@ export const evaluationTasks: readonly EvaluationTask[] = [
 ];
 
 export interface EvaluateOptions {
-  /** Model folder. */
-  readonly model: string;
-  /** What the model is measured on: a manifest, folder or tar pattern as `openDataset` takes it, or an opened data set. */
+  /** Model folder, or one that is open; the caller disposes of that. */
+  readonly model: string | Encoder;
+  /** What the model is measured on: a manifest, folder or tar pattern as `openDataset` takes it, or a data set that is open; the caller disposes of that. */
   readonly data: string | Dataset;
   /** Data that the model may have been trained on: labels of the probe, and image-text retrieval of seen concepts. */
   readonly train?: string | Dataset;
-  /** Defaults to every task that the data allows: the probe only with `train`, image-image only where items have the concept field. */
+  /** Defaults to every task that the data allow: those need labels, captions or the concept field, and the probe `train`. */
   readonly tasks?: readonly EvaluationTask[];
   /** Fields of the items that hold a class name, for zero-shot and probe. Defaults to those of `classes`, else to 'label' or 'category' where present. */
   readonly labels?: readonly string[];
@@ -43,13 +45,12 @@ export interface EvaluateOptions {
   readonly probeLabels?: readonly string[];
   /** Seed of the probe's validation split. Defaults to 0. */
   readonly seed?: number;
-  /** Device of the nearest-neighbour search: 'auto' (default), 'cpu', 'cuda', 'cuda:1'. */
-  readonly device?: string;
+  /** Of the nearest-neighbour search. Defaults to 'auto'. */
+  readonly device?: Device;
   readonly threads?: number;
   readonly encoder?: Omit<OpenEncoderOptions, 'threads'>;
   readonly signal?: AbortSignal;
-  /** `done` and `total` in items of the current phase. */
-  readonly onProgress?: (phase: string, done: number, total: number) => void;
+  readonly onProgress?: OnProgress;
 }
 
 export interface ZeroShotResult {
@@ -78,7 +79,7 @@ export interface RecallResult {
 export interface ImageTextResult {
   readonly imageToText: RecallResult;
   readonly textToImage: RecallResult;
-  /** Set where recall is so near to chance that the numbers do not order models. */
+  /** What to keep in mind when reading the numbers, where there is something. */
   readonly note?: string;
 }
 
@@ -110,16 +111,25 @@ export interface ModelSummary {
   readonly hash: string;
   readonly dim: number;
   readonly imageSize: number;
-  /** Numbers in the graphs' initializers. */
+  /** Floating-point numbers in the graphs' initializers: those of both towers, and of the image tower where it is a file of its own. */
   readonly parameters: number;
+  readonly imageParameters?: number;
   /** Size of the ONNX files together. */
   readonly bytes: number;
 }
 
+export interface DataSummary {
+  readonly source: string;
+  /** Images measured. */
+  readonly images: number;
+  /** Items left out because their image could not be read or decoded. */
+  readonly skipped: number;
+}
+
 export interface EvaluateResult {
   readonly model: ModelSummary;
-  readonly data: { readonly source: string; readonly images: number; readonly skipped: number };
-  readonly train?: { readonly source: string; readonly images: number; readonly skipped: number };
+  readonly data: DataSummary;
+  readonly train?: DataSummary;
   /** By field. */
   readonly zeroShot?: Readonly<Record<string, ZeroShotResult>>;
   /** `data`: the concepts measured on, unseen when `data` was held out by concept; `train`: seen ones. */

@@ -1,0 +1,77 @@
+import type { Dataset, Item } from '../data/dataset.ts';
+import { decodeImage, type RgbImage } from '../data/image.ts';
+import type { Encoder } from '../encoder/encoder.ts';
+import type { Matrix } from '../kernels/rows.ts';
+import { abortError, CidError } from '../native/errors.ts';
+import type { OnProgress } from '../run/progress.ts';
+import type { DataSummary } from './types.ts';
+import { matrix } from './vectors.ts';
+
+/** A data set as a model sees it; row r of `images` is `items[r]`. */
+export interface Embedded {
+  readonly images: Matrix;
+  readonly items: readonly Item[];
+  readonly summary: DataSummary;
+}
+
+/** Images decoded at once; the next ones are read while the model works on these. */
+const CHUNK = 256;
+
+/** Embeds every image of a data set in order. Images that cannot be read or decoded are left out and counted. */
+export async function embedDataset(
+  encoder: Encoder,
+  dataset: Dataset,
+  label: string,
+  { signal, onProgress }: { signal?: AbortSignal | undefined; onProgress?: OnProgress | undefined },
+): Promise<Embedded> {
+  const items: Item[] = [];
+  const parts: Float32Array[] = [];
+  let next = decodeChunk(dataset, 0);
+  for (let from = 0; from < dataset.length; from += CHUNK) {
+    if (signal?.aborted) throw abortError();
+    const images = await next;
+    next = decodeChunk(dataset, from + CHUNK);
+    // An embedding that fails leaves this behind, and nobody to wait for it.
+    next.catch(() => undefined);
+    const usable = images.filter((image) => image !== undefined);
+    images.forEach((image, i) => {
+      if (image !== undefined) items.push(dataset.item(from + i));
+    });
+    if (usable.length > 0) parts.push(await encoder.embedImages(usable));
+    onProgress?.({
+      label,
+      done: Math.min(from + CHUNK, dataset.length),
+      total: dataset.length,
+      unit: 'images',
+    });
+  }
+  if (items.length === 0) throw new CidError('INVALID_DATA', `No image of ${dataset.source} can be decoded`);
+  const data = new Float32Array(items.length * encoder.dim);
+  let at = 0;
+  for (const part of parts) {
+    data.set(part, at);
+    at += part.length;
+  }
+  const skipped = dataset.length - items.length;
+  return {
+    images: matrix(data, encoder.dim),
+    items,
+    summary: { source: dataset.source, images: items.length, skipped },
+  };
+}
+
+function decodeChunk(dataset: Dataset, from: number): Promise<(RgbImage | undefined)[]> {
+  const count = Math.max(0, Math.min(CHUNK, dataset.length - from));
+  return Promise.all(
+    Array.from({ length: count }, async (_, i) => {
+      try {
+        return await decodeImage(await dataset.read(from + i));
+      } catch (error) {
+        const broken =
+          error instanceof CidError && (error.code === 'FILE_FORMAT' || error.code === 'FILE_NOT_FOUND');
+        if (broken) return undefined;
+        throw error;
+      }
+    }),
+  );
+}
