@@ -101,8 +101,8 @@ export function decodeTensor(proto: TensorProto): OnnxTensor {
 function fromRaw(type: ElementType, raw: Uint8Array, length: number): TensorData | undefined {
   const { bytes, array } = ELEMENTS[type];
   if (raw.byteLength !== length * bytes) return undefined;
-  // Fields of a decoded file are views at any byte; typed arrays need theirs aligned.
-  const aligned = raw.byteOffset % bytes === 0 ? raw : raw.slice();
+  // Fields of a decoded file are views at any byte; typed arrays need theirs aligned. (A Buffer's own slice does not copy.)
+  const aligned = raw.byteOffset % bytes === 0 ? raw : Uint8Array.prototype.slice.call(raw);
   return new array(aligned.buffer, aligned.byteOffset, length);
 }
 

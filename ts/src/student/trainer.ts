@@ -128,7 +128,9 @@ async function accumulate<Batch>(
   for (const tower of towers) {
     // All calls are made at once: the executor goes on to the next without waiting for this thread.
     const parts = await Promise.all(
-      ranges.map(([from, to]) => executor.forward(tower.graph, tower.inputs(batch, from, to), { keep })),
+      ranges.map(([from, to]) =>
+        executor.forward(tower.graph, tower.inputs(batch, from, to), { keep, training: true }),
+      ),
     );
     outputs[tower.graph] = concatenateRows(parts);
     expectFinite(tower.graph, outputs[tower.graph]!, step);

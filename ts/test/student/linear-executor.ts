@@ -42,7 +42,8 @@ export function linearExecutor(width: number): Executor {
       const x = inputs.x!;
       const dy = outputGradients.y!;
       for (let i = 0; i < x.dims[0]!; i++) {
-        for (let k = 0; k < width; k++) gradients[k]! += (x.data[i * width + k] as number) * (dy.data[i] as number);
+        for (let k = 0; k < width; k++)
+          gradients[k]! += (x.data[i * width + k] as number) * (dy.data[i] as number);
       }
     },
     addGradient: async (_name, value) => {

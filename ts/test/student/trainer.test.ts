@@ -22,7 +22,9 @@ const source: BatchSource<Batch> = {
   stepsPerEpoch: 4,
   batchSize: rows,
   batch: async (epoch, step) => {
-    const x = Float32Array.from({ length: rows * width }, (_, i) => Math.sin(1 + i * 1.7 + step * 0.9 + epoch * 0.3));
+    const x = Float32Array.from({ length: rows * width }, (_, i) =>
+      Math.sin(1 + i * 1.7 + step * 0.9 + epoch * 0.3),
+    );
     const y = Float32Array.from({ length: rows }, (_, i) => 2 * x[3 * i]! - x[3 * i + 1]! + 0.5);
     return { x, y };
   },

@@ -1,0 +1,140 @@
+import { execFile } from 'node:child_process';
+import { mkdtempSync, rmSync } from 'node:fs';
+import { stat } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join, resolve } from 'node:path';
+import { promisify } from 'node:util';
+import {
+  AutoProcessor,
+  AutoTokenizer,
+  CLIPTextModelWithProjection,
+  CLIPVisionModelWithProjection,
+  env,
+  RawImage,
+} from '@huggingface/transformers';
+import { InferenceSession, Tensor } from 'onnxruntime-node';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { tokenizerConfig, trainTokenizer } from '../../src/encoder/bpe.ts';
+import { writeJson } from '../../src/run/files.ts';
+import { centreView, ViewRenderer } from '../../src/student/augment.ts';
+import { clipNormalisation } from '../../src/student/batches.ts';
+import { studentConfig } from '../../src/student/config.ts';
+import { exportStudent } from '../../src/student/export.ts';
+import { loadStudent } from '../../src/student/load.ts';
+import { newStudent, type StudentModel, tokenizerOf } from '../../src/student/model.ts';
+
+const texts = ['a red fox', 'a green frog and a red fox', 'two dogs', 'the fox and the frog'];
+let root: string;
+let student: StudentModel;
+beforeAll(async () => {
+  root = mkdtempSync(join(tmpdir(), 'export-'));
+  const files = { json: trainTokenizer(texts, { vocabSize: 530 }), config: tokenizerConfig(12) };
+  const config = studentConfig({
+    embedDim: 8,
+    vision: { imageSize: 16, patchSize: 8, width: 12, layers: 1, heads: 3 },
+    text: { vocabSize: tokenizerOf(files).vocabSize, contextLength: 12, width: 8, layers: 2, heads: 2 },
+  });
+  student = newStudent(config, 7, files);
+  await write('float32', student);
+  await write('float16', student);
+});
+afterAll(() => rmSync(root, { recursive: true, force: true }));
+
+async function write(dtype: 'float32' | 'float16', model: StudentModel): Promise<void> {
+  const { startId: start, endId: end, padId: pad, vocabSize: count } = tokenizerOf(model.tokenizerFiles);
+  await exportStudent(
+    join(root, dtype),
+    {
+      ...model,
+      text: model.exportedText,
+      values: new Map(model.parameters.map(({ name, value }) => [name, value])),
+      tokenizer: model.tokenizerFiles,
+      logScale: 3.25,
+      tokens: { start, end, pad, count },
+    },
+    dtype,
+  );
+}
+
+function valuesOf(model: StudentModel): Map<string, Float32Array> {
+  return new Map(model.parameters.map(({ name, value }) => [name, value]));
+}
+
+/** The first python3 that has the package; a shell's own may hide the system's. */
+async function pythonWithOnnx(): Promise<string | undefined> {
+  for (const python of ['python3', '/usr/bin/python3']) {
+    const found = await promisify(execFile)(python, ['-c', 'import onnx']).catch(() => undefined);
+    if (found) return python;
+  }
+  return undefined;
+}
+
+describe('an exported student', () => {
+  it('passes the checker of ONNX', async () => {
+    const script = resolve('scripts/check-onnx.py');
+    const python = await pythonWithOnnx();
+    if (python === undefined) return void console.log('No python3 with onnx here: the checker is left out');
+    const { stdout } = await promisify(execFile)(python, [script, root]);
+    expect(stdout.match(/: ok$/gm)).toHaveLength(4);
+  });
+
+  it('runs in transformers.js from its folder, with the embeddings that the towers have', async () => {
+    env.allowRemoteModels = false;
+    env.localModelPath = root;
+    const options = { dtype: 'fp32', device: 'cpu', local_files_only: true } as const;
+    const [tokenizer, processor, textModel, visionModel] = await Promise.all([
+      AutoTokenizer.from_pretrained('float32'),
+      AutoProcessor.from_pretrained('float32', {}),
+      CLIPTextModelWithProjection.from_pretrained('float32', options),
+      CLIPVisionModelWithProjection.from_pretrained('float32', options),
+    ]);
+    const inputs = tokenizer(texts, { padding: true, truncation: true });
+    const { text_embeds } = await textModel(inputs);
+    expect(text_embeds.dims).toEqual([4, 8]);
+    const own = tokenizerOf(student.tokenizerFiles);
+    const { inputIds, length } = own.encode(texts, 12);
+    const session = await InferenceSession.create(join(root, 'float32/onnx/text_model.onnx'));
+    const ids = new Tensor('int64', BigInt64Array.from(inputIds, BigInt), [4, length]);
+    const expected = (await session.run({ input_ids: ids })).text_embeds!.data as Float32Array;
+    for (const [i, value] of expected.entries()) expect(text_embeds.data[i]).toBeCloseTo(value, 5);
+
+    const data = Uint8ClampedArray.from({ length: 16 * 16 * 3 }, (_, i) => (i * 53) % 256);
+    const { pixel_values } = await processor(new RawImage(data, 16, 16, 3));
+    const pixels = new Float32Array(3 * 256);
+    const { mean, std } = clipNormalisation;
+    const picture = { data: Uint8Array.from(data), width: 16, height: 16 };
+    new ViewRenderer(16).pixels(picture, centreView(16, 16), mean, std, pixels, 0);
+    for (const [i, value] of pixels.entries()) expect(pixel_values.data[i]).toBeCloseTo(value, 4);
+    const { image_embeds } = await visionModel({ pixel_values });
+    expect(image_embeds.dims).toEqual([1, 8]);
+  });
+
+  it('is the student again when it is loaded, its logit scale too', async () => {
+    const loaded = await loadStudent(join(root, 'float32'));
+    expect(valuesOf(loaded)).toEqual(valuesOf(student));
+    expect(loaded.config).toEqual(student.config);
+    expect(loaded.logScale).toBe(3.25);
+    expect(tokenizerOf(loaded.tokenizerFiles).vocabSize).toBe(tokenizerOf(student.tokenizerFiles).vocabSize);
+  });
+
+  it('is half the size in float16, and rounds weights by half a step at most', async () => {
+    const size = async (dtype: string) => (await stat(join(root, dtype, 'onnx/text_model.onnx'))).size;
+    const embeddings = 4 * student.config!.text.vocabSize * 8;
+    expect((await size('float32')) - (await size('float16'))).toBeGreaterThan(embeddings / 2);
+    const loaded = valuesOf(await loadStudent(join(root, 'float16')));
+    for (const [name, value] of valuesOf(student)) {
+      for (const [i, x] of value.entries()) {
+        expect(Math.abs(loaded.get(name)![i]! - x)).toBeLessThanOrEqual(Math.abs(x) * 2 ** -11 + 2 ** -25);
+      }
+    }
+  });
+
+  it('is refused where the folder holds another model', async () => {
+    await writeJson(join(root, 'other/config.json'), { model_type: 'clip' });
+    await writeJson(join(root, 'other/tokenizer.json'), {});
+    await writeJson(join(root, 'other/tokenizer_config.json'), {});
+    await writeJson(join(root, 'other/preprocessor_config.json'), {});
+    await expect(loadStudent(join(root, 'other'))).rejects.toMatchObject({ code: 'MODEL_INVALID' });
+    await expect(loadStudent(join(root, 'nothing'))).rejects.toMatchObject({ code: 'MODEL_INVALID' });
+  });
+});
