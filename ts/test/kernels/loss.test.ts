@@ -1,0 +1,510 @@
+import { describe, expect, it } from 'vitest';
+import {
+  clusterInstanceLoss,
+  type LossInputs,
+  type LossOptions,
+  type LossOutput,
+  sampleCentres,
+  softTargets,
+} from '../../src/kernels/loss.ts';
+import type { Matrix } from '../../src/kernels/rows.ts';
+import {
+  type LossReferenceInputs,
+  type LossReferenceOptions,
+  type LossReferenceResult,
+  lossReference,
+  rows64,
+  softTargetsReference,
+} from '../reference/loss.ts';
+import { sequence } from '../reference/sequence.ts';
+
+interface Shape {
+  batch: number;
+  dim: number;
+  teacherDim: number;
+  clusters: number;
+  projected: boolean;
+}
+
+const matrix = (rows: number, dim: number, seed: number): Matrix & { data: Float32Array } => ({
+  data: sequence(rows * dim, seed),
+  rows,
+  dim,
+});
+
+/** Inputs of every term. Students lean towards their teachers, so that the softmaxes are neither flat nor one-hot. */
+function example(
+  { batch, dim, teacherDim, clusters, projected }: Shape,
+  seed = 1,
+): Required<Omit<LossInputs, 'softTargets' | 'sample'>> & { sample?: Int32Array } {
+  const image = matrix(batch, dim, seed);
+  const text = matrix(batch, dim, seed + 1);
+  const teacherImage = matrix(batch, teacherDim, seed + 2);
+  const teacherText = matrix(batch, teacherDim, seed + 3);
+  const centroids = matrix(clusters, teacherDim, seed + 4);
+  const labels = sequence(batch, seed + 5).map((x) => Math.floor(((x + 1) / 2) * clusters));
+  for (let i = 0; i < batch; i++) {
+    for (let k = 0; k < dim; k++) text.data[i * dim + k]! += image.data[i * dim + k]!;
+    for (let k = 0; k < teacherDim; k++) {
+      const at = i * teacherDim + k;
+      teacherImage.data[at]! +=
+        centroids.data[labels[i]! * teacherDim + k]! + (image.data[i * dim + (k % dim)] ?? 0);
+      teacherText.data[at]! += teacherImage.data[at]!;
+    }
+  }
+  return {
+    image,
+    text,
+    teacherImage,
+    teacherText,
+    centroids,
+    labels: Int32Array.from(labels),
+    clipLogScale: 2,
+    instanceLogScale: 2.5,
+    ...(projected
+      ? {
+          imageProjection: matrix(dim, teacherDim, seed + 6),
+          textProjection: matrix(dim, teacherDim, seed + 7),
+        }
+      : {}),
+  } as ReturnType<typeof example>;
+}
+
+const options: Required<Omit<LossReferenceOptions, never>> = {
+  clipWeight: 0.7,
+  ceWeight: 0.9,
+  klWeight: 1.3,
+  instanceWeight: 1.1,
+  temperature: 0.1,
+  teacherTemperature: 0.07,
+  pairing: 'same',
+};
+
+const convert = (value: Matrix | undefined) =>
+  value === undefined ? undefined : rows64(value.data, value.rows, value.dim);
+
+function toReference(inputs: LossInputs): LossReferenceInputs {
+  const out: Record<string, unknown> = { ...inputs };
+  for (const name of [
+    'image',
+    'text',
+    'teacherImage',
+    'teacherText',
+    'imageProjection',
+    'textProjection',
+    'centroids',
+  ] as const) {
+    if (inputs[name] !== undefined) out[name] = convert(inputs[name]);
+  }
+  return out as unknown as LossReferenceInputs;
+}
+
+const TERMS = ['total', 'clip', 'clusterCe', 'clusterKl', 'instance'] as const;
+const SCALES = ['clipLogScale', 'instanceLogScale'] as const;
+const GRADIENTS = ['image', 'text', 'imageProjection', 'textProjection', 'centroids'] as const;
+
+/**
+ * Largest error of a gradient relative to its largest element, or to `summand` where that is larger: what its summands are like that
+ * may cancel.
+ */
+function relativeError(actual: ArrayLike<number>, expected: ArrayLike<number>, summand = 0): number {
+  expect(actual.length).toBe(expected.length);
+  let error = 0;
+  let size = summand;
+  for (let i = 0; i < expected.length; i++) {
+    error = Math.max(error, Math.abs(actual[i]! - expected[i]!));
+    size = Math.max(size, Math.abs(expected[i]!));
+  }
+  return error === 0 ? 0 : error / size;
+}
+
+/** Terms are sums of logits of up to 1 / temperature in float32; gradients are sums of products of such weights. */
+const TERM_BOUND = 2e-5;
+const GRADIENT_BOUND = 1e-5;
+
+function expectClose(actual: LossOutput, expected: LossReferenceResult, batch: number): void {
+  const summand = 1 / (options.temperature * batch);
+  for (const term of TERMS) expect(Math.abs(actual[term] - expected[term]), term).toBeLessThan(TERM_BOUND);
+  for (const scale of SCALES) {
+    expect(Math.abs(actual.gradients[scale] - expected[scale]), scale).toBeLessThan(TERM_BOUND);
+  }
+  for (const name of GRADIENTS) {
+    const gradient = actual.gradients[name];
+    if (gradient !== undefined) {
+      const error = relativeError(gradient, expected[name]!, summand);
+      expect(error, name).toBeLessThan(GRADIENT_BOUND);
+    }
+  }
+}
+
+describe('the reference of the loss', () => {
+  it.each(['same', 'cross', 'both'] as const)(
+    'has the gradients of its finite differences, pairing %s',
+    (pairing) => {
+      const inputs = toReference(example({ batch: 5, dim: 4, teacherDim: 3, clusters: 7, projected: true }));
+      inputs.sample = Int32Array.from(new Set([...inputs.labels!, 2, 5])).sort();
+      // The teacher is a constant of the loss; the centres enter through it too, so their check is without the KL term below.
+      const check = (settings: typeof options, names: readonly (typeof GRADIENTS)[number][]) => {
+        const { ...gradients } = lossReference(inputs, settings);
+        const step = 1e-5;
+        for (const name of names) {
+          const { data } = inputs[name]!;
+          for (let i = 0; i < data.length; i++) {
+            const value = data[i]!;
+            data[i] = value + step;
+            const above = lossReference(inputs, settings).total;
+            data[i] = value - step;
+            const below = lossReference(inputs, settings).total;
+            data[i] = value;
+            expect(
+              Math.abs((above - below) / (2 * step) - gradients[name]![i]!),
+              `${name}[${i}]`,
+            ).toBeLessThan(1e-7);
+          }
+        }
+        for (const name of SCALES) {
+          const value = inputs[name]!;
+          const above = lossReference({ ...inputs, [name]: value + step }, settings).total;
+          const below = lossReference({ ...inputs, [name]: value - step }, settings).total;
+          expect(Math.abs((above - below) / (2 * step) - gradients[name]), name).toBeLessThan(1e-7);
+        }
+      };
+      const all = { ...options, pairing };
+      check(all, ['image', 'text', 'imageProjection', 'textProjection']);
+      check({ ...all, klWeight: 0 }, ['image', 'centroids']);
+    },
+  );
+});
+
+describe('clusterInstanceLoss', () => {
+  const shapes: Shape[] = [
+    { batch: 1, dim: 1, teacherDim: 1, clusters: 1, projected: false },
+    { batch: 2, dim: 3, teacherDim: 3, clusters: 2, projected: false },
+    { batch: 3, dim: 2, teacherDim: 5, clusters: 1, projected: true },
+    { batch: 11, dim: 7, teacherDim: 5, clusters: 13, projected: true },
+    { batch: 12, dim: 32, teacherDim: 32, clusters: 32, projected: false },
+    { batch: 13, dim: 33, teacherDim: 31, clusters: 33, projected: true },
+    { batch: 24, dim: 64, teacherDim: 64, clusters: 256, projected: false },
+    { batch: 145, dim: 17, teacherDim: 48, clusters: 257, projected: true },
+    { batch: 257, dim: 40, teacherDim: 40, clusters: 700, projected: false },
+  ];
+
+  it.each(shapes)('agrees with the float64 reference for %o', async (shape) => {
+    const inputs = example(shape);
+    const actual = await clusterInstanceLoss(inputs, { ...options, learnedCentroids: true });
+    expectClose(actual, lossReference(toReference(inputs), options), shape.batch);
+  });
+
+  it.each(['same', 'cross', 'both'] as const)(
+    'agrees with pairing %s and a sample of the centres',
+    async (pairing) => {
+      const inputs = example({ batch: 37, dim: 20, teacherDim: 24, clusters: 400, projected: true });
+      const sample = sampleCentres({ clusters: 400, labels: inputs.labels, rate: 0.2, seed: 1, step: 3 });
+      const settings = { ...options, pairing };
+      const actual = await clusterInstanceLoss(
+        { ...inputs, sample },
+        { ...settings, learnedCentroids: true },
+      );
+      expectClose(actual, lossReference(toReference({ ...inputs, sample }), settings), 37);
+    },
+  );
+
+  it.each([
+    { clipWeight: 0 },
+    { ceWeight: 0 },
+    { klWeight: 0 },
+    { instanceWeight: 0 },
+    { clipWeight: 0, instanceWeight: 0 },
+    { ceWeight: 0, klWeight: 0, instanceWeight: 0 },
+  ])('leaves terms of weight 0 out: %o', async (off) => {
+    const inputs = example({ batch: 9, dim: 6, teacherDim: 6, clusters: 10, projected: false });
+    const settings = { ...options, ...off };
+    expectClose(await clusterInstanceLoss(inputs, settings), lossReference(toReference(inputs), settings), 9);
+  });
+
+  it('needs no input that only absent terms use', async () => {
+    const { image, text, clipLogScale, centroids, labels } = example({
+      batch: 4,
+      dim: 3,
+      teacherDim: 3,
+      clusters: 5,
+      projected: false,
+    });
+    const clip = await clusterInstanceLoss(
+      { image, text, clipLogScale },
+      { ceWeight: 0, klWeight: 0, instanceWeight: 0 },
+    );
+    expect(clip.total).toBe(clip.clip);
+    const ce = await clusterInstanceLoss(
+      { image, text, centroids, labels },
+      { clipWeight: 0, klWeight: 0, instanceWeight: 0 },
+    );
+    expect(ce.total).toBe(ce.clusterCe);
+    expect(ce.gradients.text).toEqual(new Float32Array(12));
+  });
+
+  it('stays finite and right at sharp temperatures', async () => {
+    const inputs = {
+      ...example({ batch: 30, dim: 16, teacherDim: 16, clusters: 50, projected: false }),
+      clipLogScale: Math.log(100),
+      instanceLogScale: 6,
+    };
+    const settings = { ...options, temperature: 0.005, teacherTemperature: 0.002 };
+    const actual = await clusterInstanceLoss(inputs, settings);
+    const expected = lossReference(toReference(inputs), settings);
+    // Logits reach 500: a rounding of them is 3e-5, and moves a weight by as much.
+    for (const term of TERMS)
+      expect(Math.abs(actual[term] - expected[term]) / expected.total, term).toBeLessThan(1e-5);
+    for (const name of ['image', 'text'] as const) {
+      expect(relativeError(actual.gradients[name], expected[name])).toBeLessThan(5e-4);
+    }
+  });
+
+  it('gives the same bits for 1, 2 and 7 threads', async () => {
+    const inputs = example({ batch: 157, dim: 24, teacherDim: 36, clusters: 600, projected: true });
+    const results = [];
+    for (const threads of [1, 2, 7]) {
+      const settings = { ...options, pairing: 'both', learnedCentroids: true, threads } as const;
+      results.push(await clusterInstanceLoss(inputs, settings));
+    }
+    expect(results[1]).toEqual(results[0]);
+    expect(results[2]).toEqual(results[0]);
+  });
+
+  it('has neither KL nor a KL gradient when the student is the teacher', async () => {
+    const inputs = example({ batch: 20, dim: 12, teacherDim: 12, clusters: 40, projected: false });
+    const kl = await clusterInstanceLoss(
+      { ...inputs, teacherImage: inputs.image },
+      { clipWeight: 0, ceWeight: 0, instanceWeight: 0, temperature: 0.05 },
+    );
+    expect(Math.abs(kl.clusterKl)).toBeLessThan(1e-5);
+    for (const value of kl.gradients.image) expect(Math.abs(value)).toBeLessThan(1e-5);
+  });
+
+  it('has neither KL nor CE for a single centre', async () => {
+    const inputs = example({ batch: 8, dim: 5, teacherDim: 5, clusters: 1, projected: false });
+    const result = await clusterInstanceLoss(inputs, { clipWeight: 0, instanceWeight: 0 });
+    expect(Math.abs(result.clusterCe)).toBeLessThan(1e-5);
+    expect(Math.abs(result.clusterKl)).toBeLessThan(1e-5);
+    for (const value of result.gradients.image) expect(Math.abs(value)).toBeLessThan(1e-5);
+  });
+
+  it('takes a sample of every centre as all of them', async () => {
+    const inputs = example({ batch: 19, dim: 8, teacherDim: 8, clusters: 300, projected: false });
+    const settings = { ...options, learnedCentroids: true };
+    const sample = sampleCentres({ clusters: 300, labels: inputs.labels, rate: 1, seed: 0, step: 0 });
+    expect(await clusterInstanceLoss({ ...inputs, sample }, settings)).toEqual(
+      await clusterInstanceLoss(inputs, settings),
+    );
+  });
+
+  it('does not care for the order of the centres', async () => {
+    const inputs = example({ batch: 21, dim: 9, teacherDim: 9, clusters: 310, projected: false });
+    const move = (centre: number) => (centre * 7 + 3) % 310;
+    const centroids = { ...inputs.centroids, data: new Float32Array(310 * 9) };
+    for (let j = 0; j < 310; j++)
+      centroids.data.set(inputs.centroids.data.subarray(j * 9, (j + 1) * 9), move(j) * 9);
+    const one = await clusterInstanceLoss(inputs, options);
+    const other = await clusterInstanceLoss(
+      { ...inputs, centroids, labels: inputs.labels.map(move) },
+      options,
+    );
+    for (const term of TERMS) expect(Math.abs(one[term] - other[term])).toBeLessThan(TERM_BOUND);
+    expect(relativeError(other.gradients.image, one.gradients.image)).toBeLessThan(GRADIENT_BOUND);
+  });
+
+  it('does not care for the length of rows', async () => {
+    const inputs = example({ batch: 10, dim: 6, teacherDim: 6, clusters: 12, projected: false });
+    const scaled = (value: Matrix) => ({ ...value, data: (value.data as Float32Array).map((x) => x * 1024) });
+    const one = await clusterInstanceLoss(inputs, options);
+    const other = await clusterInstanceLoss(
+      {
+        ...inputs,
+        image: scaled(inputs.image),
+        teacherImage: scaled(inputs.teacherImage),
+        centroids: scaled(inputs.centroids),
+      },
+      options,
+    );
+    for (const term of TERMS) expect(other[term]).toBe(one[term]);
+    expect(other.gradients.image.map((x) => x * 1024)).toEqual(one.gradients.image);
+  });
+
+  it('takes soft targets instead of the pass of the teacher', async () => {
+    const inputs = example({ batch: 31, dim: 14, teacherDim: 14, clusters: 280, projected: false });
+    const soft = await softTargets(inputs.teacherImage, inputs.centroids, {
+      temperature: options.teacherTemperature,
+    });
+    const one = await clusterInstanceLoss(inputs, options);
+    const other = await clusterInstanceLoss({ ...inputs, softTargets: soft }, options);
+    expect(Math.abs(other.clusterKl - one.clusterKl)).toBeLessThan(TERM_BOUND);
+    expect(other.gradients.image).toEqual(one.gradients.image);
+  });
+
+  it.each([
+    ['image', 0, 'image'],
+    ['text', Number.NaN, 'text'],
+    ['teacherImage', Number.POSITIVE_INFINITY, 'teacherImage'],
+    ['teacherText', 0, 'teacherText'],
+    ['centroids', Number.NaN, 'centroids'],
+  ] as const)('names the first row of %s that is %s', async (name, bad, where) => {
+    const inputs = example({ batch: 40, dim: 5, teacherDim: 5, clusters: 40, projected: false });
+    inputs[name].data.fill(bad, 33 * 5, 34 * 5);
+    inputs[name].data.fill(bad, 37 * 5, 38 * 5);
+    await expect(clusterInstanceLoss(inputs, options)).rejects.toMatchObject({
+      code: 'INVALID_DATA',
+      message: `Row 33 of ${where} is zero, NaN or infinite`,
+    });
+  });
+
+  it('names a row that its projection makes zero', async () => {
+    const inputs = example({ batch: 3, dim: 4, teacherDim: 5, clusters: 6, projected: true });
+    inputs.imageProjection.data.fill(0);
+    await expect(clusterInstanceLoss(inputs, options)).rejects.toThrow(
+      'Row 0 of image after its projection is zero',
+    );
+  });
+
+  it('names what is wrong with its arguments', async () => {
+    const inputs = example({ batch: 4, dim: 3, teacherDim: 3, clusters: 5, projected: false });
+    const reject = (change: object, message: string, settings: LossOptions = {}) =>
+      expect(
+        clusterInstanceLoss({ ...inputs, ...change } as LossInputs, { ...options, ...settings }),
+      ).rejects.toThrow(message);
+    await reject({ text: matrix(3, 3, 1) }, 'Expected 4 rows for text.rows but received 3');
+    await reject(
+      { image: { data: new Float32Array(11), rows: 4, dim: 3 } },
+      'Expected a Float32Array of 12 [rows, dim] for image.data',
+    );
+    await reject(
+      { image: { data: new Uint16Array(12), rows: 4, dim: 3 } },
+      'Expected a Float32Array of 12 [rows, dim] for image.data',
+    );
+    await reject(
+      { teacherImage: matrix(4, 6, 1) },
+      'Expected a width of 3 for teacherImage.dim but received 6',
+    );
+    await reject(
+      { imageProjection: matrix(3, 6, 1) },
+      'Expected a [3, 6] matrix for textProjection but received undefined',
+    );
+    await reject(
+      { labels: Int32Array.of(0, 1, 2, 5) },
+      'Expected a centre from 0 to 4 for labels[3] but received 5',
+    );
+    await reject({ sample: Int32Array.of(0, 0) }, 'Expected a centre over 0 for sample[1] but received 0');
+    await reject(
+      { labels: Int32Array.of(0, 1, 2, 4), sample: Int32Array.of(0, 1, 2) },
+      'Expected a sample that holds label 4',
+    );
+    await reject({ teacherText: undefined }, 'Expected a matrix for teacherText but received undefined');
+    await reject(
+      { clipLogScale: undefined },
+      'Expected a number from -80 to 80 for clipLogScale but received undefined',
+    );
+    await reject({ images: 1 }, 'for inputs but received "images"');
+    await reject({}, 'Expected a number over 0 for temperature but received 0', { temperature: 0 });
+    await reject({}, "Expected one of 'same', 'cross', 'both' for pairing", { pairing: 'none' as 'same' });
+    const soft = { softCentroids: new Float32Array(12), entropies: new Float32Array(4) };
+    await reject({ softTargets: soft }, 'Expected false together with softTargets', {
+      learnedCentroids: true,
+    });
+    await reject(
+      { softTargets: soft, sample: Int32Array.of(0, 1, 2, 3, 4) },
+      'Expected no sample together with softTargets',
+    );
+  });
+
+  it('aborts', async () => {
+    const inputs = example({ batch: 4, dim: 3, teacherDim: 3, clusters: 5, projected: false });
+    await expect(clusterInstanceLoss(inputs, { signal: AbortSignal.abort() })).rejects.toMatchObject({
+      code: 'ABORTED',
+    });
+  });
+});
+
+describe('softTargets', () => {
+  it.each([
+    [1, 1, 1],
+    [3, 2, 4],
+    [50, 33, 700],
+  ])('agrees with the reference for %i rows of %i and %i centres', async (rows, dim, clusters) => {
+    const teacher = matrix(rows, dim, 1);
+    const centroids = matrix(clusters, dim, 2);
+    const actual = await softTargets(teacher, centroids, { temperature: 0.08 });
+    const expected = softTargetsReference(convert(teacher)!, convert(centroids)!, 0.08);
+    expect(relativeError(actual.softCentroids, expected.softCentroids)).toBeLessThan(GRADIENT_BOUND);
+    for (let i = 0; i < rows; i++) {
+      expect(Math.abs(actual.entropies[i]! - expected.entropies[i]!)).toBeLessThan(TERM_BOUND);
+    }
+  });
+
+  it('takes rows in chunks and names a fault by its place among all', async () => {
+    const whole = matrix(7, 3, 1);
+    const chunks = [
+      { data: whole.data.slice(0, 6), rows: 2, dim: 3 },
+      { data: whole.data.slice(6), rows: 5, dim: 3 },
+    ];
+    const centroids = matrix(4, 3, 2);
+    expect(await softTargets(chunks, centroids)).toEqual(await softTargets(whole, centroids));
+    chunks[1]!.data.fill(0, 3, 6);
+    await expect(softTargets(chunks, centroids)).rejects.toThrow('Row 3 of teacher is zero, NaN or infinite');
+  });
+
+  it('names what is wrong with its arguments', async () => {
+    await expect(softTargets(matrix(2, 3, 1), matrix(2, 4, 1))).rejects.toThrow(
+      'for centroids.dim but received 4',
+    );
+    await expect(softTargets(matrix(2, 3, 1), matrix(0, 3, 1))).rejects.toThrow(
+      'Expected at least one row for centroids',
+    );
+  });
+});
+
+describe('sampleCentres', () => {
+  const labels = Int32Array.of(7, 3, 7, 99);
+
+  it.each([0, 0.03, 0.1, 0.5, 0.9, 1])(
+    'holds every label and the right number of centres at rate %d',
+    (rate) => {
+      const sample = sampleCentres({ clusters: 100, labels, rate, seed: 5, step: 2 });
+      expect(sample.length).toBe(Math.max(3, Math.round(rate * 100)));
+      expect([...sample]).toEqual([...new Set(sample)].sort((a, b) => a - b));
+      expect(sample[sample.length - 1]).toBeLessThan(100);
+      for (const label of labels) expect(sample).toContain(label);
+    },
+  );
+
+  it('is a function of seed and step', () => {
+    const draw = (seed: number, step: number) =>
+      sampleCentres({ clusters: 1000, labels, rate: 0.1, seed, step });
+    expect(draw(1, 1)).toEqual(draw(1, 1));
+    expect(draw(1, 2)).not.toEqual(draw(1, 1));
+    expect(draw(2, 1)).not.toEqual(draw(1, 1));
+  });
+
+  it('takes all others alike', () => {
+    const counts = new Float64Array(50);
+    const rounds = 4000;
+    for (const rate of [0.2, 0.8]) {
+      counts.fill(0);
+      for (let step = 0; step < rounds; step++) {
+        for (const centre of sampleCentres({ clusters: 50, labels: Int32Array.of(4), rate, seed: 9, step }))
+          counts[centre]!++;
+      }
+      expect(counts[4]).toBe(rounds);
+      const share = (Math.round(rate * 50) - 1) / 49;
+      // Five standard deviations of a binomial.
+      const deviation = 5 * Math.sqrt(rounds * share * (1 - share));
+      counts.forEach((count, centre) => {
+        if (centre !== 4) expect(Math.abs(count - rounds * share)).toBeLessThan(deviation);
+      });
+    }
+  });
+
+  it('refuses a label that is no centre', () => {
+    expect(() => sampleCentres({ clusters: 9, labels, rate: 0.1, seed: 0, step: 0 })).toThrow(
+      'Expected a centre from 0 to 8 for labels[3] but received 99',
+    );
+  });
+});
