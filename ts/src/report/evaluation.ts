@@ -17,7 +17,7 @@ export function evaluationSection(evaluations: readonly Evaluation[]): Html | un
   if (evaluations.length === 0) return undefined;
   const results = evaluations.map(({ result }) => result);
   const [first] = results;
-  const head = html`<tr><th scope="col">Model</th>${evaluations.map(({ name }) => html`<th scope="col">${name}</th>`)}</tr>`;
+  const head = html`<tr><th scope="col">Model</th>${evaluations.map(({ name }) => html`<th scope="col" class="number">${name}</th>`)}</tr>`;
   const body: Html[] = [];
   const add = (title: string, rows: readonly Row[], best = true) => {
     const shown = rows.filter(({ value }) => results.some((result) => value(result) !== undefined));
@@ -125,7 +125,8 @@ function rowOf(
   const values = results.map(value);
   const format = show ?? (markBest ? percent : formatNumber);
   const known = values.filter((entry) => entry !== undefined);
-  const best = markBest && known.length > 1 ? Math.max(...known) : undefined;
+  // Where all are equal there is no best.
+  const best = markBest && Math.max(...known) > Math.min(...known) ? Math.max(...known) : undefined;
   const cells = values.map((entry) =>
     entry === undefined
       ? html`<td></td>`

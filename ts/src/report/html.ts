@@ -40,7 +40,7 @@ export function formatNumber(value: number): string {
   if (Number.isInteger(value)) return value.toLocaleString('en-US');
   const size = Math.abs(value);
   if (size >= 1000) return Math.round(value).toLocaleString('en-US');
-  if (size < 1e-3) return value.toExponential(2);
+  if (size < 1e-3) return value.toExponential(2).replace(/\.?0+e/, 'e');
   return String(Number(value.toPrecision(4)));
 }
 
@@ -58,7 +58,7 @@ export function section(id: string, title: string, ...content: readonly Part[]):
   return html`<section id="${id}"><h2>${title}</h2>${content}</section>\n`;
 }
 
-/** A table; numbers stand to the right. Cells of the first column head their row. */
+/** A table; numbers stand to the right. Cells of the first column head their row; with empty headings there is no line of them. */
 export function table(head: readonly Part[], rows: readonly (readonly Part[])[]): Html {
   const cell = (part: Part, column: number) =>
     column === 0
@@ -66,6 +66,11 @@ export function table(head: readonly Part[], rows: readonly (readonly Part[])[])
       : html`<td${typeof part === 'number' ? new Html(' class="number"') : undefined}>${
           typeof part === 'number' ? formatNumber(part) : part
         }</td>`;
-  return html`<div class="scroll"><table><thead><tr>${head.map((part) => html`<th scope="col">${part}</th>`)}</tr></thead>
+  const heading = (part: Part, column: number) => {
+    const numbers = column > 0 && rows.some((row) => typeof row[column] === 'number');
+    return html`<th scope="col"${numbers ? new Html(' class="number"') : undefined}>${part}</th>`;
+  };
+  const titled = head.some((part) => part !== '');
+  return html`<div class="scroll"><table>${titled ? html`<thead><tr>${head.map(heading)}</tr></thead>` : undefined}
 <tbody>${rows.map((row) => html`<tr>${row.map(cell)}</tr>\n`)}</tbody></table></div>`;
 }

@@ -24,13 +24,13 @@ nav { display: flex; flex-wrap: wrap; gap: 4px 16px; margin: 14px 0 0; font-size
 section { background: var(--card); border: 1px solid var(--rule); border-radius: 10px; padding: 20px 22px; margin: 20px 0; }
 footer { color: var(--quiet); font-size: 13px; padding-bottom: 40px; }
 .quiet { color: var(--quiet); }
-.lead { color: var(--quiet); margin: 0; }
+.lead { color: var(--quiet); margin: 0 0 12px; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-size: 14px; font-variant-numeric: tabular-nums; min-width: 50%; }
 th, td { text-align: left; padding: 5px 18px 5px 0; border-bottom: 1px solid var(--rule); vertical-align: top; }
 thead th { color: var(--quiet); font-weight: 500; }
 tbody th { font-weight: 400; }
-td.number { text-align: right; }
+.number { text-align: right; }
 td.best { font-weight: 700; }
 tr.head th { color: var(--quiet); font-weight: 600; padding-top: 16px; border-bottom: 0; }
 .bars { display: grid; gap: 8px; }
