@@ -40,7 +40,8 @@ export async function createSession(
     graphOptimizationLevel: options.optimize ? 'all' : 'disabled',
     // The pattern's planner holds twice the memory for no speed.
     enableMemPattern: false,
-    logSeverityLevel: 3,
+    // What goes wrong comes back as an error.
+    logSeverityLevel: 4,
     // Threads that spin between operators take cores from everything else in the process.
     extra: { session: { intra_op: { allow_spinning: '0' } } },
   };

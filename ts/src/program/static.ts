@@ -35,10 +35,12 @@ export class StaticGraph {
   readonly constants = new Map<string, Constant>();
   readonly #values = new Map<string, ValueInfo>();
   readonly #shared = new Map<string, string>();
+  /** Names of values that are still to come. */
+  readonly #taken = new Set<string>();
   #next = 0;
 
   constructor(
-    origin: Pick<Graph, 'name' | 'opset' | 'parameters'>,
+    origin: Pick<Graph, 'name' | 'opset' | 'parameters' | 'nodes'>,
     inputs: readonly (GraphValue & ValueInfo)[],
     outputs: readonly string[],
   ) {
@@ -48,6 +50,7 @@ export class StaticGraph {
     this.inputs = [...inputs];
     this.outputs = outputs;
     for (const value of [...inputs, ...origin.parameters]) this.setInfo(value.name, value);
+    for (const node of origin.nodes) for (const output of node.outputs) this.#taken.add(output);
   }
 
   info(name: string): ValueInfo {
@@ -133,8 +136,9 @@ export class StaticGraph {
   /** A name that nothing in the graph has. */
   fresh(prefix: string): string {
     let name: string;
+    const used = (value: string) => this.#values.has(value) || this.#taken.has(value);
     do name = `${prefix}.${this.#next++}`;
-    while (this.#values.has(name) || this.#values.has(`${name}.0`));
+    while (used(name) || used(`${name}.0`));
     return name;
   }
 

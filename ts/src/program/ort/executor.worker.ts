@@ -36,7 +36,7 @@ async function run(
       toOrt({ type: 'float32', dims, data: store.value(name, which) }),
     ]),
   ]);
-  const outputs = graph.outputs.length > 0 ? await runSession(session, feeds) : {};
+  const outputs = session ? await runSession(session, feeds) : {};
   return (name) => {
     const output = outputs[name];
     return output ? fromOrt(output) : (inputs[name] ?? constants.get(name)!);

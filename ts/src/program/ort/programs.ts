@@ -10,7 +10,8 @@ import { type InputDims, type StaticGraph, specialize } from '../static.ts';
 /** A graph at fixed shapes, compiled. */
 export interface Program {
   readonly graph: Graph;
-  readonly session: SessionHandle;
+  /** None when there is nothing to compute. */
+  readonly session: SessionHandle | undefined;
   /** What the call asks for that need not be computed. */
   readonly constants: ReadonlyMap<string, Constant>;
 }
@@ -84,19 +85,21 @@ export class Programs {
     if (this.#cache.size > LARGEST_CACHE) {
       const [oldest, program] = this.#cache.entries().next().value!;
       this.#cache.delete(oldest);
-      await (await program).session.release();
+      await (await program).session?.release();
     }
     return compiled;
   }
 
   async dispose(): Promise<void> {
-    for (const program of this.#cache.values()) await (await program).session.release();
+    for (const program of this.#cache.values()) await (await program).session?.release();
     this.#cache.clear();
   }
 }
 
 async function compile(plan: () => Omit<Program, 'session'>, threads: number): Promise<Program> {
   const planned = plan();
+  // ONNX Runtime refuses a graph without nodes.
+  if (planned.graph.outputs.length === 0) return { ...planned, session: undefined };
   try {
     const session = await createSession(encodeModel(exportProgram(planned.graph)), {
       providers: ['cpu'],

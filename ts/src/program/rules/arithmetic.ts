@@ -37,7 +37,7 @@ export const arithmeticRules: GradientRules = {
   Reciprocal: (c) => c.give(0, c.neg(c.mul(c.dy, c.mul(c.y, c.y)))),
   Pow: (c) => {
     const exponent = c.graph.constants.get(c.input(1));
-    if (!exponent || exponent.data.length !== 1) {
+    if (exponent?.data.length !== 1) {
       throw c.unsupported('has an exponent that is not a constant number: it has no gradient rule');
     }
     const [e] = numbersOf(exponent) as [number];

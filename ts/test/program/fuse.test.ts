@@ -1,0 +1,88 @@
+import { expect, test } from 'vitest';
+import { product } from '../../src/program/attributes.ts';
+import { fuse } from '../../src/program/fuse.ts';
+import type { Graph } from '../../src/program/graph.ts';
+import { specialize } from '../../src/program/static.ts';
+import { type Feeds, gradientsOf, runGraph, spread } from './support/gradient.ts';
+import { parametersOf, text, vit } from './support/models.ts';
+
+const VIT = { image: 16, patch: 8, width: 12, depth: 2, heads: 3, out: 5 };
+const TEXT = { vocabulary: 11, length: 6, width: 8, depth: 2, heads: 2, out: 5 };
+
+function counts(graph: Graph): Record<string, number> {
+  const result: Record<string, number> = {};
+  for (const { op } of graph.nodes) result[op] = (result[op] ?? 0) + 1;
+  return result;
+}
+
+function feedsOf(graph: Graph, inputs: Feeds): Feeds {
+  const feeds = { ...inputs };
+  for (const { name, dims, value } of parametersOf(graph))
+    feeds[name] = { type: 'float32', dims, data: value };
+  return feeds;
+}
+
+const cases: { name: string; graph: Graph; inputs: Feeds; expected: Record<string, number | undefined> }[] = [
+  {
+    name: 'a vision transformer',
+    graph: vit(VIT),
+    inputs: { pixels: { type: 'float32', dims: [2, 3, 16, 16], data: spread(2 * 3 * 256, 9) } },
+    // Patches are a product of their own; the last projection has no bias.
+    expected: {
+      LayerNormalization: 5,
+      Gelu: 2,
+      Gemm: 13,
+      FusedMatMul: 2,
+      MatMul: 3,
+      Erf: undefined,
+      Sqrt: undefined,
+    },
+  },
+  {
+    name: 'a text transformer',
+    graph: text(TEXT),
+    inputs: {
+      ids: {
+        type: 'int64',
+        dims: [2, 6],
+        data: BigInt64Array.from([3, 1, 10, 0, 0, 0, 2, 5, 4, 3, 10, 0], BigInt),
+      },
+    },
+    expected: {
+      LayerNormalization: 5,
+      QuickGelu: 2,
+      Gemm: 12,
+      FusedMatMul: 2,
+      Sigmoid: undefined,
+      Shape: undefined,
+    },
+  },
+];
+
+test.each(cases)(
+  '$name becomes fewer operators with the same values',
+  async ({ graph, inputs, expected }) => {
+    const dims = Object.fromEntries(Object.entries(inputs).map(([name, tensor]) => [name, tensor.dims]));
+    const plain = specialize(graph, dims, { training: true });
+    const fused = fuse(plain).toGraph();
+    expect(counts(fused)).toMatchObject(Object.fromEntries(Object.entries(expected).filter(([, n]) => n)));
+    for (const op of Object.keys(expected)) expect(counts(fused)[op], op).toBe(expected[op]);
+
+    const feeds = feedsOf(graph, inputs);
+    const [before, after] = [await runGraph(plain.toGraph(), feeds), await runGraph(fused, feeds)];
+    const values = before.embedding!.data as Float32Array;
+    values.forEach((value, i) => {
+      expect(after.embedding!.data[i]).toBeCloseTo(value, 4);
+    });
+
+    const weights = { embedding: spread(product(plain.dims('embedding')), 3) };
+    const separate = await gradientsOf(graph, feeds, weights);
+    const together = await gradientsOf(graph, feeds, weights, { fused: true });
+    for (const [name, gradient] of separate) {
+      const norm = Math.hypot(...gradient);
+      const error = Math.hypot(...gradient.map((value, i) => value - together.get(name)![i]!));
+      // The bias of keys shifts all scores of a row alike: its gradient is 0 up to rounding.
+      expect(error, name).toBeLessThan(1e-4 * norm + 1e-5);
+    }
+  },
+);
