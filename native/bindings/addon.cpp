@@ -7,8 +7,20 @@ namespace {
 
 Napi::Object init(Napi::Env env, Napi::Object exports) {
   exports.Set("version", CLIPCID_VERSION);
-  exports.Set("devices", Napi::Function::New(env, devices, "devices"));
-  exports.Set("cudaStatus", Napi::Function::New(env, cudaStatus, "cudaStatus"));
+  const auto define = [&](const char* name, Napi::Value (*function)(const Napi::CallbackInfo&)) {
+    exports.Set(name, Napi::Function::New(env, function, name));
+  };
+  define("devices", devices);
+  define("cudaStatus", cudaStatus);
+  define("upload", upload);
+  define("download", download);
+  define("release", release);
+  define("balance", balance);
+  define("kmeans", kmeans);
+  define("nearest", nearest);
+  define("loss", loss);
+  define("softTargets", softTargets);
+  define("adamw", adamw);
   exports.Set("loss", Napi::Function::New(env, loss, "loss"));
   exports.Set("softTargets", Napi::Function::New(env, softTargets, "softTargets"));
   exports.Set("adamw", Napi::Function::New(env, adamw, "adamw"));

@@ -73,6 +73,15 @@ Operation::Operation(Napi::Env env, const Napi::Value& value) : deferred_(Napi::
   }
 }
 
+Rows Operation::holdRows(const Napi::Value& value, const char* name) {
+  ParsedRows parsed = rowsOf(value, name);
+  if (parsed.rows.device && parsed.rows.device->owner != backend_) {
+    throwExpected(value.Env(), "rows in memory, in files or on the context's device", name);
+  }
+  for (const Napi::Object& array : parsed.arrays) hold(array);
+  return std::move(parsed.rows);
+}
+
 Napi::Promise Operation::start(Napi::Env env, std::unique_ptr<Operation> operation) {
   Operation* self = operation.get();
   const Napi::Promise promise = self->deferred_.Promise();

@@ -40,9 +40,11 @@ class Operation {
       held_.push_back(Napi::Persistent(value.template As<Napi::Object>()));
     return value;
   }
-  // The i-th value held, to be returned from `result`.
+  // The index-th value held, to be resolved to or made part of what is.
   Napi::Value held(size_t index) const { return held_[index].Value(); }
   size_t heldCount() const { return held_.size(); }
+  // NativeRows for this operation's device, their memory held.
+  Rows holdRows(const Napi::Value& value, const char* name);
 
   Backend& backend() const { return *backend_; }
 

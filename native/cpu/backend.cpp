@@ -2,6 +2,11 @@
 
 #include <unistd.h>
 
+#include <cstring>
+
+#include "cpu/parallel.h"
+#include "cpu/prepared.h"
+
 namespace clipcid {
 
 DeviceMemory CpuBackend::memory() {
@@ -14,6 +19,43 @@ DeviceMemory CpuBackend::memory() {
   memory.free = memory.total;
 #endif
   return memory;
+}
+
+Status CpuBackend::upload(const Context&, const Rows& rows, std::shared_ptr<DeviceMatrix>* out) {
+  return guarded([&]() -> Status {
+    // As stored when all chunks agree on a dtype, otherwise widened.
+    Dtype dtype = rows.device ? rows.device->dtype : rows.chunks.front().dtype();
+    for (const Chunk& chunk : rows.chunks) {
+      if (chunk.dtype() != dtype) dtype = Dtype::kFloat32;
+    }
+    bool mixed = false;
+    for (const Chunk& chunk : rows.chunks) mixed = mixed || chunk.dtype() != dtype;
+    auto matrix = std::make_shared<CpuMatrix>(this, dtype, rows.count(), rows.dim());
+    char* data = matrix->data.get();
+    if (rows.device) {
+      memcpy(data, static_cast<const CpuMatrix&>(*rows.device).data.get(), matrix->bytes());
+    } else if (mixed) {
+      CLIPCID_TRY(readRows(rows, 0, rows.count(), reinterpret_cast<float*>(data), rows.dim()));
+    } else {
+      CLIPCID_TRY(copyRows(rows, data));
+    }
+    *out = std::move(matrix);
+    return {};
+  });
+}
+
+Status CpuBackend::download(const Context&, const DeviceMatrix& matrix, void* out) {
+  memcpy(out, static_cast<const CpuMatrix&>(matrix).data.get(), matrix.bytes());
+  return {};
+}
+
+Status CpuBackend::prepare(const Context& context, const PrepareArgs& args, std::unique_ptr<Prepared>* out) {
+  return guarded([&]() -> Status {
+    auto prepared = std::make_unique<CpuPrepared>(args);
+    CLIPCID_TRY(prepared->scan(context));
+    *out = std::move(prepared);
+    return {};
+  });
 }
 
 Status CpuBackend::synchronise(const Context&) { return {}; }

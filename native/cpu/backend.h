@@ -18,6 +18,7 @@ class CpuBackend final : public Backend {
   Status best(const Context& context, const BestArgs& args) override;
   Status topK(const Context& context, const TopKArgs& args) override;
   Status pairDots(const Context& context, const PairDotsArgs& args) override;
+  Status gather(const Context& context, const GatherArgs& args) override;
   Status segmentSum(const Context& context, const SegmentSumArgs& args) override;
   Status matmul(const Context& context, const MatmulArgs& args) override;
   Status softmaxLoss(const Context& context, const SoftmaxLossArgs& args) override;

@@ -94,4 +94,23 @@ void parallelFor(int threads, int64_t count, const std::function<void(int64_t, i
   pool->run(threads, count, body);
 }
 
+Status parallelTry(const Context& context, int64_t count, const std::function<Status(int64_t, int)>& body) {
+  std::mutex mutex;
+  Status failure;
+  int64_t failed = count;
+  std::atomic<bool> stop{false};
+  parallelFor(context.threads, count, [&](int64_t index, int worker) {
+    if (stop.load(std::memory_order_relaxed)) return;
+    Status status = context.cancelled() ? Status::aborted() : guarded([&] { return body(index, worker); });
+    if (status.ok()) return;
+    stop.store(true, std::memory_order_relaxed);
+    std::lock_guard<std::mutex> lock(mutex);
+    if (index < failed) {
+      failed = index;
+      failure = std::move(status);
+    }
+  });
+  return failure;
+}
+
 }  // namespace clipcid

@@ -33,6 +33,9 @@ class Prepared {
 
 struct PrepareArgs {
   Rows rows;
+  // The rows [begin, begin + count) of them; to the end when count is negative.
+  int64_t begin = 0;
+  int64_t count = -1;
   bool unit = false;
 };
 
@@ -78,6 +81,14 @@ struct PairDotsArgs {
   const Pair* pairs = nullptr;
   int64_t count = 0;
   double* dots = nullptr;  // [count]
+};
+
+// Listed rows, as compared.
+struct GatherArgs {
+  const Prepared* rows = nullptr;
+  const int64_t* indices = nullptr;
+  int64_t count = 0;
+  float* out = nullptr;  // [count, dim]
 };
 
 // Fixed-point sums of rows, as compared, by segment.
@@ -177,6 +188,7 @@ class Backend {
   virtual Status best(const Context& context, const BestArgs& args) = 0;
   virtual Status topK(const Context& context, const TopKArgs& args) = 0;
   virtual Status pairDots(const Context& context, const PairDotsArgs& args) = 0;
+  virtual Status gather(const Context& context, const GatherArgs& args) = 0;
   virtual Status segmentSum(const Context& context, const SegmentSumArgs& args) = 0;
   virtual Status matmul(const Context& context, const MatmulArgs& args) = 0;
   virtual Status softmaxLoss(const Context& context, const SoftmaxLossArgs& args) = 0;

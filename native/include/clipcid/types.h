@@ -112,8 +112,6 @@ struct Rows {
 
   int64_t count() const;
   int64_t dim() const;
-  // Rows [begin, begin + count) as a matrix of its own. Only for chunks, not for a device's matrix.
-  Rows slice(int64_t begin, int64_t count) const;
 };
 
 // What every call takes. Work is ordered on `stream` (null: the back end's own); a back end may finish before

@@ -1,0 +1,34 @@
+// Whatever the compiler's baseline has: SSE2 on x86-64, NEON on AArch64. No fused multiply-add is assumed.
+#include <cstring>
+
+namespace {
+
+struct Vec {
+  typedef float Type __attribute__((vector_size(16)));
+  static constexpr int width = 4, rows = 4, columns = 2;
+  static Type zero() { return Type{}; }
+  static Type load(const float* p) {
+    Type value;
+    memcpy(&value, p, sizeof value);
+    return value;
+  }
+  static Type broadcast(const float* p) { return Type{*p, *p, *p, *p}; }
+  static Type fma(Type a, Type b, Type c) { return a * b + c; }
+  static void store(float* p, Type value) { memcpy(p, &value, sizeof value); }
+  static Type max(Type a, Type b) { return a > b ? a : b; }
+  static unsigned mask(const float* p, float low) {
+    unsigned bits = 0;
+    for (int i = 0; i < 16; ++i) bits |= static_cast<unsigned>(!(p[i] < low)) << i;
+    return bits;
+  }
+};
+
+}  // namespace
+
+#include "cpu/kernels.inc"
+
+namespace clipcid {
+
+const Kernels& plainKernels() { return kKernels; }
+
+}  // namespace clipcid
