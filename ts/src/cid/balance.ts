@@ -6,6 +6,7 @@ import { chooseThreshold } from '../kernels/threshold.ts';
 import { CidError } from '../native/errors.ts';
 import { type FileChunk, writeFileAtomic, writeJson } from '../run/files.ts';
 import { runStage, type StageResult } from '../run/stage.ts';
+import { identifyStore } from './inputs.ts';
 import type { KeptItem } from './items.ts';
 import { defined, kernelOptions, type StageSettings } from './stage.ts';
 
@@ -82,7 +83,7 @@ export async function balanceStage(options: BalanceStageOptions): Promise<StageR
     );
   }
   const keepRatio = options.keepRatio ?? KEEP_RATIO;
-  const store = await openStore(options.embeddings);
+  const store = await identifyStore(options.embeddings);
   return runStage({
     name: 'balance',
     folder: options.folder,
@@ -91,6 +92,8 @@ export async function balanceStage(options: BalanceStageOptions): Promise<StageR
     owns: OUTPUTS,
     ...defined({ existing: options.existing, log: options.log }),
     work: async () => {
+      // Damage that came after the store was written would quietly change the groups.
+      await openStore(options.embeddings);
       if (store.rows === 0)
         throw new CidError('INVALID_DATA', `There are no embeddings in ${options.embeddings}`);
       const { result, rule } =

@@ -1,11 +1,12 @@
 import { join } from 'node:path';
 import { writeNpy } from '../data/npy.ts';
-import { openStore, type Store } from '../data/store.ts';
+import type { Store } from '../data/store.ts';
 import { type KmeansResult, kmeans } from '../kernels/kmeans.ts';
 import { CidError } from '../native/errors.ts';
 import { writeJson } from '../run/files.ts';
 import { hashFile } from '../run/hash.ts';
 import { runStage, type StageResult } from '../run/stage.ts';
+import { identifyStore } from './inputs.ts';
 import { readKept } from './items.ts';
 import { gatherRows } from './rows.ts';
 import { defined, kernelOptions, type StageSettings } from './stage.ts';
@@ -51,7 +52,7 @@ const OUTPUTS = ['centroids.npy', 'labels.npy', 'report.json'] as const;
  */
 export async function clusterStage(options: ClusterStageOptions): Promise<StageResult> {
   const { clusters, iterations = 50, tolerance = 0.001, init = 'k-means++', seed = 0 } = options;
-  const store = await openStore(options.embeddings);
+  const store = await identifyStore(options.embeddings);
   const kept = options.kept;
   return runStage({
     name: 'cluster',

@@ -35,6 +35,8 @@ const embed = z.strictObject({
   batchSize: whole(1).default(64),
   /** Element type of the stored embeddings. */
   dtype: z.enum(['float32', 'float16']).default('float32'),
+  /** CSS colour that transparent images are laid on. */
+  background: z.string().min(1).default('#ffffff'),
   /** Rows of a shard: what is lost at most when embedding is stopped. */
   shardSize: whole(1).default(4096),
 });

@@ -1,12 +1,12 @@
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
-import { openDataset } from '../data/dataset.ts';
 import { evaluate } from '../eval/evaluate.ts';
 import type { EvaluateOptions, EvaluateResult } from '../eval/types.ts';
 import { readJson, writeJson } from '../run/files.ts';
 import type { Json } from '../run/hash.ts';
-import { hashPath, runStage, type StageResult } from '../run/stage.ts';
+import { runStage, type StageResult } from '../run/stage.ts';
 import type { Config } from './config.ts';
+import { hashDataset, hashModel } from './inputs.ts';
 import { defined, type StageSettings } from './stage.ts';
 
 export interface EvalStageOptions extends StageSettings {
@@ -28,9 +28,9 @@ export async function evalStage(options: EvalStageOptions): Promise<StageResult>
   const { models, seed = 0, folder } = options;
   const names = Object.keys(models);
   const outputs = names.map((name) => `${name}.json`);
-  const inputs: Record<string, string> = { data: await hashData(options.data) };
-  if (options.train !== undefined) inputs.train = await hashData(options.train);
-  for (const name of names) inputs[name] = await hashPath(models[name]!);
+  const inputs: Record<string, string> = { data: await hashDataset(options.data) };
+  if (options.train !== undefined) inputs.train = await hashDataset(options.train);
+  for (const name of names) inputs[name] = await hashModel(models[name]!);
   return runStage({
     name: 'eval',
     folder,
@@ -77,12 +77,6 @@ export async function measure(
     model: options.models[name]!,
     data: options.data,
   });
-}
-
-async function hashData(source: string): Promise<string> {
-  const data = await openDataset(source, { captions: false });
-  await data.dispose();
-  return data.hash;
 }
 
 /** The few numbers that a summary shows. */

@@ -1,5 +1,6 @@
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
+import { abortError } from '../native/errors.ts';
 import { writeReport } from '../report/report.ts';
 import { openRun, type Run, type StageName } from '../run/folder.ts';
 import type { Json } from '../run/hash.ts';
@@ -43,7 +44,7 @@ export async function runPipeline(config: Config, options: PipelineOptions): Pro
   const run = await openRun(folder, { config: config as Json, seed });
   const stages: Partial<Record<StageName, StageResult>> = {};
   const stage = async (name: StageName, work: (settings: StageSettings) => Promise<StageResult>) => {
-    options.signal?.throwIfAborted();
+    if (options.signal?.aborted) throw abortError();
     const result = await work({ ...common, folder: run.stage(name) });
     stages[name] = result;
     onStage?.(run.stage(name), result);

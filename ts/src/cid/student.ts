@@ -1,15 +1,16 @@
 import { join } from 'node:path';
 import { type Dataset, openDataset } from '../data/dataset.ts';
 import { npyMatrix, readNpy } from '../data/npy.ts';
-import { openStore } from '../data/store.ts';
+import type { Store } from '../data/store.ts';
 import { openEncoder } from '../encoder/encoder.ts';
 import type { Matrix } from '../kernels/rows.ts';
 import { CidError } from '../native/errors.ts';
 import { hashFile, type Json } from '../run/hash.ts';
-import { hashPath, outputHash, requireStage, runStage, type StageResult } from '../run/stage.ts';
+import { outputHash, requireStage, runStage, type StageResult } from '../run/stage.ts';
 import type { TrainedStudent, TrainingOptions } from '../student/options.ts';
 import type { Config } from './config.ts';
 import { type DistillOptions, distill } from './distill.ts';
+import { hashModel, identifyStore } from './inputs.ts';
 import { readKept } from './items.ts';
 import { pretrain } from './pretrain.ts';
 import { gatherRows } from './rows.ts';
@@ -57,12 +58,12 @@ export async function distillStage(options: DistillStageOptions): Promise<StageR
       `${options.cluster} was made from another list than ${kept}. Run clip-cid cluster again`,
     );
   }
-  const store = await openStore(options.embeddings);
+  const store = await identifyStore(options.embeddings);
   return runStage({
     name,
     folder: options.folder,
     inputs: {
-      teacher: await hashPath(options.teacher),
+      teacher: await hashModel(options.teacher),
       kept: keptHash,
       ...(guided ? { embeddings: store.hash } : {}),
       ...(centres
@@ -80,6 +81,12 @@ export async function distillStage(options: DistillStageOptions): Promise<StageR
         ...threadsOf(options),
       });
       try {
+        if (guided && store.model !== undefined && store.model !== teacher.hash) {
+          throw new CidError(
+            'INVALID_DATA',
+            `${options.embeddings} was made by another model than ${options.teacher}, or with other preprocessing`,
+          );
+        }
         const { rows, places } = await rowsOf(data, kept);
         const embeddings = guided ? await gatherEmbeddings(store, rows, data) : undefined;
         const clusters = clustered ? await readClusters(options.cluster!, places) : undefined;
@@ -154,7 +161,7 @@ function trainingOptions(
 }
 
 async function initInput(init: string | undefined): Promise<Record<string, string>> {
-  return init === undefined ? {} : { init: await hashPath(init) };
+  return init === undefined ? {} : { init: await hashModel(init) };
 }
 
 function threadsOf(options: StageSettings): { threads?: number } {
@@ -220,7 +227,7 @@ async function rowsOf(data: Dataset, kept: string): Promise<{ rows: Int32Array; 
 }
 
 async function gatherEmbeddings(
-  store: Awaited<ReturnType<typeof openStore>>,
+  store: Store,
   rows: Int32Array,
   data: Dataset,
 ): Promise<{ image: Matrix; text: Matrix }> {

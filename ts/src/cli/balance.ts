@@ -1,5 +1,4 @@
 import type { Command } from 'commander';
-import { balanceStage } from '../cid/balance.ts';
 import { required } from '../cid/config.ts';
 import { type CommonFlags, number, placeFlags, runCommand, stageFlags } from './common.ts';
 import { openPlace, printStage } from './place.ts';
@@ -36,6 +35,7 @@ All pairs are compared, exactly: the result is the same for every number of thre
     )
     .action((flags: Flags) =>
       runCommand(flags, async (session) => {
+        const { balanceStage } = await import('../cid/balance.ts');
         const { threshold, keepRatio } = flags;
         // One of the two replaces whichever a configuration has.
         const rule =

@@ -1,5 +1,4 @@
 import type { Command } from 'commander';
-import { clusterStage } from '../cid/cluster.ts';
 import { required } from '../cid/config.ts';
 import { type CommonFlags, number, placeFlags, runCommand, stageFlags } from './common.ts';
 import { openPlace, printStage } from './place.ts';
@@ -39,6 +38,7 @@ Examples:
     )
     .action((flags: Flags) =>
       runCommand(flags, async (session) => {
+        const { clusterStage } = await import('../cid/cluster.ts');
         const { clusters, iterations, tolerance, init } = flags;
         const place = await openPlace('cluster', flags, {
           cluster: { clusters, iterations, tolerance, init },

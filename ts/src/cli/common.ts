@@ -60,7 +60,7 @@ export function placeFlags(command: Command, out: string): Command {
   return command
     .option(
       '--run <dir>',
-      'run folder: inputs come from its earlier stages, results go to the stage’s own folder',
+      "run folder: inputs come from its earlier stages, results go to the stage's own folder",
     )
     .option('--out <dir>', out);
 }

@@ -1,6 +1,5 @@
 import type { Command } from 'commander';
 import { required } from '../cid/config.ts';
-import { distillStage } from '../cid/student.ts';
 import { placeFlags, runCommand, stageFlags } from './common.ts';
 import { openPlace, printStage } from './place.ts';
 import { type TrainingFlags, trainingFlags, trainingSection } from './training.ts';
@@ -38,6 +37,7 @@ Loss weights, temperatures and augmentation are set in the section "distill" of 
     )
     .action((flags: Flags) =>
       runCommand(flags, async (session) => {
+        const { distillStage } = await import('../cid/student.ts');
         const place = await openPlace('distill', flags, {
           teacher: flags.teacher,
           distill: { ...trainingSection(flags), targets: flags.targets },

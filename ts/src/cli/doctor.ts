@@ -1,5 +1,4 @@
 import { existsSync } from 'node:fs';
-import { createRequire } from 'node:module';
 import { totalmem } from 'node:os';
 import type { Command } from 'commander';
 import { type DevicesReport, devices } from '../native/devices.ts';
@@ -36,7 +35,7 @@ interface Diagnosis {
   package: { version: string; folder: string };
   environment: ReturnType<typeof environment> & { memory: number };
   core: Part<Omit<DevicesReport, 'version'>>;
-  onnxRuntime: Part<{ version: string; providers: string[] }>;
+  onnxRuntime: Part<{ version: string; providers: { name: string; bundled: boolean }[] }>;
   sharp: Part<{ version: string; libvips: string; formats: string[] }>;
 }
 
@@ -52,7 +51,7 @@ async function examine(): Promise<Diagnosis> {
       const ort = await import('onnxruntime-node');
       return {
         version: ort.env.versions.node ?? 'unknown',
-        providers: ort.listSupportedBackends().map(({ name }) => name),
+        providers: ort.listSupportedBackends().map(({ name, bundled }) => ({ name, bundled })),
       };
     }),
     sharp: await part(async () => {
@@ -60,9 +59,7 @@ async function examine(): Promise<Diagnosis> {
       const formats = Object.values(sharp.format)
         .filter((format) => format.input.buffer)
         .map((format) => format.id);
-      const require = createRequire(import.meta.url);
-      const { version } = require('sharp/package.json') as { version: string };
-      return { version, libvips: sharp.versions.vips, formats };
+      return { version: sharp.versions.sharp ?? 'unknown', libvips: sharp.versions.vips, formats };
     }),
   };
 }
@@ -96,9 +93,12 @@ function describe({ package: own, environment: machine, core, onnxRuntime, sharp
   } else {
     line('Native core', `DOES NOT WORK. ${core.problem}`);
   }
-  if (onnxRuntime.ok)
-    line('ONNX Runtime', `${onnxRuntime.version}, providers: ${onnxRuntime.providers.join(', ')}`);
-  else line('ONNX Runtime', `DOES NOT WORK. ${onnxRuntime.problem}`);
+  if (onnxRuntime.ok) {
+    const providers = onnxRuntime.providers.map(({ name, bundled }) =>
+      bundled ? name : `${name} (libraries not installed with it)`,
+    );
+    line('ONNX Runtime', `${onnxRuntime.version}, providers: ${providers.join(', ')}`);
+  } else line('ONNX Runtime', `DOES NOT WORK. ${onnxRuntime.problem}`);
   if (sharp.ok)
     line('sharp', `${sharp.version}, libvips ${sharp.libvips}, reads ${sharp.formats.join(', ')}`);
   else line('sharp', `DOES NOT WORK. ${sharp.problem}`);

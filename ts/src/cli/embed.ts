@@ -1,6 +1,5 @@
 import type { Command } from 'commander';
 import { required } from '../cid/config.ts';
-import { embedStage } from '../cid/embed.ts';
 import { type CommonFlags, list, number, placeFlags, runCommand, stageFlags } from './common.ts';
 import { openPlace, printStage, sourceFlags } from './place.ts';
 
@@ -36,6 +35,7 @@ Examples:
     )
     .action((flags: Flags) =>
       runCommand(flags, async (session) => {
+        const { embedStage } = await import('../cid/embed.ts');
         const place = await openPlace('embed', flags, {
           data: flags.data,
           teacher: flags.model,

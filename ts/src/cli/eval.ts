@@ -1,9 +1,6 @@
 import { join } from 'node:path';
 import type { Command } from 'commander';
 import { required } from '../cid/config.ts';
-import { evalStage, measure } from '../cid/evaluate.ts';
-import { modelsOf } from '../cid/run.ts';
-import { formatEvaluation } from '../eval/format.ts';
 import type { EvaluateResult } from '../eval/types.ts';
 import type { Device } from '../native/devices.ts';
 import { readJson } from '../run/files.ts';
@@ -73,6 +70,10 @@ async function measureOnly(
   overrides: Record<string, unknown>,
   session: Session,
 ): Promise<void> {
+  const [{ measure }, { formatEvaluation }] = await Promise.all([
+    import('../cid/evaluate.ts'),
+    import('../eval/format.ts'),
+  ]);
   const config = await configOf(flags, overrides);
   const { data, train, ...options } = config.eval;
   const result = await measure('model', {
@@ -94,6 +95,11 @@ async function measureInto(
   overrides: Record<string, unknown>,
   session: Session,
 ): Promise<void> {
+  const [{ evalStage }, { modelsOf }, { formatEvaluation }] = await Promise.all([
+    import('../cid/evaluate.ts'),
+    import('../cid/run.ts'),
+    import('../eval/format.ts'),
+  ]);
   const place = await openPlace('eval', flags, overrides);
   try {
     const { config, folder } = place;

@@ -1,6 +1,5 @@
 import type { Command } from 'commander';
 import { required } from '../cid/config.ts';
-import { pretrainStage } from '../cid/student.ts';
 import { number, placeFlags, runCommand, stageFlags } from './common.ts';
 import { openPlace, printStage, sourceFlags } from './place.ts';
 import { type TrainingFlags, trainingFlags, trainingSection } from './training.ts';
@@ -32,6 +31,7 @@ Ctrl-C stops after the step in hand; the same command goes on from there and end
     )
     .action((flags: Flags) =>
       runCommand(flags, async (session) => {
+        const { pretrainStage } = await import('../cid/student.ts');
         const place = await openPlace('pretrain', flags, {
           data: flags.data,
           imageField: flags.imageField,

@@ -10,7 +10,11 @@ import { pretrainCommand } from './pretrain.ts';
 import { reportCommand } from './report.ts';
 import { runPipelineCommand } from './run.ts';
 
-/** The command line. Parsing throws a CommanderError instead of ending the process. */
+/**
+ * The command line. Parsing throws a CommanderError instead of ending the process.
+ *
+ * Commands load what they need when they run: help is quick, and `doctor` works where a library does not load.
+ */
 export function createProgram(): Command {
   const program = new Command('clip-cid')
     .description('Distil a large CLIP into a small one.')

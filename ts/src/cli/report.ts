@@ -1,5 +1,4 @@
 import type { Command } from 'commander';
-import { writeReport } from '../report/report.ts';
 import { outputFlags, runCommand, UsageError } from './common.ts';
 
 interface Flags {
@@ -25,6 +24,7 @@ Examples:
     )
     .action((flags: Flags) =>
       runCommand(flags, async ({ print }) => {
+        const { writeReport } = await import('../report/report.ts');
         const { run, out, title } = flags;
         if (run === undefined) throw new UsageError('Expected --run DIR but received nothing');
         const path = await writeReport(run, {

@@ -1,6 +1,5 @@
 import { basename, extname, join } from 'node:path';
 import type { Command } from 'commander';
-import { runPipeline } from '../cid/run.ts';
 import type { Device } from '../native/devices.ts';
 import { type CommonFlags, configOf, runCommand, stageFlags, UsageError } from './common.ts';
 import { printStage } from './place.ts';
@@ -32,6 +31,7 @@ anew; the others stay.`,
     )
     .action((file: string | undefined, flags: CommonFlags) =>
       runCommand(flags, async (session) => {
+        const { runPipeline } = await import('../cid/run.ts');
         const path = file ?? flags.config;
         if (path === undefined) throw new UsageError('Expected a configuration file but received nothing');
         const config = await configOf({ ...flags, config: path }, {});

@@ -45,7 +45,7 @@ export type Existing = 'resume' | 'replace-changed' | 'replace';
 
 export interface StageContext {
   readonly folder: string;
-  /** True when an earlier attempt with the same inputs and options was stopped: its files may be gone on with. */
+  /** True when an earlier attempt with the same inputs and options was stopped, or lost outputs: its files may be gone on with. */
   readonly resumed: boolean;
 }
 
@@ -60,8 +60,14 @@ export interface StageOptions {
   /** Defaults to 'resume'. */
   existing?: Existing;
   log?: (line: string) => void;
-  /** Does the work. Names the outputs, relative to the folder, and the summary. */
-  work: (context: StageContext) => Promise<{ outputs: readonly string[]; summary: Record<string, Json> }>;
+  /** Does the work. Names the outputs, relative to the folder, those whose hash it knows with it; and the summary. */
+  work: (context: StageContext) => Promise<StageWork>;
+}
+
+export interface StageWork {
+  /** Files, or folders that stand for all files in them. */
+  outputs: readonly (string | { path: string; hash: string })[];
+  summary: Record<string, Json>;
 }
 
 export interface StageResult {
@@ -103,19 +109,15 @@ async function runLocked(options: StageOptions): Promise<StageResult> {
   } else if (found?.status === 'done') {
     const state = await checkOutputs(folder, found.outputs);
     if (state.edited.length === 0 && state.missing.length === 0) return { skipped: true, manifest: found };
-    if (state.edited.length > 0 && existing === 'resume') {
-      throw changed(
-        name,
-        folder,
-        state.edited.map((path) => `${path} was changed after the stage had written it`),
-      );
+    if (state.edited.length === 0) {
+      log?.(`${name}: goes on, because ${state.missing.map((path) => `${path} is missing`).join('; ')}`);
+      resumed = true;
+    } else {
+      const edits = state.edited.map((path) => `${path} was changed after the stage had written it`);
+      if (existing === 'resume') throw changed(name, folder, edits);
+      log?.(`${name}: made anew, because ${edits.join('; ')}`);
+      await clear(folder, options.owns);
     }
-    const why = [
-      ...state.missing.map((path) => `${path} is missing`),
-      ...state.edited.map((path) => `${path} was changed`),
-    ];
-    log?.(`${name}: made again, because ${why.join('; ')}`);
-    await clear(folder, options.owns);
   } else if (found) {
     resumed = true;
   }
@@ -251,16 +253,17 @@ async function clear(folder: string, owns: readonly string[]): Promise<void> {
   }
 }
 
-async function describeOutputs(folder: string, paths: readonly string[]): Promise<StageOutput[]> {
+async function describeOutputs(folder: string, named: StageWork['outputs']): Promise<StageOutput[]> {
   const outputs: StageOutput[] = [];
-  for (const path of paths) {
+  for (const entry of named) {
+    const { path, hash } = typeof entry === 'string' ? { path: entry, hash: undefined } : entry;
     for (const file of await filesUnder(join(folder, path))) {
       const info = await stat(file);
       outputs.push({
         path: relative(resolve(folder), resolve(file)).split(sep).join('/'),
         bytes: info.size,
         modified: Math.floor(info.mtimeMs),
-        hash: await hashFile(file),
+        hash: hash ?? (await hashFile(file)),
       });
     }
   }

@@ -108,6 +108,7 @@ test('missing outputs are made again; edited ones are refused; a new date alone 
   rmSync(join(folder, 'many', 'two.txt'));
   const log: string[] = [];
   expect((await stage({ log: (line) => log.push(line) })).skipped).toBe(false);
+  expect(works).toEqual([false, true]);
   expect(log.join()).toContain('many/two.txt is missing');
   writeFileSync(join(folder, 'out.txt'), 'tluser');
   await expect(stage()).rejects.toMatchObject({
