@@ -262,9 +262,16 @@ function normalization(graph: StaticGraph, node: GraphNode, training: boolean): 
     return;
   }
   const [batchMean, batchVariance] = [graph.fresh('mean'), graph.fresh('variance')];
-  // With momentum 0 the operator's new running statistics are the batch's own.
+  // With momentum 0 the operator's new running statistics are the batch's own. ONNX Runtime writes them over the old ones it is
+  // given: these must never be the parameters, nor be shared by two nodes.
+  const old = [0, 1].map(() => graph.emit('ConstantOfShape', [graph.ints(graph.dims(mean))]));
   const attributes = { ...node.attributes, ...toAttributes({ training_mode: 1, momentum: 0 }) };
-  graph.append({ ...node, outputs: [y, batchMean, batchVariance], attributes });
+  graph.append({
+    ...node,
+    inputs: [...node.inputs.slice(0, 3), ...old],
+    outputs: [y, batchMean, batchVariance],
+    attributes,
+  });
   const dims = graph.dims(y);
   graph.statistics.push({
     mean,
