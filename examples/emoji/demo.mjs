@@ -69,18 +69,11 @@ export async function runDemo(out, seed) {
 
 /** How well the groups of balancing agree with what the data says of its own images. */
 async function judgeGroups(run, data) {
-  const { pairPrecisionRecall, readNpy } = await import('../../dist/index.js');
+  const { openStore, pairPrecisionRecall, readNpy } = await import('../../dist/index.js');
   const { data: labels } = await readNpy(join(run, 'balance', 'groups.npy'));
-  // Row order of the embeddings is that of the list; an image that could not be embedded has no row.
-  const skipped = new Set(
-    (readJson(join(run, 'embeddings', 'manifest.json')).skipped ?? []).map((s) => s.key),
-  );
-  const items = readJsonl(join(data, 'train.jsonl')).filter((item) => !skipped.has(item.key));
-  if (items.length !== labels.length) {
-    throw new Error(
-      `The run has ${labels.length} embeddings, and ${data} ${items.length} images: remove ${run} and start again`,
-    );
-  }
+  const store = await openStore(join(run, 'embeddings'), { verify: false });
+  const items = [];
+  for await (const item of store.metadata()) items.push(item);
   const variations = new Map();
   readJsonl(join(data, 'variations.jsonl')).forEach(({ keys }, set) => {
     for (const key of keys) variations.set(key, set);

@@ -1,6 +1,7 @@
 /** The public API of clip-cid, and nothing else. */
 
 export { type NpyArray, readNpy } from './data/npy.ts';
+export { type OpenStoreOptions, openStore, type Store } from './data/store.ts';
 export { evaluate } from './eval/evaluate.ts';
 export { formatEvaluation } from './eval/format.ts';
 export { type PairScore, pairPrecisionRecall } from './eval/groups.ts';

@@ -18,7 +18,7 @@ export interface Embedded {
 const CHUNK = 256;
 
 /** Embeds every image of a data set in order. Images that cannot be read or decoded are left out and counted. */
-export async function embedDataset(
+export async function embedData(
   encoder: Encoder,
   dataset: Dataset,
   label: string,

@@ -3,7 +3,7 @@ import { type Encoder, openEncoder } from '../encoder/encoder.ts';
 import type { Matrix } from '../kernels/rows.ts';
 import { expectInteger, expectOneOf, failType } from '../native/check.ts';
 import { CidError } from '../native/errors.ts';
-import { type Embedded, embedDataset } from './embed.ts';
+import { type Embedded, embedData } from './embed.ts';
 import { summariseModel } from './model.ts';
 import { linearProbe } from './probe.ts';
 import { imageImageRetrieval, imageTextRetrieval } from './retrieval.ts';
@@ -162,7 +162,7 @@ class Evaluation {
 
   #embed(dataset: Dataset, label: string): Promise<Embedded> {
     const { signal, onProgress } = this.#options;
-    return embedDataset(this.#encoder, dataset, label, { signal, onProgress });
+    return embedData(this.#encoder, dataset, label, { signal, onProgress });
   }
 
   /** Classes of a field, in the order that labels count in. */

@@ -1,6 +1,6 @@
 import { existsSync } from 'node:fs';
-import { stat } from 'node:fs/promises';
-import { join } from 'node:path';
+import { readdir, stat } from 'node:fs/promises';
+import { basename, dirname, join } from 'node:path';
 import type { Encoder, OpenEncoderOptions } from '../encoder/encoder.ts';
 import { readModel } from '../onnx/model.ts';
 import type { ModelSummary } from './types.ts';
@@ -14,16 +14,14 @@ export async function summariseModel(
   { visionModel = 'onnx/vision_model.onnx', textModel = 'onnx/text_model.onnx' }: OpenEncoderOptions = {},
 ): Promise<ModelSummary> {
   const { folder, hash, dim, imageSize } = encoder;
-  const split = existsSync(join(folder, visionModel));
-  const files = split ? [visionModel, textModel] : ['onnx/model.onnx'];
+  const towers = [join(folder, visionModel), join(folder, textModel)];
+  const split = towers.every((path) => existsSync(path));
+  const files = split ? towers : [join(folder, 'onnx/model.onnx')].filter((path) => existsSync(path));
   let bytes = 0;
   const parameters: number[] = [];
-  for (const file of files.filter((name) => existsSync(join(folder, name)))) {
-    const path = join(folder, file);
+  for (const path of files) {
     parameters.push(await countParameters(path));
-    bytes += (await stat(path)).size;
-    const external = await stat(`${path}_data`).catch(() => undefined);
-    bytes += external?.size ?? 0;
+    bytes += await sizeOf(path);
   }
   return {
     folder,
@@ -43,4 +41,11 @@ async function countParameters(path: string): Promise<number> {
     if (FLOATS.has(dataType)) count += dims.reduce((product, size) => product * Number(size), 1);
   }
   return count;
+}
+
+/** Bytes of a model with the files of external data beside it, whose names begin with its own. */
+async function sizeOf(path: string): Promise<number> {
+  const names = (await readdir(dirname(path))).filter((name) => name.startsWith(basename(path)));
+  const sizes = await Promise.all(names.map(async (name) => (await stat(join(dirname(path), name))).size));
+  return sizes.reduce((sum, size) => sum + size, 0);
 }

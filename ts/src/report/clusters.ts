@@ -29,7 +29,7 @@ export async function sampleClusters(folder: string): Promise<ClusterSample[]> {
     path('cluster', 'centroids.npy'),
     path('cluster', 'labels.npy'),
     path('balance', 'kept.jsonl'),
-    path('embeddings', 'manifest.json'),
+    path('embeddings'),
   ];
   if (!needed.every((file) => existsSync(file))) return [];
   const centroids = await readNpy(needed[0]!);
@@ -54,7 +54,7 @@ export async function sampleClusters(folder: string): Promise<ClusterSample[]> {
     if (wanted.has(i)) wanted.set(i, { row, key: key ?? `row ${row}`, image });
     i++;
   }
-  const store = await openStore(path('embeddings'));
+  const store = await openStore(path('embeddings'), { verify: false });
   const samples: ClusterSample[] = [];
   for (const centre of chosen) {
     const items = evenly(members[centre]!).map((position) => wanted.get(position)!);
