@@ -1,6 +1,7 @@
 import sharp from 'sharp';
 import { expectInteger, expectString } from '../native/check.ts';
 import { CidError } from '../native/errors.ts';
+import { resample } from './resample.ts';
 
 /** Decoded pixels, RGB interleaved, 8 bits a channel. */
 export interface RgbImage {
@@ -45,7 +46,10 @@ export async function decodeImage(bytes: Uint8Array, options: DecodeOptions = {}
   });
 }
 
-/** Stretches an image to a size; a smaller one is averaged with the kernel's support widened (antialiased). */
+/**
+ * Stretches an image to a size. A smaller one is averaged with the kernel's support widened (antialiased), by libvips: within a
+ * few grey levels of PIL's. An image that is enlarged along a side equals PIL's: libvips would shift it by half a pixel.
+ */
 export async function resizeImage(
   image: RgbImage,
   width: number,
@@ -53,6 +57,7 @@ export async function resizeImage(
   kernel: ResizeKernel,
 ): Promise<RgbImage> {
   if (image.width === width && image.height === height) return image;
+  if (width > image.width || height > image.height) return resample(image, width, height, kernel);
   return withImageThread(async () => {
     const raw = { width: image.width, height: image.height, channels: 3 as const };
     const data = await sharp(image.data, { raw })

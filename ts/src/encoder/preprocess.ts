@@ -105,7 +105,7 @@ function squareOf(value: unknown, size: (value: unknown) => number): number {
 
 /**
  * Images as a model's `pixel_values`, [n, 3, imageSize, imageSize]: resized, cut out of the middle, rescaled, normalised. In the
- * order and with the roundings of the usual Python processors; resizing agrees with PIL's to a few of the 256 grey levels.
+ * order and with the roundings of the usual Python processors; see {@link resizeImage} for how close it is.
  */
 export async function preprocessImages(
   images: readonly RgbImage[],
