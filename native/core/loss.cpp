@@ -201,6 +201,8 @@ Status distil(Backend& backend, const Context& context, const LossArgs& args, Lo
 Status clusterInstanceLoss(Backend& backend, const Context& context, const LossArgs& args,
                            LossResult* result) {
   CLIPCID_TRY(validate(args, *result));
+  result->clip = result->clusterCe = result->clusterKl = result->instance = 0;
+  result->clipLogScale = result->instanceLogScale = 0;
   try {
     // Raw rows are checked whether or not a term needs them as they are, so that a fault is named where it
     // is.
