@@ -1,5 +1,6 @@
 import sharp from 'sharp';
-import { expectInteger, expectString } from '../native/check.ts';
+import { expectString } from '../native/check.ts';
+import { threads } from '../native/devices.ts';
 import { CidError } from '../native/errors.ts';
 import { resample } from './resample.ts';
 
@@ -68,20 +69,14 @@ export async function resizeImage(
   });
 }
 
-let limit = 4;
 let running = 0;
 const waiting: (() => void)[] = [];
 
 /**
- * Most images of this process that are decoded or resized at one time; 1 or more, 4 at the start. They run in libuv's pool, whose
- * own size (the environment's UV_THREADPOOL_SIZE, 4 by default) bounds it too. Every image uses one thread: many small images
- * at once are faster than several threads for each.
+ * At most as many images at once as the process has threads to use; they run in libuv's pool, whose own size (the environment's
+ * UV_THREADPOOL_SIZE, 4 by default) bounds it too. Every image uses one thread: many small images at once are faster than
+ * several threads for each.
  */
-export function setImageThreads(threads: number): void {
-  limit = expectInteger('threads', threads, 1, 1024);
-  startWaiting();
-}
-
 async function withImageThread<T>(work: () => Promise<T>): Promise<T> {
   sharp.concurrency(1);
   await new Promise<void>((start) => {
@@ -97,7 +92,7 @@ async function withImageThread<T>(work: () => Promise<T>): Promise<T> {
 }
 
 function startWaiting(): void {
-  while (running < limit && waiting.length > 0) {
+  while (running < threads() && waiting.length > 0) {
     running++;
     waiting.shift()!();
   }

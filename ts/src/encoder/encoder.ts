@@ -3,6 +3,7 @@ import { basename, dirname, join } from 'node:path';
 import { concat } from '../data/concat.ts';
 import type { RgbImage } from '../data/image.ts';
 import { expectFloat32, expectInteger, expectString } from '../native/check.ts';
+import { threads } from '../native/devices.ts';
 import { CidError } from '../native/errors.ts';
 import { hashFile, hashValue } from '../run/hash.ts';
 import { type Modality, ModelFile, type ModelInput } from './model-file.ts';
@@ -39,6 +40,7 @@ export interface Encoder {
 export interface OpenEncoderOptions {
   /** Execution providers of ONNX Runtime in order of preference, by name: 'cpu', 'cuda', 'webgpu', … Defaults to ['cpu']. */
   providers?: readonly string[];
+  /** Threads of an operator on the CPU. Defaults to the process's number. */
   threads?: number;
   /** Images or texts of one session run at most. Defaults to 64. */
   batchSize?: number;
@@ -76,8 +78,9 @@ export async function openEncoder(folder: string, options: OpenEncoderOptions = 
   const paths = await modelPaths(folder, options);
   const hash = await hashModel(folder, new Set(Object.values(paths)));
 
-  const { providers, threads } = options;
-  const session = { ...(providers && { providers }), ...(threads !== undefined && { threads }) };
+  const { providers } = options;
+  const count = expectInteger('threads', options.threads ?? threads(), 1, 1024);
+  const session = { ...(providers && { providers }), threads: count };
   const opened: ModelFile[] = [];
   try {
     const open = async (path: string) => {
