@@ -21,7 +21,8 @@ export function startWorker(url: URL, options: WorkerOptions = {}): Worker {
   }
   process.env.ORT_DISABLE_TELEMETRY = '1';
   const env = options.env && typeof options.env === 'object' ? options.env : process.env;
-  return new Worker(compiled, { ...options, env: { ...env, ORT_DISABLE_TELEMETRY: '1' } });
+  // Flags of the main thread, `--input-type` for one, may be none that a worker takes.
+  return new Worker(compiled, { execArgv: [], ...options, env: { ...env, ORT_DISABLE_TELEMETRY: '1' } });
 }
 
 function compiledUrl(url: URL): URL {

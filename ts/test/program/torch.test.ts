@@ -5,14 +5,14 @@ import { createExecutor } from '../../src/program/ort/executor.ts';
 import { hashed, type TorchCase, torchCase } from './support/torch.ts';
 
 /**
- * Whole models as PyTorch exports them, against PyTorch in float64. Bounds are on the relative error of a whole gradient; a
- * ReLU whose input is 0 up to float32's rounding may switch sides, which is why those of the residual net are wider.
+ * Whole models as PyTorch exports them, against PyTorch in float64. Bounds are on the relative error of a whole gradient, and
+ * a few times what was seen. Batch norms over few values lose more to rounding than norms over rows.
  */
 const MODELS = [
-  { name: 'vit', bound: 1e-5 },
-  { name: 'text', bound: 1e-5 },
-  { name: 'resnet', bound: 1e-3 },
-  { name: 'mobilenet', bound: 1e-3 },
+  { name: 'vit', bound: 5e-6 },
+  { name: 'text', bound: 5e-6 },
+  { name: 'resnet', bound: 3e-5 },
+  { name: 'mobilenet', bound: 3e-5 },
 ];
 
 async function withExecutor<T>(torch: TorchCase, use: (executor: Executor) => Promise<T>): Promise<T> {
@@ -86,7 +86,7 @@ test.each(MODELS)('$name: 20 steps of AdamW follow the losses of PyTorch', async
       const data = (await executor.forward('model', inputs, { training: true })).output!.data as Float32Array;
       const difference = data.map((value, i) => value - target[i]!);
       const loss = difference.reduce((sum, value) => sum + value * value, 0) / data.length;
-      expect(Math.abs(loss - expected) / expected, `step ${step}`).toBeLessThan(2e-3);
+      expect(Math.abs(loss - expected) / expected, `step ${step}`).toBeLessThan(2e-4);
       const gradient = difference.map((value) => (2 * value) / data.length);
       await executor.backward('model', inputs, { output: { type: 'float32', dims: output, data: gradient } });
       await executor.update(optimiser);
