@@ -6,7 +6,6 @@ import { softTargets } from '../kernels/loss.ts';
 import type { Matrix } from '../kernels/rows.ts';
 import { expectNumber, expectOneOf, expectPositive, failRange, failType } from '../native/check.ts';
 import { hashBytes, type Json } from '../run/hash.ts';
-import { studentConfig } from '../student/config.ts';
 import { fitStudent, kernelOptions, type PreparedData, prepareData } from '../student/fit.ts';
 import { loadStudent } from '../student/load.ts';
 import {
@@ -16,7 +15,7 @@ import {
   onlineTargets,
   type TermWeights,
 } from '../student/losses.ts';
-import { newStudent, type StudentModel, tokenizerOf } from '../student/model.ts';
+import { type StudentModel, startStudent } from '../student/model.ts';
 import type { TrainedStudent, TrainingOptions } from '../student/options.ts';
 import { pickRows } from '../student/tensors.ts';
 
@@ -78,7 +77,7 @@ export async function distill(options: DistillOptions): Promise<TrainedStudent> 
   const guidance = resolveGuidance(options);
   const prepared = prepareData(options.data, options.items, options);
   checkRows(options, guidance, prepared);
-  const student = await startStudent(options, prepared);
+  const student = await chooseStudent(options, prepared);
   const teacherDim = guidance.guided ? options.embeddings!.image.dim : undefined;
   const { centroids } = options.clusters ?? {};
   const guide = guidance.guided ? await teacherSide(options, guidance, prepared) : {};
@@ -169,17 +168,13 @@ function checkRows(options: DistillOptions, guidance: Guidance, prepared: Prepar
   }
 }
 
-async function startStudent(options: DistillOptions, prepared: PreparedData): Promise<StudentModel> {
-  const [json, config] = await Promise.all(
-    ['tokenizer.json', 'tokenizer_config.json'].map((name) =>
-      readModelJson(join(options.teacherFolder, name)),
-    ),
-  );
-  const files = { json: json!, config: config! };
+async function chooseStudent(options: DistillOptions, prepared: PreparedData): Promise<StudentModel> {
   if (options.init !== undefined) return loadStudent(options.init);
-  const sizes = studentConfig(options.student);
-  const { vocabSize } = tokenizerOf(files, options.teacherFolder);
-  return newStudent({ ...sizes, text: { ...sizes.text, vocabSize } }, prepared.training.seed, files);
+  const { teacherFolder } = options;
+  const [json, config] = await Promise.all(
+    ['tokenizer.json', 'tokenizer_config.json'].map((name) => readModelJson(join(teacherFolder, name))),
+  );
+  return startStudent(options, prepared.training.seed, { json: json!, config: config! }, teacherFolder);
 }
 
 async function teacherSide(

@@ -4,7 +4,7 @@ import { studentConfig } from '../student/config.ts';
 import { fitStudent, kernelOptions, type PreparedData, prepareData } from '../student/fit.ts';
 import { loadStudent } from '../student/load.ts';
 import { clipLoss } from '../student/losses.ts';
-import { newStudent, type StudentModel, tokenizerOf } from '../student/model.ts';
+import { type StudentModel, startStudent } from '../student/model.ts';
 import type { TrainedStudent, TrainingOptions } from '../student/options.ts';
 
 /** Training of a CLIP from nothing, with the contrastive loss alone; see {@link TrainingOptions} for the rest. */
@@ -24,7 +24,7 @@ export interface PretrainOptions extends TrainingOptions {
 export async function pretrain(options: PretrainOptions): Promise<TrainedStudent> {
   const prepared = prepareData(options.data, options.items, options);
   const student =
-    options.init === undefined ? startStudent(options, prepared) : await loadStudent(options.init);
+    options.init === undefined ? await fresh(options, prepared) : await loadStudent(options.init);
   return fitStudent({
     prepared,
     options,
@@ -36,13 +36,12 @@ export async function pretrain(options: PretrainOptions): Promise<TrainedStudent
   });
 }
 
-function startStudent(options: PretrainOptions, { data, items, training }: PreparedData): StudentModel {
-  const config = studentConfig(options.student);
+async function fresh(
+  options: PretrainOptions,
+  { data, items, training }: PreparedData,
+): Promise<StudentModel> {
   const captions = Array.from(items, (item) => data.item(item).captions).flat();
-  const files = {
-    json: trainTokenizer(captions, { vocabSize: options.vocabSize ?? 8192 }),
-    config: tokenizerConfig(config.text.contextLength),
-  };
-  const { vocabSize } = tokenizerOf(files);
-  return newStudent({ ...config, text: { ...config.text, vocabSize } }, training.seed, files);
+  const { contextLength } = studentConfig(options.student).text;
+  const json = trainTokenizer(captions, { vocabSize: options.vocabSize ?? 8192 });
+  return startStudent(options, training.seed, { json, config: tokenizerConfig(contextLength) });
 }

@@ -1,6 +1,7 @@
 import { setImmediate } from 'node:timers/promises';
 import type { RgbImage } from '../data/image.ts';
 import { failRange } from '../native/check.ts';
+import type { Graph } from '../program/graph.ts';
 import { type Augmentation, centreView, drawView, ViewRenderer } from './augment.ts';
 import { type CaptionTable, gatherTokens, type TokenTable } from './captions.ts';
 import type { TrainingImages } from './images.ts';
@@ -19,6 +20,8 @@ export interface ImageTextBatch {
   readonly imageSize: number;
   /** [B, T]. */
   readonly tokens: BigInt64Array;
+  /** [B, T], 1 where a token is not padding. */
+  readonly mask: BigInt64Array;
   readonly contextLength: number;
   /** The same views as images for a teacher that is run on them, where that was asked for. */
   readonly views?: readonly RgbImage[];
@@ -109,7 +112,8 @@ export function imageTextSource(options: ImageTextSourceOptions): BatchSource<Im
         texts,
         pixels,
         imageSize,
-        tokens: gatherTokens(tokens, texts),
+        tokens: gatherTokens(tokens.ids, tokens.contextLength, texts),
+        mask: gatherTokens(tokens.mask, tokens.contextLength, texts),
         contextLength: tokens.contextLength,
         ...(viewRenderer && { views }),
         step: epoch * stepsPerEpoch + step,
@@ -130,9 +134,17 @@ export const imageTower: Tower<Pick<ImageTextBatch, 'pixels' | 'imageSize'>> = {
   },
 };
 
-export const textTower: Tower<Pick<ImageTextBatch, 'tokens' | 'contextLength'>> = {
-  graph: 'text',
-  inputs: ({ tokens, contextLength }, from, to) => ({
-    input_ids: int64(tokens.slice(from * contextLength, to * contextLength), [to - from, contextLength]),
-  }),
-};
+type Texts = Pick<ImageTextBatch, 'tokens' | 'mask' | 'contextLength'>;
+
+/** Our own text towers need no mask: nothing after the end token is seen. Imported ones may ask for it. */
+export function textTower(graph: Graph): Tower<Texts> {
+  const masked = graph.inputs.some(({ name }) => name === 'attention_mask');
+  return {
+    graph: 'text',
+    inputs: ({ tokens, mask, contextLength }, from, to) => {
+      const rows = (values: BigInt64Array) =>
+        int64(values.slice(from * contextLength, to * contextLength), [to - from, contextLength]);
+      return { input_ids: rows(tokens), ...(masked && { attention_mask: rows(mask) }) };
+    },
+  };
+}

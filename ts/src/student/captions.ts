@@ -22,19 +22,19 @@ export function tabulateCaptions(data: Dataset, items: Int32Array, which: 'first
   return { texts: [...index.keys()], ofItem };
 }
 
-/** [texts, contextLength] token ids, row-major. */
+/** [texts, contextLength] token ids, row-major, and 1 where they are not padding. */
 export interface TokenTable {
   readonly ids: Int32Array;
+  readonly mask: Int32Array;
   readonly contextLength: number;
 }
 
-/** Rows of a token table as `input_ids`. */
-export function gatherTokens(table: TokenTable, rows: Int32Array): BigInt64Array {
-  const { ids, contextLength } = table;
+/** Rows of `ids` or `mask` of a token table, as towers take them. */
+export function gatherTokens(values: Int32Array, contextLength: number, rows: Int32Array): BigInt64Array {
   const out = new BigInt64Array(rows.length * contextLength);
   for (let i = 0; i < rows.length; i++) {
     const from = rows[i]! * contextLength;
-    for (let k = 0; k < contextLength; k++) out[i * contextLength + k] = BigInt(ids[from + k]!);
+    for (let k = 0; k < contextLength; k++) out[i * contextLength + k] = BigInt(values[from + k]!);
   }
   return out;
 }

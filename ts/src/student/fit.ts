@@ -118,6 +118,7 @@ export async function fitStudent(fit: FitOptions): Promise<TrainedStudent> {
     seed: training.seed,
     ...(fit.viewSize !== undefined && { viewSize: fit.viewSize }),
   });
+  const towers = [imageTower, textTower(student.text)] as const;
   const heads = buildHeads(
     {
       ...fit.heads,
@@ -140,6 +141,7 @@ export async function fitStudent(fit: FitOptions): Promise<TrainedStudent> {
             items: prepared.heldOut,
             texts: prepared.heldOutTexts,
             tokens,
+            towers,
             images: cache,
             imageSize,
             normalisation,
@@ -149,7 +151,7 @@ export async function fitStudent(fit: FitOptions): Promise<TrainedStudent> {
         : undefined;
     const result = await train({
       executor,
-      towers: [imageTower, textTower],
+      towers,
       heads: HEADS,
       source,
       loss: fit.loss,
@@ -228,7 +230,7 @@ function tokenize(tokenizer: Tokenizer, texts: readonly string[], contextLength:
   const { inputIds, attentionMask } = tokenizer.encode(texts, contextLength);
   // The text tower reads at the first largest id, which no padding may be.
   for (let i = 0; i < inputIds.length; i++) if (attentionMask[i] === 0) inputIds[i] = tokenizer.endId;
-  return { ids: inputIds, contextLength };
+  return { ids: inputIds, mask: attentionMask, contextLength };
 }
 
 /** Photographs are kept at the size that a crop of them can still use. */

@@ -3,9 +3,11 @@ import { createTokenizer, type Tokenizer } from '../encoder/tokenizer.ts';
 import { CidError } from '../native/errors.ts';
 import type { Parameter } from '../program/executor.ts';
 import type { Graph } from '../program/graph.ts';
-import { hashValue, type Json } from '../run/hash.ts';
+import { hashFile, hashValue, type Json } from '../run/hash.ts';
 import { clipNormalisation, type Normalisation } from './batches.ts';
-import type { StudentConfig } from './config.ts';
+import { type StudentConfig, studentConfig } from './config.ts';
+import { importImageTower } from './imported.ts';
+import type { TrainingOptions } from './options.ts';
 import { buildExportedText, buildStudent } from './towers.ts';
 
 /** Contents of `tokenizer.json` and `tokenizer_config.json`. */
@@ -73,4 +75,43 @@ export function newStudent(
       tokenizer: tokenizerFiles as unknown as Json,
     }),
   };
+}
+
+/**
+ * A student of which the image tower is an ONNX file, such as a convolutional net exported from elsewhere, and the text tower
+ * is new; embeddings are as wide as the file's output.
+ */
+export async function importedStudent(
+  path: string,
+  config: StudentConfig,
+  seed: number,
+  tokenizerFiles: TokenizerFiles,
+): Promise<StudentModel> {
+  const tower = await importImageTower(path, config.vision.imageSize);
+  const sizes = { ...config, embedDim: tower.dim };
+  const built = newStudent(sizes, seed, tokenizerFiles);
+  const own = new Set(built.text.parameters.map(({ name }) => name));
+  return {
+    ...built,
+    config: undefined,
+    image: tower.graph,
+    parameters: [...tower.parameters, ...built.parameters.filter(({ name }) => own.has(name))],
+    imageSize: tower.imageSize,
+    identity: hashValue({ text: built.identity, image: await hashFile(path), imageSize: tower.imageSize }),
+  };
+}
+
+/** The student that options ask for. */
+export async function startStudent(
+  options: Pick<TrainingOptions, 'student' | 'imageModel'>,
+  seed: number,
+  tokenizerFiles: TokenizerFiles,
+  folder?: string,
+): Promise<StudentModel> {
+  const sizes = studentConfig(options.student);
+  const { vocabSize } = tokenizerOf(tokenizerFiles, folder);
+  const config = { ...sizes, text: { ...sizes.text, vocabSize } };
+  return options.imageModel === undefined
+    ? newStudent(config, seed, tokenizerFiles)
+    : importedStudent(options.imageModel, config, seed, tokenizerFiles);
 }

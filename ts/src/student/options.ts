@@ -11,8 +11,16 @@ export interface TrainingOptions {
    * Defaults to 'mini-64'. Not used when `init` is given.
    */
   student?: StudentName | StudentOptions;
-  /** Model folder of an exported student to start from; its architecture and tokenizer are kept. */
+  /**
+   * Model folder to start from: an exported student, or any CLIP with a vision and a text model. Its towers and tokenizer are
+   * kept.
+   */
   init?: string;
+  /**
+   * ONNX file of an image encoder, one image input [batch, 3, size, size] and one output [batch, width], to be the image tower
+   * instead of the architecture's own; its weights are where training starts. Embeddings are as wide as its output.
+   */
+  imageModel?: string;
   /** Passes over the training items. Defaults to 32. */
   epochs?: number;
   /** Optimiser steps in all, instead of `epochs`. */

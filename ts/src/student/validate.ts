@@ -1,6 +1,6 @@
 import type { Executor } from '../program/executor.ts';
 import { centreView, ViewRenderer } from './augment.ts';
-import { type ImageTextBatch, imageTower, type Normalisation, textTower } from './batches.ts';
+import type { ImageTextBatch, Normalisation } from './batches.ts';
 import { gatherTokens, type TokenTable } from './captions.ts';
 import { HEADS } from './heads.ts';
 import type { ImageCache } from './images.ts';
@@ -21,7 +21,7 @@ export interface RetrievalOptions {
   microBatch: number;
   /** Evaluates the moving average of the parameters. */
   ema: boolean;
-  towers?: readonly [image: Tower<ImageTextBatch>, text: Tower<ImageTextBatch>];
+  towers: readonly [image: Tower<ImageTextBatch>, text: Tower<ImageTextBatch>];
 }
 
 /**
@@ -31,8 +31,7 @@ export interface RetrievalOptions {
 export async function retrievalValidation(
   options: RetrievalOptions,
 ): Promise<(executor: Executor) => Promise<Validation>> {
-  const { images, imageSize, normalisation, tokens, microBatch } = options;
-  const towers = options.towers ?? [imageTower, textTower];
+  const { images, imageSize, normalisation, tokens, microBatch, towers } = options;
   const renderer = new ViewRenderer(imageSize);
   const area = 3 * imageSize * imageSize;
   const decoded = [];
@@ -52,7 +51,8 @@ export async function retrievalValidation(
     texts,
     pixels,
     imageSize,
-    tokens: gatherTokens(tokens, texts),
+    tokens: gatherTokens(tokens.ids, tokens.contextLength, texts),
+    mask: gatherTokens(tokens.mask, tokens.contextLength, texts),
     contextLength: tokens.contextLength,
     step: 0,
   };
