@@ -104,6 +104,7 @@ const trainingFields = {
     ])
     .optional(),
   init: path.optional(),
+  imageModel: path.optional(),
   epochs: whole(1).optional(),
   steps: whole(1).optional(),
   batchSize: whole(2).optional(),
@@ -238,8 +239,14 @@ export function required<T>(value: T | undefined, field: string, what: string): 
 function withAbsolutePaths(config: Config, folder: string): Config {
   const at = <T extends string | undefined>(value: T): T =>
     value === undefined || isAbsolute(value) ? value : (resolve(folder, value) as T);
-  const training = <T extends { init?: string | undefined } | undefined>(section: T): T =>
-    section?.init === undefined ? section : { ...section, init: at(section.init) };
+  const training = <T extends { init?: string | undefined; imageModel?: string | undefined } | undefined>(
+    section: T,
+  ): T =>
+    section && {
+      ...section,
+      ...(section.init && { init: at(section.init) }),
+      ...(section.imageModel && { imageModel: at(section.imageModel) }),
+    };
   return {
     ...config,
     data: at(config.data),

@@ -69,7 +69,7 @@ export async function distillStage(options: DistillStageOptions): Promise<StageR
       ...(centres
         ? { centroids: outputHash(centres, 'centroids.npy'), labels: outputHash(centres, 'labels.npy') }
         : {}),
-      ...(await initInput(training.init)),
+      ...(await startInputs(training)),
     },
     options: trainingOptions(training, seed),
     owns: OWNS,
@@ -131,7 +131,7 @@ export async function pretrainStage(options: PretrainStageOptions): Promise<Stag
     return await runStage({
       name: 'pretrain',
       folder: options.folder,
-      inputs: { data: data.hash, ...(await initInput(training.init)) },
+      inputs: { data: data.hash, ...(await startInputs(training)) },
       options: trainingOptions(training, seed),
       owns: OWNS,
       ...defined({ existing: options.existing, log: options.log }),
@@ -156,12 +156,16 @@ function trainingOptions(
   training: Config['distill'] | Config['pretrain'],
   seed: number,
 ): Record<string, Json> {
-  const { cacheBytes: _cacheBytes, init: _init, ...rest } = training;
+  const { cacheBytes: _cacheBytes, init: _init, imageModel: _imageModel, ...rest } = training;
   return { ...(rest as Record<string, Json>), seed };
 }
 
-async function initInput(init: string | undefined): Promise<Record<string, string>> {
-  return init === undefined ? {} : { init: await hashModel(init) };
+/** Files that training starts from. */
+async function startInputs({ init, imageModel }: Config['pretrain']): Promise<Record<string, string>> {
+  return {
+    ...(init === undefined ? {} : { init: await hashModel(init) }),
+    ...(imageModel === undefined ? {} : { imageModel: await hashFile(imageModel) }),
+  };
 }
 
 function threadsOf(options: StageSettings): { threads?: number } {
