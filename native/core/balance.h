@@ -28,7 +28,7 @@
 namespace clipcid {
 
 struct BalanceArgs {
-  Rows rows;
+  Rows rows = {};
   double threshold = 0;
   int32_t* labels = nullptr;    // [N]
   uint8_t* keep = nullptr;      // [N]

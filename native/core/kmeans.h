@@ -62,7 +62,7 @@ namespace clipcid {
 enum class KmeansInit { kPlusPlus, kRandom, kGiven };
 
 struct KmeansArgs {
-  Rows rows;
+  Rows rows = {};
   int64_t batch = 1;
   int64_t clusters = 1;
   bool spherical = true;

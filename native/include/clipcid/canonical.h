@@ -75,7 +75,9 @@ CLIPCID_INLINE double canonicalDot(const float* x, const float* y, int64_t dim) 
       lanes[lane] += static_cast<double>(x[k + lane]) * static_cast<double>(y[k + lane]);
     }
   }
-  for (; k < dim; ++k) lanes[k % kLanes] += static_cast<double>(x[k]) * static_cast<double>(y[k]);
+  for (int lane = 0; k + lane < dim; ++lane) {
+    lanes[lane] += static_cast<double>(x[k + lane]) * static_cast<double>(y[k + lane]);
+  }
   return foldLanes(lanes);
 }
 

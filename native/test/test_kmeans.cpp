@@ -1,0 +1,250 @@
+// Selection (best, topK), nearest, sums, products and k-means against brute force in the canonical
+// arithmetic.
+#include <algorithm>
+#include <cstring>
+#include <limits>
+
+#include "check.h"
+#include "core/kmeans.h"
+#include "core/nearest.h"
+#include "cpu/prepared.h"
+
+using namespace clipcid;
+using namespace clipcid::test;
+
+namespace {
+
+Rows viewOf(const std::vector<float>& data, int64_t dim) {
+  return Rows(floatView(data.data(), static_cast<int64_t>(data.size()) / dim, dim));
+}
+
+using Entry = std::pair<double, int32_t>;  // (-score, index)
+
+std::vector<Entry> ranked(const float* query, const std::vector<float>& keys, int64_t dim, bool euclidean) {
+  std::vector<Entry> entries;
+  for (size_t j = 0; j < keys.size() / static_cast<size_t>(dim); ++j) {
+    const float* key = keys.data() + j * static_cast<size_t>(dim);
+    double score = canonicalDot(query, key, dim);
+    if (euclidean) score -= canonicalDot(key, key, dim) / 2;
+    entries.emplace_back(-score, static_cast<int32_t>(j));
+  }
+  std::sort(entries.begin(), entries.end());
+  return entries;
+}
+
+void checkSelection(const std::vector<float>& q, const std::vector<float>& k, int64_t dim, bool unit) {
+  const auto queries = static_cast<int64_t>(q.size()) / dim, keys = static_cast<int64_t>(k.size()) / dim;
+  const std::vector<float> x = compared(q, dim, unit), y = compared(k, dim, unit);
+  const int64_t most = std::min<int64_t>(keys, 7);
+  for (const int threads : {1, 2, 7}) {
+    const Context context = contextOf(threads);
+    std::unique_ptr<Prepared> a, b;
+    CHECK_OK(cpuBackend().prepare(context, {.rows = viewOf(q, dim), .unit = unit}, &a));
+    CHECK_OK(cpuBackend().prepare(context, {.rows = viewOf(k, dim), .unit = unit}, &b));
+    std::vector<int32_t> dotBest(static_cast<size_t>(queries)), squareBest(dotBest),
+        top(static_cast<size_t>(queries * most));
+    std::vector<double> dotScore(dotBest.size()), squareScore(dotBest.size()), topScore(top.size());
+    CHECK_OK(cpuBackend().best(context, {a.get(), b.get(), false, dotBest.data(), dotScore.data()}));
+    CHECK_OK(cpuBackend().best(context, {a.get(), b.get(), true, squareBest.data(), squareScore.data()}));
+    CHECK_OK(cpuBackend().topK(context, {a.get(), b.get(), most, top.data(), topScore.data()}));
+    for (int64_t i = 0; i < queries; ++i) {
+      const auto at = static_cast<size_t>(i);
+      const std::vector<Entry> byDot = ranked(x.data() + i * dim, y, dim, false);
+      const std::vector<Entry> bySquare = ranked(x.data() + i * dim, y, dim, true);
+      CHECK(dotBest[at] == byDot[0].second && dotScore[at] == -byDot[0].first);
+      CHECK(squareBest[at] == bySquare[0].second && squareScore[at] == -bySquare[0].first);
+      for (int64_t n = 0; n < most; ++n) {
+        const auto place = static_cast<size_t>(i * most + n), rank = static_cast<size_t>(n);
+        CHECK(top[place] == byDot[rank].second && topScore[place] == -byDot[rank].first);
+      }
+    }
+  }
+}
+
+void selection() {
+  for (const int64_t dim : {1, 5, 32, 70}) {
+    for (const int64_t keys : {1, 2, 40, 700}) {
+      checkSelection(clusteredRows(65, dim, 8, 0.3f, 21), clusteredRows(keys, dim, 8, 0.3f, 21), dim, true);
+      checkSelection(clusteredRows(65, dim, 8, 0.3f, 21), clusteredRows(keys, dim, 8, 0.3f, 21), dim, false);
+    }
+  }
+  // Copies, which tie, and near-copies, which only the canonical score tells apart.
+  std::vector<float> copies = clusteredRows(300, 16, 1, 0.0f, 22);
+  checkSelection(copies, copies, 16, true);
+  for (size_t i = 0; i < copies.size(); ++i) copies[i] *= 1 + static_cast<float>(i % 7) * 6e-8f;
+  checkSelection(copies, copies, 16, true);
+  checkSelection(copies, copies, 16, false);
+  // Float32 overflows, and everything is far from the origin.
+  std::vector<float> huge = clusteredRows(80, 16, 5, 0.5f, 23);
+  for (size_t i = 0; i < huge.size(); ++i) huge[i] *= i % 2 == 0 ? 3e37f : 1.0f;
+  checkSelection(huge, huge, 16, false);
+  std::vector<float> far = clusteredRows(80, 16, 5, 0.5f, 24);
+  for (float& value : far) value += 1e6f;
+  checkSelection(far, far, 16, false);
+  const PreparedLimits before = preparedLimits();
+  preparedLimits() = {16 * 48 * 4, 0};
+  checkSelection(clusteredRows(65, 32, 8, 0.3f, 21), clusteredRows(333, 32, 8, 0.3f, 21), 32, true);
+  preparedLimits() = before;
+}
+
+void nearestRows() {
+  const int64_t dim = 12;
+  std::vector<float> data = clusteredRows(50, dim, 5, 0.3f, 31);
+  std::vector<int32_t> indices(50 * 50);
+  std::vector<float> scores(50 * 50);
+  CHECK_OK(nearest(cpuBackend(), contextOf(2),
+                   {viewOf(data, dim), viewOf(data, dim), 50, true, indices.data(), scores.data()}));
+  for (int32_t i = 0; i < 50; ++i) CHECK(indices[static_cast<size_t>(i) * 50] == i);
+  CHECK(nearest(cpuBackend(), contextOf(2),
+                {viewOf(data, dim), viewOf(data, dim), 51, true, indices.data(), scores.data()})
+            .code == Code::kInvalidArgument);
+  std::fill_n(data.begin() + 7 * dim, dim, 0.0f);
+  const Status status =
+      nearest(cpuBackend(), contextOf(2),
+              {viewOf(data, dim), viewOf(data, dim), 1, true, indices.data(), scores.data()});
+  CHECK(status.code == Code::kInvalidData && status.message.find("Row 7 of queries") != std::string::npos);
+  CHECK_OK(nearest(cpuBackend(), contextOf(2),
+                   {viewOf(data, dim), viewOf(data, dim), 1, false, indices.data(), scores.data()}));
+}
+
+void products() {
+  for (const int64_t m : {1, 13, 200}) {
+    for (const int64_t n : {1, 33, 150}) {
+      for (const int64_t k : {0, 1, 300}) {
+        for (int form = 0; form < 8; ++form) {
+          const bool ta = form & 1, tb = form & 2;
+          const float beta = form & 4 ? 0.5f : 0;
+          const int64_t strideA = (ta ? m : k) + 2, strideB = (tb ? k : n) + 1, strideC = n + 3;
+          std::vector<float> a(static_cast<size_t>((ta ? k : m) * strideA + 1)),
+              b(static_cast<size_t>((tb ? n : k) * strideB + 1));
+          std::vector<float> c(static_cast<size_t>(m * strideC));
+          for (size_t i = 0; i < a.size(); ++i) a[i] = noise(41, i);
+          for (size_t i = 0; i < b.size(); ++i) b[i] = noise(42, i);
+          for (size_t i = 0; i < c.size(); ++i)
+            c[i] = beta == 0 ? std::numeric_limits<float>::quiet_NaN() : noise(43, i);
+          const std::vector<float> old = c;
+          std::vector<float> again = c;
+          const auto args = [&](float* out) {
+            return MatmulArgs{a.data(), b.data(), out, m,  n,    k,   strideA,
+                              strideB,  strideC,  ta,  tb, 2.0f, beta};
+          };
+          CHECK_OK(cpuBackend().matmul(contextOf(2), args(c.data())));
+          CHECK_OK(cpuBackend().matmul(contextOf(1), args(again.data())));
+          for (int64_t i = 0; i < m; ++i) {
+            for (int64_t j = 0; j < strideC; ++j) {
+              const auto at = static_cast<size_t>(i * strideC + j);
+              if (j >= n) {
+                CHECK(memcmp(&c[at], &old[at], 4) == 0);
+                continue;
+              }
+              double sum = 0;
+              for (int64_t t = 0; t < k; ++t) {
+                sum += static_cast<double>(a[static_cast<size_t>(ta ? t * strideA + i : i * strideA + t)]) *
+                       static_cast<double>(b[static_cast<size_t>(tb ? j * strideB + t : t * strideB + j)]);
+              }
+              const double expected = 2 * sum + (beta == 0 ? 0 : 0.5 * static_cast<double>(old[at]));
+              CHECK(std::fabs(static_cast<double>(c[at]) - expected) < 1e-3 && c[at] == again[at]);
+            }
+          }
+        }
+      }
+    }
+  }
+}
+
+struct Outcome {
+  std::vector<float> centroids;
+  std::vector<int32_t> labels, counts, iterations;
+  std::vector<double> inertia;
+  bool operator==(const Outcome&) const = default;
+};
+
+Outcome cluster(const std::vector<float>& data, int64_t dim, KmeansArgs args, int threads,
+                uint64_t seed = 5) {
+  const int64_t rows = static_cast<int64_t>(data.size()) / dim, centres = args.batch * args.clusters;
+  Outcome out{std::vector<float>(static_cast<size_t>(centres * dim)),
+              std::vector<int32_t>(static_cast<size_t>(rows)),
+              std::vector<int32_t>(static_cast<size_t>(centres)),
+              std::vector<int32_t>(static_cast<size_t>(args.batch)),
+              std::vector<double>(static_cast<size_t>(args.batch))};
+  args.rows = viewOf(data, dim);
+  args.centroids = out.centroids.data();
+  args.labels = out.labels.data();
+  args.counts = out.counts.data();
+  args.inertia = out.inertia.data();
+  args.iterations = out.iterations.data();
+  CHECK_OK(kmeans(cpuBackend(), contextOf(threads, seed), args));
+  return out;
+}
+
+void clustering() {
+  const int64_t dim = 10, rows = 240;
+  const std::vector<float> data = clusteredRows(rows, dim, 6, 0.2f, 51);
+  for (const bool spherical : {true, false}) {
+    for (const KmeansInit init : {KmeansInit::kPlusPlus, KmeansInit::kRandom}) {
+      for (const int64_t batch : {1, 3}) {
+        const KmeansArgs args{
+            .batch = batch, .clusters = 6, .spherical = spherical, .init = init, .maxIterations = 30};
+        const Outcome one = cluster(data, dim, args, 1);
+        CHECK(cluster(data, dim, args, 2) == one && cluster(data, dim, args, 7) == one);
+        // The labels are the nearest of the returned centroids.
+        const std::vector<float> x = compared(data, dim, spherical);
+        for (int64_t i = 0; i < rows; ++i) {
+          const int64_t element = i / (rows / batch);
+          const std::vector<float> own(one.centroids.begin() + element * 6 * dim,
+                                       one.centroids.begin() + (element + 1) * 6 * dim);
+          CHECK(one.labels[static_cast<size_t>(i)] ==
+                ranked(x.data() + i * dim, own, dim, !spherical)[0].second);
+        }
+      }
+    }
+  }
+  // As many centres as rows: each row is one, so nothing is left over.
+  const Outcome all = cluster(data, dim, {.clusters = rows, .spherical = false, .maxIterations = 3}, 2);
+  CHECK(all.inertia[0] < 1e-9);
+  // Copies only: k-means++ has no weight to draw by, and all but one centre stay empty.
+  const std::vector<float> copies(static_cast<size_t>(40 * dim), 0.25f);
+  const Outcome same = cluster(copies, dim, {.clusters = 5, .spherical = true, .maxIterations = 4}, 2);
+  CHECK(same.counts[0] == 40 && same.inertia[0] < 1e-5);
+  // A given centre that no row is near gets the farthest row.
+  std::vector<float> given(static_cast<size_t>(2 * dim), 0);
+  for (int64_t k = 0; k < dim; ++k) {
+    given[static_cast<size_t>(k)] = data[static_cast<size_t>(k)];
+    given[static_cast<size_t>(dim + k)] = 1000;
+  }
+  const KmeansArgs far{.clusters = 2,
+                       .spherical = false,
+                       .init = KmeansInit::kGiven,
+                       .given = given.data(),
+                       .maxIterations = 10};
+  const Outcome moved = cluster(data, dim, far, 2);
+  CHECK(moved.counts[0] > 0 && moved.counts[1] > 0);
+  CHECK(cluster(data, dim, {.clusters = 3, .init = KmeansInit::kRandom}, 1, 1) !=
+        cluster(data, dim, {.clusters = 3, .init = KmeansInit::kRandom}, 1, 2));
+
+  std::vector<float> bad = data;
+  bad[static_cast<size_t>(200 * dim)] = std::numeric_limits<float>::quiet_NaN();
+  KmeansArgs args{.rows = viewOf(bad, dim), .batch = 2, .clusters = 2};
+  std::vector<float> centroids(static_cast<size_t>(4 * dim));
+  std::vector<int32_t> labels(static_cast<size_t>(rows)), counts(4), iterations(2);
+  std::vector<double> inertia(2);
+  args.centroids = centroids.data();
+  args.labels = labels.data();
+  args.counts = counts.data();
+  args.inertia = inertia.data();
+  args.iterations = iterations.data();
+  const Status status = kmeans(cpuBackend(), contextOf(2), args);
+  CHECK(status.code == Code::kInvalidData && status.message.find("Row 200") != std::string::npos);
+  args.clusters = rows;
+  CHECK(kmeans(cpuBackend(), contextOf(2), args).code == Code::kInvalidArgument);
+}
+
+}  // namespace
+
+int main() {
+  selection();
+  nearestRows();
+  products();
+  clustering();
+  return report("kmeans");
+}
