@@ -187,8 +187,7 @@ class Pass {
       if (hasTarget && args_.targetLogit != nullptr) args_.targetLogit[row] = z[target];
       const float previous = maximum_[static_cast<size_t>(row)];
       double sum = 0;
-      const float most =
-          weighs_ ? softmaxRow(z, padded, previous, &sum) : softmaxSum(z, padded, previous, &sum);
+      const float most = softmaxRow(z, padded, previous, &sum);
       const float factor = std::exp(previous - most);
       maximum_[static_cast<size_t>(row)] = most;
       double& total = sum_[static_cast<size_t>(row)];
