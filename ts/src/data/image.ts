@@ -49,7 +49,7 @@ export async function decodeImage(bytes: Uint8Array, options: DecodeOptions = {}
 
 /**
  * Stretches an image to a size. A smaller one is averaged with the kernel's support widened (antialiased), by libvips: within a
- * few grey levels of PIL's. An image that is enlarged along a side equals PIL's: libvips would shift it by half a pixel.
+ * few grey levels of PIL's. One that is enlarged along a side, or nearest, equals PIL's: libvips would shift it by half a pixel.
  */
 export async function resizeImage(
   image: RgbImage,
@@ -58,7 +58,8 @@ export async function resizeImage(
   kernel: ResizeKernel,
 ): Promise<RgbImage> {
   if (image.width === width && image.height === height) return image;
-  if (width > image.width || height > image.height) return resample(image, width, height, kernel);
+  const enlarges = width > image.width || height > image.height;
+  if (enlarges || kernel === 'nearest') return resample(image, width, height, kernel);
   return withImageThread(async () => {
     const raw = { width: image.width, height: image.height, channels: 3 as const };
     const data = await sharp(image.data, { raw })

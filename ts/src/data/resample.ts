@@ -2,6 +2,8 @@ import type { ResizeKernel, RgbImage } from './image.ts';
 
 /** Bits after the point of a weight: products of 8-bit values and their sums stay within 32 bits. */
 const BITS = 22;
+/** Makes the shift round. */
+const HALF = 1 << (BITS - 1);
 
 interface Filter {
   /** Reach to either side, in source pixels when nothing shrinks. */
@@ -41,15 +43,18 @@ interface Axis {
  * Works on the calling thread; meant for enlarging, where the source is small.
  */
 export function resample(image: RgbImage, width: number, height: number, kernel: ResizeKernel): RgbImage {
-  const rows = along(axisOf(image.width, width, kernel), image.data, image.height, 3, 3 * image.width);
-  const columns = along(axisOf(image.height, height, kernel), rows, 1, 3 * width, 0);
-  return { data: columns, width, height };
+  const rows = alongRows(axisOf(image.width, width, kernel), image.data, image.width);
+  return { data: alongColumns(axisOf(image.height, height, kernel), rows, 3 * width), width, height };
 }
 
 function axisOf(from: number, to: number, kernel: ResizeKernel): Axis {
   const scale = from / to;
   if (kernel === 'nearest') {
-    const first = Int32Array.from({ length: to }, (_, i) => Math.floor((i + 0.5) * scale));
+    const first = new Int32Array(to);
+    // A running sum, as in PIL: it decides on which side of a pixel's edge a centre falls.
+    for (let i = 0, centre = scale / 2; i < to; i++, centre += scale) {
+      first[i] = Math.min(from - 1, Math.trunc(centre));
+    }
     const one = new Int32Array(to).fill(1);
     return { first, size: one, weights: one.map(() => 1 << BITS), widest: 1 };
   }
@@ -79,27 +84,55 @@ function axisOf(from: number, to: number, kernel: ResizeKernel): Axis {
   return axis;
 }
 
-/**
- * Applies an axis to `lines` lines of a source. Neighbours along the axis are `step` bytes apart, and the `step` bytes of one
- * place are independent values: a pixel's channels along a row, a whole row along the columns.
- */
-function along(axis: Axis, source: Uint8Array, lines: number, step: number, stride: number): Uint8Array {
-  const { first, size, weights, widest } = axis;
+/** [height, width, 3] → [height, places, 3]. */
+function alongRows({ first, size, weights, widest }: Axis, source: Uint8Array, width: number): Uint8Array {
   const places = first.length;
-  const result = new Uint8Array(lines * places * step);
-  for (let line = 0; line < lines; line++) {
+  const height = source.length / (3 * width);
+  const result = new Uint8Array(height * places * 3);
+  let to = 0;
+  for (let y = 0; y < height; y++) {
     for (let place = 0; place < places; place++) {
-      const from = line * stride + first[place] * step;
-      const to = (line * places + place) * step;
-      for (let value = 0; value < step; value++) {
-        let sum = 1 << (BITS - 1);
-        for (let k = 0; k < size[place]; k++) {
-          sum = (sum + Math.imul(weights[place * widest + k], source[from + k * step + value])) | 0;
-        }
-        const rounded = sum >> BITS;
-        result[to + value] = rounded < 0 ? 0 : rounded > 255 ? 255 : rounded;
+      let from = 3 * (y * width + first[place]);
+      let red = HALF;
+      let green = HALF;
+      let blue = HALF;
+      const end = place * widest + size[place];
+      for (let k = place * widest; k < end; k++, from += 3) {
+        const weight = weights[k];
+        red = (red + Math.imul(weight, source[from])) | 0;
+        green = (green + Math.imul(weight, source[from + 1])) | 0;
+        blue = (blue + Math.imul(weight, source[from + 2])) | 0;
       }
+      result[to++] = clip(red >> BITS);
+      result[to++] = clip(green >> BITS);
+      result[to++] = clip(blue >> BITS);
     }
   }
   return result;
+}
+
+/** [height, stride] → [places, stride]; whole rows at a time, so that memory is read in order. */
+function alongColumns(
+  { first, size, weights, widest }: Axis,
+  source: Uint8Array,
+  stride: number,
+): Uint8Array {
+  const places = first.length;
+  const result = new Uint8Array(places * stride);
+  const sums = new Int32Array(stride);
+  for (let place = 0; place < places; place++) {
+    sums.fill(HALF);
+    for (let k = 0; k < size[place]; k++) {
+      const weight = weights[place * widest + k];
+      const from = (first[place] + k) * stride;
+      for (let i = 0; i < stride; i++) sums[i] += Math.imul(weight, source[from + i]);
+    }
+    const to = place * stride;
+    for (let i = 0; i < stride; i++) result[to + i] = clip(sums[i] >> BITS);
+  }
+  return result;
+}
+
+function clip(value: number): number {
+  return value < 0 ? 0 : value > 255 ? 255 : value;
 }

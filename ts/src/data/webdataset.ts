@@ -1,5 +1,5 @@
 import { readdir } from 'node:fs/promises';
-import { basename, extname, join } from 'node:path';
+import { basename, extname, join, resolve } from 'node:path';
 import { CidError } from '../native/errors.ts';
 import { readError } from '../run/files.ts';
 import type { Entry, Found, OpenDatasetOptions, Skipped } from './dataset.ts';
@@ -96,7 +96,7 @@ async function readTar(tar: string, options: OpenDatasetOptions & { captions: bo
       continue;
     }
     const { name: member, offset, size } = image;
-    entries.push({ key, captions, metadata, path: tar, member, offset, size });
+    entries.push({ key, captions, metadata, path: resolve(tar), member, offset, size });
   }
   return { entries, skipped };
 }

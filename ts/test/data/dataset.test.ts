@@ -1,6 +1,6 @@
 import { copyFile, mkdir, mkdtemp, readFile, rm, truncate, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
-import { dirname, join } from 'node:path';
+import { dirname, join, relative } from 'node:path';
 import { pack } from 'tar-stream';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { type Dataset, manifestEntry, openDataset, subset } from '../../src/data/dataset.ts';
@@ -318,6 +318,18 @@ describe('a data set', () => {
     expect(items(again)).toEqual(items(data));
     expect(again.location(1)).toBe(data.location(1));
     expect(await text(again, 1)).toBe('BB');
+  });
+
+  it('names absolute paths, wherever it was opened from', async () => {
+    await tar('tars/0.tar', { 'a.png': 'A' });
+    await put({ 'images/b.png': 'B', 'list.jsonl': lines({ image: 'images/b.png' }) });
+    const here = (name: string) => relative(process.cwd(), at(name));
+    const location = async (source: string) =>
+      (await openDataset(here(source), { captions: false })).location(0);
+    expect(await location('tars')).toBe(`${at('tars/0.tar')}#a.png`);
+    expect(await location('tars/*.tar')).toBe(`${at('tars/0.tar')}#a.png`);
+    expect(await location('images')).toBe(at('images/b.png'));
+    expect(await location('list.jsonl')).toBe(at('images/b.png'));
   });
 
   it('has a hash of keys, captions and sizes', async () => {

@@ -129,6 +129,17 @@ describe('a store of our own', () => {
     }
   });
 
+  it('is as it was before when a shard cannot be written', async () => {
+    const writer = await StoreWriter.open(folder, plan);
+    await writer.add(shard([0, 1]));
+    const before = await readFile(at('progress.jsonl'), 'utf8');
+    await rm(at('metadata'), { recursive: true });
+    await writeFile(at('metadata'), 'in the way');
+    await expect(writer.add(shard([3]))).rejects.toMatchObject(failure('FILE_WRITE', /metadata/));
+    expect(writer.next).toBe(1);
+    expect(await readFile(at('progress.jsonl'), 'utf8')).toBe(before);
+  });
+
   it('says which shard is damaged or missing', async () => {
     await write();
     const path = at('img_emb/img_emb_2.npy');
