@@ -20,15 +20,15 @@ for check in ${1:-plain valgrind thread address}; do
   echo "== $check"
   case $check in
     plain)
-      build test ''
-      for simd in plain avx2 avx512; do CLIP_CID_SIMD=$simd run test; done
+      build test-plain ''
+      for simd in plain avx2 avx512; do CLIP_CID_SIMD=$simd run test-plain; done
       ;;
     valgrind)
       # Valgrind knows no AVX-512. It runs one thread at a time, so this takes a minute.
-      build test ''
-      for program in .cmake/test/test_*; do
+      build test-plain ''
+      for program in .cmake/test-plain/test_*; do
         [[ -f $program && -x $program ]] || continue
-        CLIP_CID_SIMD=avx2 CLIP_CID_QUICK=1 valgrind --quiet --error-exitcode=1 --leak-check=full --errors-for-leak-kinds=definite "$program"
+        CLIP_CID_SIMD=avx2 valgrind --quiet --error-exitcode=1 --leak-check=full --errors-for-leak-kinds=definite "$program"
       done
       ;;
     thread | address)

@@ -1,14 +1,17 @@
 // Builds the addon with CMake: node scripts/cmake-build.cjs [output folder] [Release|Debug]
+// or builds and runs the native test programs: node scripts/cmake-build.cjs --test
 //
-// CLIP_CID_CUDA=off leaves CUDA out. The tree is .cmake/, not build/, because node-gyp deletes build/; so rebuilds are incremental.
+// CLIP_CID_CUDA=off leaves CUDA out. The trees are in .cmake/, not build/, because node-gyp deletes build/; so rebuilds are incremental.
 const { spawnSync } = require('node:child_process');
 const fs = require('node:fs');
+const os = require('node:os');
 const path = require('node:path');
 
 const root = path.resolve(__dirname, '..');
+const testing = process.argv[2] === '--test';
 const output = path.resolve(root, process.argv[2] ?? 'build/Release');
-const configuration = process.argv[3] ?? 'Release';
-const tree = path.join(root, '.cmake', configuration);
+const configuration = testing ? 'Release' : (process.argv[3] ?? 'Release');
+const tree = path.join(root, '.cmake', testing ? 'test' : configuration);
 const cache = path.join(tree, 'CMakeCache.txt');
 
 const environment = { ...process.env };
@@ -19,10 +22,12 @@ function has(tool) {
   return spawnSync(tool, ['--version'], { stdio: 'ignore' }).status === 0;
 }
 
-function run(args) {
-  const result = spawnSync('cmake', args, { cwd: root, stdio: 'inherit', env: environment });
+function run(command, args) {
+  const result = spawnSync(command, args, { cwd: root, stdio: 'inherit', env: environment });
   if (result.error) {
-    console.error(`CMake could not be started (${result.error.message}). Install CMake 3.22 or newer and a C++20 compiler.`);
+    console.error(
+      `${command} could not be started (${result.error.message}). Install CMake 3.22 or newer and a C++20 compiler.`,
+    );
     process.exit(1);
   }
   if (result.status !== 0) process.exit(result.status ?? 1);
@@ -38,7 +43,7 @@ if (fs.existsSync(cache)) {
   }
 }
 
-run([
+run('cmake', [
   '-S',
   root,
   '-B',
@@ -48,8 +53,14 @@ run([
   `-DCMAKE_BUILD_TYPE=${configuration}`,
   `-DNODE_EXECUTABLE=${process.execPath}`,
   `-DCLIPCID_CUDA=${/^(off|0|no|false)$/i.test(process.env.CLIP_CID_CUDA ?? '') ? 'OFF' : 'ON'}`,
+  `-DCLIPCID_TESTS=${testing ? 'ON' : 'OFF'}`,
 ]);
-run(['--build', tree, '--target', 'clip_cid', '--parallel', String(require('node:os').availableParallelism())]);
+const parallel = String(os.availableParallelism());
+run('cmake', ['--build', tree, '--target', testing ? 'native_tests' : 'clip_cid', '--parallel', parallel]);
+if (testing) {
+  run('ctest', ['--test-dir', tree, '--output-on-failure', '--no-tests=error']);
+  process.exit(0);
+}
 
 // By rename, so that a process which has the old binary open keeps it whole.
 fs.mkdirSync(output, { recursive: true });
