@@ -78,9 +78,16 @@ export async function clusterStage(options: ClusterStageOptions): Promise<StageR
         init,
         seed,
         spherical: true,
-        ...kernelOptions(options, 'cluster'),
+        ...kernelOptions(options, 'cluster', 'iterations'),
       });
       const report = describe(result, rows.length);
+      // It may end long before the most iterations, of which the progress was a share.
+      options.onProgress?.({
+        label: 'cluster',
+        done: report.iterations,
+        total: report.iterations,
+        unit: 'iterations',
+      });
       await writeNpy(join(options.folder, 'centroids.npy'), result.centroids, [clusters, result.dim]);
       await writeNpy(join(options.folder, 'labels.npy'), result.labels, [rows.length]);
       await writeJson(join(options.folder, 'report.json'), report);

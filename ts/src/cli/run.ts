@@ -36,7 +36,7 @@ anew; the others stay.`,
         if (path === undefined) throw new UsageError('Expected a configuration file but received nothing');
         const config = await configOf({ ...flags, config: path }, {});
         const folder = flags.run ?? join('runs', basename(path, extname(path)));
-        await runPipeline(config, {
+        const { student, report } = await runPipeline(config, {
           folder,
           existing: flags.force ? 'replace-changed' : 'resume',
           device: config.device as Device,
@@ -46,6 +46,7 @@ anew; the others stay.`,
           log: session.log,
           onStage: (stageFolder, result) => printStage(session, stageFolder, result),
         });
+        session.print({ student, report }, `The student is in ${student}\nThe report is ${report}`);
       }),
     );
 }

@@ -345,34 +345,43 @@ describe('bad input', () => {
   });
 });
 
-test('Ctrl-C ends with 130, leaves a stage that is not done, and the same command goes on', async () => {
-  const store = await clipRetrieval(6000, 1, 256);
-  const run = join(folder, 'run');
-  const out = join(run, 'balance');
-  mkdirSync(out, { recursive: true });
-  const args = ['balance', '--run', run, '--embeddings', store, '--keep-ratio', '0.5'];
-  const stopped = await clipCid(args, {
-    onStart: (child) => {
-      // The record appears just before the work begins, which is a dozen passes over all pairs.
-      const watcher = watch(out, (_event, name) => {
-        if (name !== 'manifest.json') return;
-        watcher.close();
-        child.kill('SIGINT');
-      });
-      child.once('close', () => watcher.close());
-    },
-  });
-  expect(stopped.stderr).toContain('Interrupted. The same command goes on from here.');
-  expect([stopped.code, stopped.signal]).toEqual([130, null]);
-  expect(stopped.stdout).toBe('');
-  expect(JSON.parse(readFileSync(join(out, 'manifest.json'), 'utf8')).status).toBe('running');
-  expect(existsSync(join(run, 'lock'))).toBe(false);
-  expect(existsSync(join(out, 'lock'))).toBe(false);
+test.each([
+  ['balance', ['--keep-ratio', '0.5']],
+  ['cluster', ['--clusters', '1000', '--iterations', '1000', '--tolerance', '0']],
+])(
+  'Ctrl-C ends %s with 130, leaves a stage that is not done, and the same command goes on',
+  async (stage, flags) => {
+    const store = await clipRetrieval(6000, 1, 256);
+    const run = join(folder, 'run');
+    const out = join(run, stage);
+    mkdirSync(out, { recursive: true });
+    const kept = join(folder, 'kept.jsonl');
+    writeFileSync(kept, Array.from({ length: 6000 }, (_, row) => `${JSON.stringify({ row })}\n`).join(''));
+    const args = [stage, '--run', run, '--embeddings', store, ...flags];
+    if (stage === 'cluster') args.push('--kept', kept);
+    const stopped = await clipCid(args, {
+      onStart: (child) => {
+        // The record appears just before the work begins, which is many passes over all rows.
+        const watcher = watch(out, (_event, name) => {
+          if (name !== 'manifest.json') return;
+          watcher.close();
+          child.kill('SIGINT');
+        });
+        child.once('close', () => watcher.close());
+      },
+    });
+    expect(stopped.stderr).toContain('Interrupted. The same command goes on from here.');
+    expect([stopped.code, stopped.signal]).toEqual([130, null]);
+    expect(stopped.stdout).toBe('');
+    expect(JSON.parse(readFileSync(join(out, 'manifest.json'), 'utf8')).status).toBe('running');
+    expect(existsSync(join(run, 'lock'))).toBe(false);
+    expect(existsSync(join(out, 'lock'))).toBe(false);
 
-  const resumed = await clipCid([...args, '--json']);
-  expect(resumed.code).toBe(0);
-  expect(objects(resumed)[0]).toMatchObject({ stage: 'balance', status: 'done', rows: 6000 });
-});
+    const resumed = await clipCid([...args, '--json']);
+    expect(resumed.code).toBe(0);
+    expect(objects(resumed)[0]).toMatchObject({ stage, status: 'done', rows: 6000 });
+  },
+);
 
 /** One grey pixel. */
 const png = Buffer.from(
