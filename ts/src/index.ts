@@ -1,5 +1,24 @@
 /** The public API of clip-cid, and nothing else. */
 
+export {
+  type BalanceReport,
+  type BalanceStageOptions,
+  balanceStage,
+  type ThresholdRule,
+} from './cid/balance.ts';
+export { type ClusterReport, type ClusterStageOptions, clusterStage } from './cid/cluster.ts';
+export { type Config, type ConfigInput, parseConfig, readConfig } from './cid/config.ts';
+export { type EmbedStageOptions, embedStage } from './cid/embed.ts';
+export { type EvalStageOptions, evalStage } from './cid/evaluate.ts';
+export { type KeptItem, readKept } from './cid/items.ts';
+export { type PipelineOptions, type PipelineResult, runPipeline } from './cid/run.ts';
+export type { StageSettings } from './cid/stage.ts';
+export {
+  type DistillStageOptions,
+  distillStage,
+  type PretrainStageOptions,
+  pretrainStage,
+} from './cid/student.ts';
 export { type NpyArray, readNpy } from './data/npy.ts';
 export { type OpenStoreOptions, openStore, type Store } from './data/store.ts';
 export { evaluate } from './eval/evaluate.ts';
@@ -45,3 +64,5 @@ export {
 } from './native/devices.ts';
 export { CidError, type CidErrorCode } from './native/errors.ts';
 export { type ReportOptions, writeReport } from './report/report.ts';
+export type { OnProgress, ProgressEvent } from './run/progress.ts';
+export type { Existing, StageManifest, StageOutput, StageResult } from './run/stage.ts';
