@@ -111,7 +111,7 @@ export function differentiate(
   };
 }
 
-/** The float values that depend on a learned parameter: only these have gradients. */
+/** The float32 values that depend on a learned parameter: only these have gradients. Other floats would lose theirs in silence. */
 function dependents(
   graph: StaticGraph,
   nodes: readonly GraphNode[],
@@ -121,7 +121,11 @@ function dependents(
   for (const node of nodes) {
     if (!node.inputs.some((input) => result.has(input))) continue;
     for (const output of node.outputs) {
-      if (output !== '' && graph.info(output).type === 'float32') result.add(output);
+      if (output === '') continue;
+      const { type } = graph.info(output);
+      if (type === 'float16' || type === 'float64')
+        throw unsupported(node, `computes in ${type}: training is in float32`);
+      if (type === 'float32') result.add(output);
     }
   }
   return result;

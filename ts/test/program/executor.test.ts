@@ -254,6 +254,20 @@ test('an operator without a gradient is named when it is trained through', async
   });
 });
 
+test('a model that computes in another precision is refused, not trained in part', async () => {
+  const b = new GraphBuilder('half');
+  const half = b.op('Cast', [b.parameter('p', [2])], { to: 10 }, { name: 'down' });
+  b.output('y', b.op('Cast', [b.op('Exp', [half])], { to: 1 }), [2]);
+  const parameters = [{ name: 'p', dims: [2], value: new Float32Array(2), decay: false, trainable: true }];
+  const executor = await make({ graphs: { half: b.build() }, parameters });
+  await expect(
+    executor.backward('half', {}, { y: float32([2], Float32Array.of(1, 1)) }),
+  ).rejects.toMatchObject({
+    code: 'MODEL_UNSUPPORTED',
+    message: expect.stringContaining("Cast (node 'down')"),
+  });
+});
+
 test('dispose waits for what runs, may be called twice, and ends all use', async () => {
   const executor = await make(vitOptions());
   const running = executor.forward('vit', { pixels: pixels(2) });

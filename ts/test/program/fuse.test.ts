@@ -1,5 +1,6 @@
 import { expect, test } from 'vitest';
 import { product } from '../../src/program/attributes.ts';
+import { decompose } from '../../src/program/decompose.ts';
 import { fuse } from '../../src/program/fuse.ts';
 import type { Graph } from '../../src/program/graph.ts';
 import { specialize } from '../../src/program/static.ts';
@@ -73,6 +74,13 @@ test.each(cases)(
     const values = before.embedding!.data as Float32Array;
     values.forEach((value, i) => {
       expect(after.embedding!.data[i]).toBeCloseTo(value, 4);
+    });
+
+    const taken = decompose(fuse(plain)).toGraph();
+    expect(taken.nodes.every(({ domain }) => domain === '')).toBe(true);
+    const standard = (await runGraph(taken, feeds)).embedding!.data;
+    values.forEach((value, i) => {
+      expect(standard[i]).toBeCloseTo(value, 4);
     });
 
     const weights = { embedding: spread(product(plain.dims('embedding')), 3) };

@@ -23,7 +23,12 @@ export async function createExecutor(options: ExecutorOptions): Promise<Executor
   check(options);
   const worker = startWorker(new URL('./executor.worker.ts', import.meta.url));
   const channel = new WorkerChannel(worker, 'the executor');
-  await channel.call('open', { graphs, parameters, threads });
+  try {
+    await channel.call('open', { graphs, parameters, threads });
+  } catch (error) {
+    await channel.dispose();
+    throw error;
+  }
   return {
     kind: 'onnxruntime',
     parameters: layOut(parameters),
