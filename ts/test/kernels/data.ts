@@ -24,13 +24,13 @@ export interface RowsRecipe {
   seed: number;
   /**
    * normal: directions at random. tight: all of them round one direction, at 1e-3 of it, so that float32 cannot tell many
-   * pairs apart. clusters: a few directions with noise. integers: small integers, with many ties. duplicates: few rows,
+   * pairs apart. cancelling: products whose sums are far smaller than they are. clusters: a few directions with noise. integers: small integers, with many ties. duplicates: few rows,
    * again and again.
    */
   kind: Kind;
 }
 
-export const KINDS = ['normal', 'tight', 'clusters', 'integers', 'duplicates'] as const;
+export const KINDS = ['normal', 'tight', 'cancelling', 'clusters', 'integers', 'duplicates'] as const;
 export type Kind = (typeof KINDS)[number];
 
 /** Rows by recipe; none is zero. */
@@ -45,7 +45,10 @@ export function makeRows({ rows, dim, seed, kind }: RowsRecipe): Matrix {
       const value = normal();
       if (kind === 'normal') target[column] = value;
       else if (kind === 'tight') target[column] = centres[column]! + 1e-3 * value;
-      else if (kind === 'clusters') target[column] = centres[centre * dim + column]! + 0.3 * value;
+      else if (kind === 'cancelling') {
+        const sign = column % 2 === 0 || row % 2 === 0 ? 1 : -1;
+        target[column] = sign * centres[column - (column % 2)]! + 1e-5 * value;
+      } else if (kind === 'clusters') target[column] = centres[centre * dim + column]! + 0.3 * value;
       else if (kind === 'integers') target[column] = Math.round(1.5 * value);
       else target[column] = row < 5 ? value : data[(row % 5) * dim + column]!;
     }

@@ -35,6 +35,8 @@ export function nearestSuite(device: Device): void {
       [5, 40, 4096, 11],
       [130, 513, 24, 1],
       [9, 1025, 48, 129],
+      [3, 17_000, 6, 20],
+      [16_500, 3, 5, 2],
     ];
     for (const [queries, base, dim, k] of shapes) {
       it(`${k} of ${base} for ${queries}, dim ${dim}`, async () => {
@@ -63,12 +65,17 @@ export function nearestSuite(device: Device): void {
     });
 
     it('orders scores that float32 cannot tell apart', async () => {
+      const cancelling = makeRows({ rows: 300, dim: 1000, seed: 6, kind: 'cancelling' });
+      await check(chunked(cancelling, [21])[0]!, cancelling, 200, 'dot');
       const all = makeRows({ rows: 400, dim: 129, seed: 6, kind: 'tight' });
       const [queries, base] = chunked(all, [50]) as [Matrix, Matrix];
       const tell = new Set(reference.nearest(queries, base, 8, 'cosine').scores);
       expect(tell.size).toBeLessThan(40);
       await check(queries, base, 8, 'cosine');
       await check(queries, base, 350, 'dot');
+      // Many strips of keys, each of which may hold a better one by less than float32 can tell.
+      const many = makeRows({ rows: 3000, dim: 40, seed: 7, kind: 'tight' });
+      for (const k of [1, 3]) await check(chunked(many, [30])[0]!, many, k, 'dot');
     });
 
     it('takes zero and huge rows for the dot product', async () => {
@@ -80,6 +87,10 @@ export function nearestSuite(device: Device): void {
         data[21 * 9 + column]! *= 1e-38;
       }
       await check(base, base, 40, 'dot');
+      // A sum that leaves float32's range on its way to 0, against one of 5.
+      const query = { data: Float32Array.of(1e30, 1e30, 1), rows: 1, dim: 3 };
+      const keys = { data: Float32Array.of(1e9, -1e9, 0, 0, 0, 5, -1e9, 1e9, 4), rows: 3, dim: 3 };
+      for (const k of [1, 2, 3]) await check(query, keys, k, 'dot');
     });
 
     it('takes all element types, chunks, files and device matrices', async () => {
@@ -120,7 +131,7 @@ export function nearestSuite(device: Device): void {
       const arbitrary = fc.record({
         queries: fc.integer({ min: 1, max: 40 }),
         base: fc.integer({ min: 1, max: 70 }),
-        dim: fc.integer({ min: 1, max: 70 }),
+        dim: fc.oneof(fc.integer({ min: 1, max: 70 }), fc.integer({ min: 1, max: 1030 })),
         seed: fc.nat(),
         kind: fc.constantFrom(...KINDS),
         metric: fc.constantFrom('cosine' as const, 'dot' as const),
@@ -134,7 +145,7 @@ export function nearestSuite(device: Device): void {
           const wanted = reference.nearest(left, right, k, metric);
           expectAllSame(await nearest(left, right, { k, metric, device }), wanted);
         }),
-        { numRuns: 60, seed: 4 },
+        { numRuns: 150, seed: 4 },
       );
     });
   });

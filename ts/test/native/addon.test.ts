@@ -190,7 +190,6 @@ describe('errors of the addon', () => {
       (native) => native.nearest(context, rows({}), rows({ rows: 2, dim: 6 }), 1, 'cosine'),
       (native) => native.nearest(context, rows({}), rows({}), 4, 'cosine'),
       (native) => native.nearest(context, rows({}), rows({}), 0, 'cosine'),
-      (native) => native.nearest(context, rows({}), rows({}), 1, 'l2' as never),
       ...[
         { clusters: 4 },
         { clusters: 0 },
@@ -198,7 +197,6 @@ describe('errors of the addon', () => {
         { batch: 0 },
         { centroids: new Float32Array(7) },
         { maxIterations: -1 },
-        { init: 'kmeans' as never },
       ].map(
         (change): Call =>
           (native) =>
