@@ -49,6 +49,17 @@ export {
   summarizeBalance,
 } from './kernels/balance.ts';
 export { type KmeansOptions, type KmeansResult, kmeans } from './kernels/kmeans.ts';
+export {
+  clusterInstanceLoss,
+  type LossInputs,
+  type LossOptions,
+  type LossOutput,
+  type SampleCentresOptions,
+  type SoftTargets,
+  type SoftTargetsOptions,
+  sampleCentres,
+  softTargets,
+} from './kernels/loss.ts';
 export { type NearestOptions, type NearestResult, nearest } from './kernels/nearest.ts';
 export { DeviceMatrix, type Dtype, type FileMatrix, type Matrix, type Rows, upload } from './kernels/rows.ts';
 export { type ChooseThresholdOptions, type ChosenThreshold, chooseThreshold } from './kernels/threshold.ts';
