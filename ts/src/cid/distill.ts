@@ -202,6 +202,7 @@ async function teacherSide(
     ? await softTargets({ data: ownImages, rows: prepared.rows.length, dim: teacherDim }, centroids, {
         temperature: guidance.teacherTemperature,
         ...kernelOptions(options),
+        ...(options.signal && { signal: options.signal }),
       })
     : undefined;
   return {

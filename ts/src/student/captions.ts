@@ -1,4 +1,5 @@
 import type { Dataset } from '../data/dataset.ts';
+import { CidError } from '../native/errors.ts';
 
 /** The captions of the items in use: every distinct text once. */
 export interface CaptionTable {
@@ -11,7 +12,8 @@ export interface CaptionTable {
 export function tabulateCaptions(data: Dataset, items: Int32Array, which: 'first' | 'random'): CaptionTable {
   const index = new Map<string, number>();
   const ofItem = Array.from(items, (item) => {
-    const { captions } = data.item(item);
+    const { captions, key } = data.item(item);
+    if (captions.length === 0) throw new CidError('INVALID_DATA', `${key} of ${data.source} has no caption`);
     const used = which === 'first' ? captions.slice(0, 1) : captions;
     return Int32Array.from(used, (caption) => {
       let at = index.get(caption);

@@ -68,13 +68,9 @@ export function prepareData(
   };
 }
 
-/** What the loss's kernels run with. */
-export function kernelOptions({ device, threads, signal }: TrainingOptions): KernelOptions {
-  return {
-    ...(device !== undefined && { device }),
-    ...(threads !== undefined && { threads }),
-    ...(signal !== undefined && { signal }),
-  };
+/** What the loss's kernels run with. Not the signal: a step that has begun is finished, so that its checkpoint can be written. */
+export function kernelOptions({ device, threads }: TrainingOptions): KernelOptions {
+  return { ...(device !== undefined && { device }), ...(threads !== undefined && { threads }) };
 }
 
 export interface FitOptions {
@@ -245,9 +241,10 @@ function identityOf({ prepared, student, identity, heads }: FitOptions): string 
   const { training, data, items, heldOut, captions } = prepared;
   const {
     threads: _threads,
-    cacheBytes: _bytes,
-    checkpointEvery: _every,
+    cacheBytes: _cacheBytes,
+    checkpointEvery: _checkpointEvery,
     select: _select,
+    exportDtype: _exportDtype,
     ...decisive
   } = training;
   return hashValue({

@@ -49,8 +49,6 @@ export interface CidLossOptions {
   readonly teacherTemperature: number;
   readonly pairing: 'same' | 'cross' | 'both';
   readonly seed: number;
-  /** Names of the towers' outputs. Default to CLIP's. */
-  readonly outputs?: { readonly image: string; readonly text: string };
   /** Device and threads of the loss. */
   readonly kernel?: KernelOptions;
 }
@@ -70,13 +68,12 @@ export function clipLoss(options: Pick<CidLossOptions, 'dim' | 'kernel'>): Loss<
 /** CLIP, cluster and instance terms of {@link clusterInstanceLoss} over the towers' and heads' outputs. */
 export function cidLoss(options: CidLossOptions): Loss<ImageTextBatch> {
   const { weights, dim, teacherDim, clusters } = options;
-  const names = options.outputs ?? { image: 'image_embeds', text: 'text_embeds' };
   const distils = weights.clusterCe > 0 || weights.clusterKl > 0 || weights.instance > 0;
   const clustered = weights.clusterCe > 0 || weights.clusterKl > 0;
 
   return async (outputs, batch) => {
-    const image = outputs.image![names.image]!.data as Float32Array;
-    const text = outputs.text![names.text]!.data as Float32Array;
+    const image = outputs.image!.image_embeds!.data as Float32Array;
+    const text = outputs.text!.text_embeds!.data as Float32Array;
     const rows = batch.places.length;
     const head = headsOf(outputs);
     const matrix = (data: Float32Array, width: number): Matrix => ({
@@ -151,8 +148,8 @@ export function cidLoss(options: CidLossOptions): Loss<ImageTextBatch> {
         ...(weights.instance > 0 && { instance: result.instance }),
       },
       gradients: {
-        image: { [names.image]: float32(gradients.image, [rows, dim]) },
-        text: { [names.text]: float32(gradients.text, [rows, dim]) },
+        image: { image_embeds: float32(gradients.image, [rows, dim]) },
+        text: { text_embeds: float32(gradients.text, [rows, dim]) },
       },
       parameterGradients,
     };

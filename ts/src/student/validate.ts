@@ -36,8 +36,9 @@ export async function retrievalValidation(
   const area = 3 * imageSize * imageSize;
   const decoded = [];
   for (const [i, item] of options.items.entries()) {
+    if (decoded.length === LARGEST_VALIDATION) break;
     const image = await images.get(item).catch(() => undefined);
-    if (image && decoded.length < LARGEST_VALIDATION) decoded.push({ image, text: options.texts[i]! });
+    if (image) decoded.push({ image, text: options.texts[i]! });
   }
   const rows = decoded.length;
   const pixels = new Float32Array(rows * area);
