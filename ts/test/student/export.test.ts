@@ -1,6 +1,6 @@
 import { execFile } from 'node:child_process';
 import { mkdtempSync, rmSync } from 'node:fs';
-import { stat } from 'node:fs/promises';
+import { cp, readFile, rm, stat } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { promisify } from 'node:util';
@@ -129,12 +129,21 @@ describe('an exported student', () => {
     }
   });
 
-  it('is refused where the folder holds another model', async () => {
-    await writeJson(join(root, 'other/config.json'), { model_type: 'clip' });
-    await writeJson(join(root, 'other/tokenizer.json'), {});
-    await writeJson(join(root, 'other/tokenizer_config.json'), {});
-    await writeJson(join(root, 'other/preprocessor_config.json'), {});
-    await expect(loadStudent(join(root, 'other'))).rejects.toMatchObject({ code: 'MODEL_INVALID' });
+  it('is refused where the folder is not what it says, naming what is wrong', async () => {
+    const other = join(root, 'other');
+    await cp(join(root, 'float32'), other, { recursive: true });
+    const config = JSON.parse(await readFile(join(other, 'config.json'), 'utf8'));
+    config.clip_cid.text.layers = 3;
+    await writeJson(join(other, 'config.json'), config);
+    await expect(loadStudent(other)).rejects.toMatchObject({
+      code: 'MODEL_INVALID',
+      message: expect.stringContaining("'text.blocks.2.norm1.weight'"),
+    });
+    await rm(join(other, 'onnx/vision_model.onnx'));
+    await expect(loadStudent(other)).rejects.toMatchObject({
+      code: 'FILE_NOT_FOUND',
+      message: expect.stringContaining('vision_model.onnx'),
+    });
     await expect(loadStudent(join(root, 'nothing'))).rejects.toMatchObject({ code: 'MODEL_INVALID' });
   });
 });
