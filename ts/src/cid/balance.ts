@@ -65,6 +65,9 @@ export interface BalanceReport extends BalanceSummary {
 /** Share of LAION400M that stays in CLIP-CID (arXiv 2408.09441). */
 const KEEP_RATIO = 0.563;
 
+/** The search halves the interval [0, 1] until neighbouring thresholds cannot be told apart. */
+const MOST_PASSES = 28;
+
 const GROUPS = 48;
 const MEMBERS = 24;
 const OUTPUTS = ['groups.npy', 'keep.npy', 'kept.jsonl', 'report.json'] as const;
@@ -129,11 +132,22 @@ async function compare(store: Store, threshold: number, options: BalanceStageOpt
 }
 
 async function search(store: Store, keepRatio: number, tolerance: number, options: BalanceStageOptions) {
+  const { onProgress } = options;
+  // Each pass over all pairs counts from nothing; people see the passes.
+  let passes = 0;
+  let last = 0;
   const found = await chooseThreshold(store.image, {
     keepRatio,
     tolerance,
-    ...kernelOptions(options, 'balance (searching the threshold)'),
+    ...kernelOptions(options, 'balance'),
+    onProgress: ({ done, total }) => {
+      if (done < last) passes++;
+      last = done;
+      const share = Math.min(passes + done / total, MOST_PASSES - 1);
+      onProgress?.({ label: 'balance', done: share, total: MOST_PASSES, unit: 'passes at most' });
+    },
   });
+  onProgress?.({ label: 'balance', done: found.steps, total: found.steps, unit: 'passes' });
   const asked = `The cosine over which two images count as near-duplicates was searched for so that a share of ${keepRatio} stays`;
   if (!found.reached)
     options.log?.(`balance: a share of ${keepRatio} was not reached. ${found.reason ?? ''}`.trim());

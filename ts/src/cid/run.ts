@@ -41,12 +41,13 @@ export async function runPipeline(config: Config, options: PipelineOptions): Pro
   const clusters = required(config.cluster.clusters, 'cluster.clusters', 'a number of centres');
   const { seed, encoder } = config;
   const { onStage, folder, ...common } = options;
-  const run = await openRun(folder, { config: config as Json, seed });
+  const run = await openRun(folder);
   const stages: Partial<Record<StageName, StageResult>> = {};
   const stage = async (name: StageName, work: (settings: StageSettings) => Promise<StageResult>) => {
     if (options.signal?.aborted) throw abortError();
     const result = await work({ ...common, folder: run.stage(name) });
     stages[name] = result;
+    await run.remember(config as Json, seed);
     onStage?.(run.stage(name), result);
   };
   try {

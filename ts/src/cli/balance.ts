@@ -1,7 +1,7 @@
 import type { Command } from 'commander';
 import { required } from '../cid/config.ts';
 import { type CommonFlags, number, placeFlags, runCommand, stageFlags } from './common.ts';
-import { openPlace, printStage } from './place.ts';
+import { openPlace } from './place.ts';
 
 interface Flags extends CommonFlags {
   embeddings?: string;
@@ -49,13 +49,13 @@ All pairs are compared, exactly: the result is the same for every number of thre
           const result = await balanceStage({
             ...place.settings(session),
             embeddings: required(
-              place.earlier('embed', flags.embeddings),
+              await place.earlier('embed', flags.embeddings),
               '--embeddings',
               'an embedding store',
             ),
             ...place.config.balance,
           });
-          printStage(session, place.folder, result);
+          await place.finish(session, result);
         } finally {
           await place.dispose();
         }

@@ -1,7 +1,7 @@
 import type { Command } from 'commander';
 import { required } from '../cid/config.ts';
 import { type CommonFlags, number, placeFlags, runCommand, stageFlags } from './common.ts';
-import { openPlace, printStage } from './place.ts';
+import { openPlace } from './place.ts';
 
 interface Flags extends CommonFlags {
   embeddings?: string;
@@ -48,14 +48,14 @@ Examples:
           const result = await clusterStage({
             ...place.settings(session),
             embeddings: required(
-              place.earlier('embed', flags.embeddings),
+              await place.earlier('embed', flags.embeddings),
               '--embeddings',
               'an embedding store',
             ),
             kept:
               flags.embeddings !== undefined
                 ? flags.kept
-                : place.earlier('balance', flags.kept, 'kept.jsonl'),
+                : await place.earlier('balance', flags.kept, 'kept.jsonl'),
             seed: config.seed,
             ...config.cluster,
             clusters: required(
@@ -64,7 +64,7 @@ Examples:
               'a number of centres',
             ),
           });
-          printStage(session, place.folder, result);
+          await place.finish(session, result);
         } finally {
           await place.dispose();
         }

@@ -167,17 +167,20 @@ export async function runCommand(
     process.exitCode = DONE;
   } catch (error) {
     display.end();
-    process.exitCode = report(error, interrupt.interrupted);
+    process.exitCode = report(error, interrupt.interrupted, flags.force);
   } finally {
     interrupt.dispose();
   }
 }
 
 /** Writes what went wrong to standard error; the exit code. */
-export function report(error: unknown, interrupted = false): number {
+export function report(error: unknown, interrupted = false, forced = false): number {
   const debug = process.env.CLIP_CID_DEBUG === '1';
   if (interrupted && error instanceof CidError && error.code === 'ABORTED') {
-    process.stderr.write('Interrupted. The same command goes on from here.\n');
+    // With --force it would begin anew.
+    process.stderr.write(
+      `Interrupted. The same command ${forced ? 'without --force ' : ''}goes on from here.\n`,
+    );
     return INTERRUPTED;
   }
   const known = error instanceof CidError || error instanceof UsageError || isMisuse(error);

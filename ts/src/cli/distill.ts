@@ -1,7 +1,7 @@
 import type { Command } from 'commander';
 import { required } from '../cid/config.ts';
 import { placeFlags, runCommand, stageFlags } from './common.ts';
-import { openPlace, printStage } from './place.ts';
+import { openPlace } from './place.ts';
 import { type TrainingFlags, trainingFlags, trainingSection } from './training.ts';
 
 interface Flags extends TrainingFlags {
@@ -48,18 +48,22 @@ Loss weights, temperatures and augmentation are set in the section "distill" of 
             ...place.settings(session),
             teacher: required(config.teacher, 'teacher (--teacher)', 'a model folder'),
             embeddings: required(
-              place.earlier('embed', flags.embeddings),
+              await place.earlier('embed', flags.embeddings),
               '--embeddings',
               'an embedding store',
             ),
-            kept: required(place.earlier('balance', flags.kept, 'kept.jsonl'), '--kept', 'a kept.jsonl'),
-            cluster: place.earlier('cluster', flags.cluster),
+            kept: required(
+              await place.earlier('balance', flags.kept, 'kept.jsonl'),
+              '--kept',
+              'a kept.jsonl',
+            ),
+            cluster: flags.cluster ?? place.run?.stage('cluster'),
             training: config.distill,
             encoder: config.encoder,
             seed: config.seed,
             metrics: place.run?.metrics,
           });
-          printStage(session, place.folder, result);
+          await place.finish(session, result);
         } finally {
           await place.dispose();
         }

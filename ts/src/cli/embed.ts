@@ -1,7 +1,7 @@
 import type { Command } from 'commander';
 import { required } from '../cid/config.ts';
 import { type CommonFlags, list, number, placeFlags, runCommand, stageFlags } from './common.ts';
-import { openPlace, printStage, sourceFlags } from './place.ts';
+import { openPlace, sourceFlags } from './place.ts';
 
 interface Flags extends CommonFlags {
   data?: string;
@@ -55,7 +55,7 @@ Examples:
             encoder: config.encoder,
             ...config.embed,
           });
-          printStage(session, place.folder, result);
+          await place.finish(session, result);
         } finally {
           await place.dispose();
         }

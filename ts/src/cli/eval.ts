@@ -4,6 +4,7 @@ import { required } from '../cid/config.ts';
 import type { EvaluateResult } from '../eval/types.ts';
 import type { Device } from '../native/devices.ts';
 import { readJson } from '../run/files.ts';
+import type { Json } from '../run/hash.ts';
 import {
   type CommonFlags,
   configOf,
@@ -116,6 +117,7 @@ async function measureInto(
       encoder: config.encoder,
       seed: config.seed,
     });
+    await place.run?.remember(config as Json, config.seed);
     if (skipped) session.log(`eval: was done already, in ${folder}`);
     for (const name of Object.keys(models)) {
       const result = (await readJson(join(folder, `${name}.json`))) as EvaluateResult;

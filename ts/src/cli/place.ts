@@ -1,13 +1,11 @@
-import { existsSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 import type { Command } from 'commander';
 import type { Config } from '../cid/config.ts';
 import type { StageSettings } from '../cid/stage.ts';
 import type { Device } from '../native/devices.ts';
-import { readJson } from '../run/files.ts';
-import { openRun, type Run, type RunRecord, type StageName } from '../run/folder.ts';
+import { openRun, type Run, readRunRecord, type StageName } from '../run/folder.ts';
 import type { Json } from '../run/hash.ts';
-import type { StageResult } from '../run/stage.ts';
+import { requireStage, type StageResult } from '../run/stage.ts';
 import { type CommonFlags, configOf, type Session, UsageError } from './common.ts';
 
 /** Where a command of one stage works: in a run folder, or in a folder of its own. */
@@ -18,8 +16,13 @@ export interface Place {
   /** The run folder, when there is one. */
   readonly run: Run | undefined;
   settings(session: Session): StageSettings;
-  /** Folder of an earlier stage: what a flag names, or else the run's; `undefined` when there is neither. */
-  earlier(stage: StageName, flag: string | undefined, file?: string): string | undefined;
+  /**
+   * Folder of an earlier stage, or a file in it: what a flag names, or else the run's, which must be done; `undefined` when there
+   * is neither.
+   */
+  earlier(stage: StageName, flag: string | undefined, file?: string): Promise<string | undefined>;
+  /** Prints how the stage ended, and lets the run remember its configuration. */
+  finish(session: Session, result: StageResult): Promise<void>;
   dispose(): Promise<void>;
 }
 
@@ -37,12 +40,9 @@ export async function openPlace(
       `Expected either --run DIR or --out DIR but received ${flags.run === undefined ? 'neither' : 'both'}`,
     );
   }
-  const before = flags.run === undefined ? undefined : await rememberedConfig(flags.run);
+  const before = flags.run === undefined ? undefined : (await readRunRecord(flags.run))?.config;
   const config = await configOf(flags, overrides, before);
-  const run =
-    flags.run === undefined
-      ? undefined
-      : await openRun(flags.run, { config: config as Json, seed: config.seed });
+  const run = flags.run === undefined ? undefined : await openRun(flags.run);
   const folder = run ? run.stage(stage) : resolve(flags.out!);
   return {
     config,
@@ -57,18 +57,18 @@ export async function openPlace(
       onProgress,
       log,
     }),
-    earlier: (name, flag, file = '') => {
+    earlier: async (name, flag, file = '') => {
       if (flag !== undefined) return resolve(flag);
       if (!run) return undefined;
+      await requireStage(run.stage(name), name);
       return join(run.stage(name), file);
+    },
+    finish: async (session, result) => {
+      await run?.remember(config as Json, config.seed);
+      printStage(session, folder, result);
     },
     dispose: async () => run?.dispose(),
   };
-}
-
-async function rememberedConfig(folder: string): Promise<Json | undefined> {
-  const path = join(folder, 'run.json');
-  return existsSync(path) ? ((await readJson(path)) as Partial<RunRecord>).config : undefined;
 }
 
 /** Adds the flags that name a data set. */

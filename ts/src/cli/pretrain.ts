@@ -1,7 +1,7 @@
 import type { Command } from 'commander';
 import { required } from '../cid/config.ts';
 import { number, placeFlags, runCommand, stageFlags } from './common.ts';
-import { openPlace, printStage, sourceFlags } from './place.ts';
+import { openPlace, sourceFlags } from './place.ts';
 import { type TrainingFlags, trainingFlags, trainingSection } from './training.ts';
 
 interface Flags extends TrainingFlags {
@@ -49,7 +49,7 @@ Ctrl-C stops after the step in hand; the same command goes on from there and end
             seed: config.seed,
             metrics: place.run?.metrics,
           });
-          printStage(session, place.folder, result);
+          await place.finish(session, result);
         } finally {
           await place.dispose();
         }

@@ -1,19 +1,20 @@
 import { existsSync } from 'node:fs';
 import { arch, availableParallelism, cpus, platform, release } from 'node:os';
 import { join, resolve } from 'node:path';
+import { CidError } from '../native/errors.ts';
 import { packageVersion } from '../native/loader.ts';
 import { readJson, removeTemporaries, writeJson } from './files.ts';
 import type { Json } from './hash.ts';
-import { type Lock, lockFolder } from './lock.ts';
+import { lockFolder } from './lock.ts';
 
 /** Content of `run.json`. */
 export interface RunRecord {
   version: 1;
   /** Version of this package. */
   package: string;
-  /** Configuration of the whole run with its defaults filled in; absent when stages were run one by one. */
-  config?: Json;
-  seed?: number;
+  /** Configuration with its defaults filled in, that of the stage that ended last. */
+  config: Json;
+  seed: number;
   environment: Environment;
   started: string;
   updated: string;
@@ -29,6 +30,8 @@ export interface Environment {
   cores: number;
 }
 
+const RUN_FILE = 'run.json';
+
 /** A run folder that this process has locked. */
 export interface Run {
   /** Absolute. */
@@ -37,6 +40,8 @@ export interface Run {
   readonly metrics: string;
   /** Folder of a stage. */
   stage(name: StageName): string;
+  /** Writes `run.json`: called when a stage has ended, so that it never tells of options that were refused. */
+  remember(config: Json, seed: number): Promise<void>;
   /** Releases the lock. Idempotent. */
   dispose(): Promise<void>;
 }
@@ -54,45 +59,51 @@ export const STAGE_FOLDERS = {
 
 export type StageName = keyof typeof STAGE_FOLDERS;
 
-export interface OpenRunOptions {
-  config?: Json;
-  seed?: number;
-}
-
 /**
- * Locks a run folder (made when it is not there) and writes its `run.json`; a configuration that is not given stays as it was.
- * Fails with `RUN_LOCKED` while another process works in it.
+ * Locks a run folder, made when it is not there. Fails with `RUN_LOCKED` while another process works in it.
  */
-export async function openRun(folder: string, options: OpenRunOptions = {}): Promise<Run> {
-  const lock: Lock = await lockFolder(folder);
+export async function openRun(folder: string): Promise<Run> {
+  const lock = await lockFolder(folder);
+  const root = resolve(folder);
   try {
-    await removeTemporaries(folder);
-    const path = join(folder, 'run.json');
-    const before = existsSync(path) ? ((await readJson(path)) as Partial<RunRecord>) : {};
-    const now = new Date().toISOString();
-    const config = options.config ?? before.config;
-    const seed = options.seed ?? before.seed;
-    const record: RunRecord = {
-      version: 1,
-      package: packageVersion,
-      ...(config === undefined ? {} : { config }),
-      ...(seed === undefined ? {} : { seed }),
-      environment: environment(),
-      started: before.started ?? now,
-      updated: now,
+    await removeTemporaries(root);
+    return {
+      folder: root,
+      metrics: join(root, 'metrics.jsonl'),
+      stage: (name) => join(root, STAGE_FOLDERS[name]),
+      remember: (config, seed) => writeRecord(root, config, seed),
+      dispose: () => lock.release(),
     };
-    await writeJson(path, record);
   } catch (error) {
     await lock.release();
     throw error;
   }
-  const root = resolve(folder);
-  return {
-    folder: root,
-    metrics: join(root, 'metrics.jsonl'),
-    stage: (name) => join(root, STAGE_FOLDERS[name]),
-    dispose: () => lock.release(),
+}
+
+/** The `run.json` of a folder, or undefined when there is none. Fails with `FILE_FORMAT` when it is something else. */
+export async function readRunRecord(folder: string): Promise<RunRecord | undefined> {
+  const path = join(folder, RUN_FILE);
+  if (!existsSync(path)) return undefined;
+  const value = (await readJson(path)) as Partial<RunRecord> | null;
+  if (typeof value !== 'object' || value === null || value.version !== 1) {
+    throw new CidError('FILE_FORMAT', `${path} is not the record of a run of clip-cid`);
+  }
+  return value as RunRecord;
+}
+
+async function writeRecord(folder: string, config: Json, seed: number): Promise<void> {
+  const before = await readRunRecord(folder);
+  const now = new Date().toISOString();
+  const record: RunRecord = {
+    version: 1,
+    package: packageVersion,
+    config,
+    seed,
+    environment: environment(),
+    started: before?.started ?? now,
+    updated: now,
   };
+  await writeJson(join(folder, RUN_FILE), record);
 }
 
 export function environment(): Environment {

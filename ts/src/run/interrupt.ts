@@ -1,5 +1,5 @@
 /**
- * Ctrl-C for a command: the first SIGINT (or SIGTERM, SIGHUP) aborts `signal`, so that the work in hand stops at a point from
+ * Ctrl-C for a command: the first SIGINT or SIGTERM aborts `signal`, so that the work in hand stops at a point from
  * which it can go on; the second ends the process at once, by the signal itself, as if it had never been caught.
  */
 export interface Interrupt {
@@ -12,7 +12,8 @@ export interface Interrupt {
 /** Exit code of a command that was interrupted and can be resumed (128 + SIGINT, as shells have it). */
 export const INTERRUPTED = 130;
 
-const SIGNALS = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const;
+// Not SIGHUP: a handler would undo what nohup asked for, and a killed command can be resumed too.
+const SIGNALS = ['SIGINT', 'SIGTERM'] as const;
 
 /** @param onFirst Told once, when the work has been asked to stop. */
 export function catchInterrupt(onFirst: () => void = () => undefined): Interrupt {

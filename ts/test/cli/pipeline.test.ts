@@ -190,6 +190,23 @@ describe('after the uninterrupted run', () => {
     ).toEqual(['skipped', 'skipped', 'done', 'done', 'done']);
   });
 
+  test('a full disk while a student is trained: one clear line, nothing half-written, and it goes on afterwards', async () => {
+    const out = join(folder, 'full');
+    const args = [
+      ...['distill', '--config', config, '--out', out, '--json'],
+      ...['--embeddings', join(folder, 'stopped', 'embeddings')],
+      ...['--kept', join(folder, 'stopped', 'balance', 'kept.jsonl')],
+      ...['--cluster', join(folder, 'stopped', 'cluster')],
+    ];
+    const full = await clipCid(args, { fileLimit: 32 });
+    expect(full.code).toBe(1);
+    expect(full.stderr).toMatch(/^error: Cannot write .*safetensors: .*EFBIG/m);
+    expect(readdirSync(out).sort()).toEqual(['manifest.json', 'metrics.jsonl']);
+    const later = await clipCid(args);
+    expect(objects(later)[0]).toMatchObject({ stage: 'distill', status: 'done', steps: 6 });
+    expect(contents(join(out, 'model'))).toEqual(contents(join(folder, 'stopped', 'student', 'model')));
+  });
+
   test('embeddings of another teacher are refused', async () => {
     const other = join(folder, 'teacher-2');
     const made = await clipCid(['pretrain', '--config', config, '--seed', '5', '--out', other]);

@@ -185,6 +185,14 @@ describe('balance and cluster on clip-retrieval embeddings', () => {
     // Without the flags: the same threshold again, so it is done already.
     const again = await clipCid(['balance', '--run', run, '--embeddings', store, '--json']);
     expect(objects(again)[0]).toMatchObject({ status: 'skipped', threshold: 0.9 });
+    // What was refused is not remembered.
+    const other = await clipCid(['balance', '--run', run, '--embeddings', store, '--threshold', '0.95']);
+    expect(other.code).toBe(1);
+    const third = await clipCid(['balance', '--run', run, '--embeddings', store, '--json']);
+    expect(objects(third)[0]).toMatchObject({ status: 'skipped', threshold: 0.9 });
+    const early = await clipCid(['distill', '--run', run, '--teacher', 'none']);
+    expect(early.code).toBe(1);
+    expect(early.stderr).toContain('embeddings holds no result of embed. Run clip-cid embed first');
     const clustered = await clipCid([
       ...['cluster', '--run', run, '--embeddings', store, '--kept', join(run, 'balance', 'kept.jsonl')],
       ...['--clusters', '4'],
