@@ -44,7 +44,10 @@ export function balanceSection({ balance, grouping }: RunContents): Html | undef
     table(
       ['', ''],
       [
-        ['Threshold (cosine)', Number(rule.threshold.toPrecision(9)).toString()],
+        [
+          'Threshold (cosine)',
+          html`<div class="number">${Number(rule.threshold.toPrecision(9)).toString()}</div>`,
+        ],
         ['Groups', groups],
         ['Pairs over the threshold', edges],
         ['Zero, NaN or infinite embeddings', faults],
