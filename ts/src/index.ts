@@ -8,9 +8,11 @@ export {
 } from './cid/balance.ts';
 export { type ClusterReport, type ClusterStageOptions, clusterStage } from './cid/cluster.ts';
 export { type Config, type ConfigInput, parseConfig, readConfig } from './cid/config.ts';
+export { type DistillOptions, distill } from './cid/distill.ts';
 export { type EmbedStageOptions, embedStage } from './cid/embed.ts';
 export { type EvalStageOptions, evalStage } from './cid/evaluate.ts';
 export { type KeptItem, readKept } from './cid/items.ts';
+export { type PretrainOptions, pretrain } from './cid/pretrain.ts';
 export { type PipelineOptions, type PipelineResult, runPipeline } from './cid/run.ts';
 export type { StageSettings } from './cid/stage.ts';
 export {
@@ -77,3 +79,12 @@ export { CidError, type CidErrorCode } from './native/errors.ts';
 export { type ReportOptions, writeReport } from './report/report.ts';
 export type { OnProgress, ProgressEvent } from './run/progress.ts';
 export type { Existing, StageManifest, StageOutput, StageResult } from './run/stage.ts';
+export type { AugmentOptions } from './student/augment.ts';
+export {
+  type StudentConfig,
+  type StudentName,
+  type StudentOptions,
+  studentConfig,
+  studentNames,
+} from './student/config.ts';
+export type { TrainedStudent, TrainingOptions } from './student/options.ts';
