@@ -299,7 +299,7 @@ function expectMatrix(
   dim?: number,
 ): { data: Float32Array; rows: number; dim: number } {
   if (value === undefined) failType('a matrix', name, value);
-  expectObject(name, value, ['data', 'rows', 'dim', 'dtype']);
+  expectObject(name, value);
   expectInteger(`${name}.rows`, value.rows, 0, 2 ** 31 - 1);
   expectInteger(`${name}.dim`, value.dim, 1, 2 ** 20);
   if (rows !== undefined && value.rows !== rows) failRange(`${rows} rows`, `${name}.rows`, value.rows);
