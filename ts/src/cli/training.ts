@@ -5,6 +5,7 @@ import { type CommonFlags, number } from './common.ts';
 export interface TrainingFlags extends CommonFlags {
   student?: string;
   init?: string;
+  imageModel?: string;
   epochs?: number;
   steps?: number;
   batchSize?: number;
@@ -19,7 +20,11 @@ export interface TrainingFlags extends CommonFlags {
 export function trainingFlags(command: Command): Command {
   return command
     .option('--student <name>', "architecture by name, such as 'mini-64' or 'vit-b-32' (default: mini-64)")
-    .option('--init <dir>', 'exported student to start from, instead of --student')
+    .option(
+      '--init <dir>',
+      'model folder to start from, an exported student or any CLIP, instead of --student',
+    )
+    .option('--image-model <file>', 'ONNX file of any image encoder to be the image tower')
     .addOption(number('--epochs <n>', 'passes over the items (default: 32)').conflicts('steps'))
     .addOption(number('--steps <n>', 'optimiser steps, instead of --epochs'))
     .addOption(number('--batch-size <n>', 'rows of a step, all in one loss (default: 256)'))
@@ -38,10 +43,11 @@ export function trainingFlags(command: Command): Command {
 
 /** The flags as a section of the configuration. */
 export function trainingSection(flags: TrainingFlags): Record<string, unknown> {
-  const { student, init, epochs, steps, batchSize, microBatch, rate, warmup, decay, ema, exportDtype } =
-    flags;
+  const { student, init, imageModel, epochs, steps } = flags;
+  const { batchSize, microBatch, rate, warmup, decay, ema, exportDtype } = flags;
   // One of the two replaces whichever a configuration has.
   const length =
     epochs !== undefined ? { epochs, steps: null } : steps !== undefined ? { steps, epochs: null } : {};
-  return { student, init, ...length, batchSize, microBatch, rate, warmup, decay, ema, exportDtype };
+  const optimiser = { batchSize, microBatch, rate, warmup, decay, ema };
+  return { student, init, imageModel, ...length, ...optimiser, exportDtype };
 }
