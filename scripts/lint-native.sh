@@ -6,7 +6,7 @@ if ! command -v clang-format > /dev/null; then
   echo "clang-format is not installed: apt-get install clang-format, or brew install clang-format" >&2
   exit 1
 fi
-mapfile -t files < <(find native -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' | sort)
+mapfile -t files < <(find native -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' -o -name '*.inc' | sort)
 if [[ ${1:-} == --write ]]; then
   clang-format -i "${files[@]}"
 else
