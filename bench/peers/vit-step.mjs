@@ -56,10 +56,10 @@ function buildVit({ image, patch, width, depth, heads, out }) {
   for (let i = 0; i < depth; i++) {
     const qkv = b.op('Reshape', [
       linear(norm(x, `${i}.norm1`), `${i}.qkv`, width, 3 * width),
-      b.ints([0, 0, 3, heads, width / heads]),
+      b.ints([0, 0, 3 * heads, width / heads]),
     ]);
-    const heads5 = b.op('Transpose', [qkv], { perm: [2, 0, 3, 1, 4] });
-    const [q, k, v] = [0, 1, 2].map((part) => b.op('Gather', [heads5, index(part)], { axis: 0 }));
+    const parts = b.ops('Split', [qkv, b.ints([heads, heads, heads])], { axis: 2 }, { outputs: 3 });
+    const [q, k, v] = parts.map((part) => b.op('Transpose', [part], { perm: [0, 2, 1, 3] }));
     const scores = b.op('MatMul', [
       b.op('Mul', [q, b.scalar((width / heads) ** -0.5)]),
       b.op('Transpose', [k], { perm: [0, 1, 3, 2] }),

@@ -40,13 +40,14 @@ export const activationRules: GradientRules = {
     const slope = c.graph.emit('Where', [below, line, c.scalar(1)]);
     c.give(0, c.mul(c.dy, c.keep(c.graph.emit('Greater', [x, c.scalar(-3)]), slope)));
   },
-  // Φ(x) + x φ(x)
+  // Φ(x) + x φ(x) in few passes over memory: Φ = ½ + ½ erf(x/√2), which HardSigmoid writes at once, and the bell by a division.
   Gelu: (c) => {
     const x = c.input(0);
-    const phi = c.graph.emit('Erf', [c.scale(x, Math.SQRT1_2)]);
-    const bell = c.graph.emit('Exp', [c.scale(c.mul(x, x), -0.5)]);
-    const distribution = c.add(c.scale(phi, 0.5), c.scalar(0.5));
-    const density = c.scale(c.mul(bell, x), 1 / Math.sqrt(2 * Math.PI));
+    const scaled = c.scale(x, Math.SQRT1_2);
+    const erf = c.graph.emit('Erf', [scaled]);
+    const distribution = c.graph.emit('HardSigmoid', [erf], { alpha: 0.5, beta: 0.5 });
+    const bell = c.div(x, c.graph.emit('Exp', [c.mul(scaled, scaled)]));
+    const density = c.scale(bell, 1 / Math.sqrt(2 * Math.PI));
     c.give(0, c.mul(c.dy, c.add(distribution, density)));
   },
   // With s = σ(αx): s + αx s (1 − s) = s + αy (1 − s)

@@ -2,25 +2,30 @@ import { positiveAxis, product } from '../attributes.ts';
 import type { GradientRules, RuleContext } from './context.ts';
 
 export const normalizationRules: GradientRules = {
-  // With x̂ = (x − μ)/σ over N elements: dx = (γ dy − mean(γ dy) − x̂ mean(γ dy x̂)) / σ
+  // With c = x − μ, s = 1/σ, over N elements a row: dx = s (γ dy − mean(γ dy) − c s² mean(γ dy c)), dγ = Σ s dy c
   LayerNormalization: (c) => {
     const [x, gamma] = [c.input(0), c.input(1)];
     const dims = c.dims(x);
     const axis = positiveAxis(c.int('axis', -1), dims.length);
     const [rows, size] = [product(dims.slice(0, axis)), product(dims.slice(axis))];
     const [, mean, inverse] = c.graph.outputsOf(c.node, 3) as [string, string, string];
-    const normalized = c.mul(c.sub(x, mean), inverse);
-    const t = c.mul(c.dy, normalized);
+    const centered = c.sub(x, mean);
+    const t = c.mul(c.dy, centered);
     const flat = (value: string) => c.reshape(value, [rows, size]);
-    if (c.needs(1)) c.give(1, c.reshape(c.columnSum(flat(t)), c.dims(gamma)));
+    if (c.needs(1)) {
+      // The sum over rows and their scales are one product.
+      const sum = c.matmul(c.reshape(inverse, [1, rows]), flat(t));
+      c.give(1, c.reshape(sum, c.dims(gamma)));
+    }
     if (c.needs(2)) c.give(2, c.reshape(c.columnSum(flat(c.dy)), c.dims(c.input(2))));
     if (!c.needs(0)) return;
     // Means over rows as products with γ as a column.
     const column = c.reshape(gamma, [size, 1]);
     const rowMean = (value: string) =>
       c.reshape(c.matmul(flat(value), column, { alpha: 1 / size }), c.dims(mean));
-    const centered = c.sub(c.mul(c.dy, gamma), rowMean(c.dy));
-    c.give(0, c.mul(c.sub(centered, c.mul(normalized, rowMean(t))), inverse));
+    const slope = c.mul(c.mul(inverse, inverse), rowMean(t));
+    const direct = c.sub(c.mul(c.dy, gamma), rowMean(c.dy));
+    c.give(0, c.mul(c.sub(direct, c.mul(centered, slope)), inverse));
   },
   BatchNormalization: (c) => (c.int('training_mode', 0) === 1 ? batchStatistics(c) : runningStatistics(c)),
 };
