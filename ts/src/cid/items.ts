@@ -38,13 +38,6 @@ export async function* readKept(path: string): AsyncGenerator<KeptItem> {
   }
 }
 
-/** Rows of the embedding store that a `kept.jsonl` names, ascending as balancing writes them. */
-export async function readKeptRows(path: string): Promise<Int32Array> {
-  const rows: number[] = [];
-  for await (const { row } of readKept(path)) rows.push(row);
-  return Int32Array.from(rows);
-}
-
 function parse(path: string, line: number, text: string): KeptItem {
   let value: Partial<KeptItem> | null;
   try {

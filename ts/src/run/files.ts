@@ -183,21 +183,6 @@ export async function readJson(path: string): Promise<unknown> {
   }
 }
 
-/** Appends one line and syncs nothing: for logs, where losing the last line in a power cut does no harm. */
-export async function appendLine(path: string, line: string): Promise<void> {
-  await makeFolder(dirname(path));
-  try {
-    const handle = await open(path, 'a');
-    try {
-      await handle.writeFile(`${line}\n`);
-    } finally {
-      await handle.close();
-    }
-  } catch (error) {
-    throw writeError(path, error);
-  }
-}
-
 /** Removes what killed processes left half-written in a folder (not in its subfolders). Only for a folder that this process alone writes to. */
 export async function removeTemporaries(folder: string): Promise<void> {
   const names = await readdir(folder).catch(() => []);

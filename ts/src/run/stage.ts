@@ -4,7 +4,7 @@ import { join, relative, resolve, sep } from 'node:path';
 import { CidError } from '../native/errors.ts';
 import { packageVersion } from '../native/loader.ts';
 import { readError, readJson, removeTemporaries, writeError, writeJson } from './files.ts';
-import { hashBytes, hashFile, type Json, stableJson } from './hash.ts';
+import { hashFile, type Json, stableJson } from './hash.ts';
 import { lockFolder } from './lock.ts';
 
 /** A file that a stage made: path relative to its folder, with '/' between the parts. */
@@ -297,14 +297,4 @@ async function checkOutputs(
     }
   }
   return { missing, edited };
-}
-
-/** Hash of a file, or of a folder's files with their names: what `inputs` of a stage take for paths that a user names. */
-export async function hashPath(path: string): Promise<string> {
-  const files = await filesUnder(path);
-  if (files.length === 1 && files[0] === path) return hashFile(path);
-  const parts: string[] = [];
-  for (const file of files)
-    parts.push(`${relative(path, file).split(sep).join('/')} ${await hashFile(file)}`);
-  return hashBytes(parts.join('\n'));
 }

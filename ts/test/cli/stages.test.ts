@@ -202,6 +202,29 @@ describe('balance and cluster on clip-retrieval embeddings', () => {
     expect(manifest).toMatchObject({ status: 'done', options: { clusters: 4, seed: 7 } });
   });
 
+  test('flags win over the configuration, and one rule for the threshold replaces the other', async () => {
+    const store = await clipRetrieval(40, 2);
+    const file = join(folder, 'c.json');
+    writeFileSync(
+      file,
+      JSON.stringify({ seed: 3, balance: { keepRatio: 0.7 }, cluster: { clusters: 2, iterations: 5 } }),
+    );
+    const options = async (stage: string, ...flags: string[]) => {
+      const out = mkdtempSync(join(folder, 'out-'));
+      const ended = await clipCid([stage, '--config', file, '--embeddings', store, '--out', out, ...flags]);
+      expect(ended.stderr).not.toContain('error');
+      return JSON.parse(readFileSync(join(out, 'manifest.json'), 'utf8')).options;
+    };
+    expect(await options('balance')).toEqual({ keepRatio: 0.7, tolerance: 0.001 });
+    expect(await options('balance', '--threshold', '0.9')).toEqual({ threshold: 0.9 });
+    expect(await options('cluster', '--iterations', '9')).toMatchObject({
+      clusters: 2,
+      iterations: 9,
+      seed: 3,
+    });
+    expect(await options('cluster', '--seed', '0')).toMatchObject({ iterations: 5, seed: 0 });
+  });
+
   test('the result does not depend on the number of threads', async () => {
     const store = await clipRetrieval(301, 2);
     const files = ['groups.npy', 'keep.npy', 'kept.jsonl', 'report.json'];

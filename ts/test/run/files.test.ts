@@ -12,14 +12,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { packageRoot } from '../../src/native/loader.ts';
-import {
-  AtomicFile,
-  appendLine,
-  readJson,
-  removeTemporaries,
-  writeFileAtomic,
-  writeJson,
-} from '../../src/run/files.ts';
+import { AtomicFile, readJson, removeTemporaries, writeFileAtomic, writeJson } from '../../src/run/files.ts';
 
 let folder: string;
 beforeEach(() => {
@@ -129,11 +122,4 @@ test('JSON: round trip; missing and damaged files have their codes', async () =>
     message: expect.stringContaining(path),
   });
   await expect(readJson(folder)).rejects.toMatchObject({ code: 'FILE_FORMAT' });
-});
-
-test('appendLine makes the file and its folder', async () => {
-  const path = join(folder, 'logs', 'log.txt');
-  await appendLine(path, 'one');
-  await appendLine(path, 'two');
-  expect(readFileSync(path, 'utf8')).toBe('one\ntwo\n');
 });

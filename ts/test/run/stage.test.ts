@@ -4,14 +4,8 @@ import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { abortError } from '../../src/native/errors.ts';
 import { writeFileAtomic } from '../../src/run/files.ts';
-import {
-  hashPath,
-  outputHash,
-  readStage,
-  requireStage,
-  runStage,
-  type StageOptions,
-} from '../../src/run/stage.ts';
+import { hashFile } from '../../src/run/hash.ts';
+import { outputHash, readStage, requireStage, runStage, type StageOptions } from '../../src/run/stage.ts';
 
 let folder: string;
 let works: boolean[];
@@ -46,7 +40,8 @@ test('a finished stage is skipped; the order of option fields does not matter', 
     'many/one.txt',
     'many/two.txt',
   ]);
-  expect(outputHash(first.manifest, 'out.txt')).toBe(await hashPath(join(folder, 'out.txt')));
+  expect(outputHash(first.manifest, 'out.txt')).toBe(await hashFile(join(folder, 'out.txt')));
+  expect(() => outputHash(first.manifest, 'none.txt')).toThrow('names no none.txt');
   const second = await stage({ options: { nested: { a: [1, 2], b: 1 }, threshold: 0.9 } });
   expect(second.skipped).toBe(true);
   expect(second.manifest).toEqual(first.manifest);
