@@ -10,9 +10,12 @@ import {
 } from 'node:fs';
 import { hostname, tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
 import { readNpy, writeNpy } from '../../src/data/npy.ts';
 import { clipCid, objects } from './cli.ts';
+
+// Every command is a process of its own, which a busy machine takes its time for.
+vi.setConfig({ testTimeout: 300_000 });
 
 let folder: string;
 beforeEach(() => {
