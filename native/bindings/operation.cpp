@@ -1,5 +1,6 @@
 #include "bindings/operation.h"
 
+#include <cfenv>
 #include <chrono>
 #include <new>
 
@@ -101,6 +102,8 @@ Napi::Promise Operation::start(Napi::Env env, std::unique_ptr<Operation> operati
 }
 
 void Operation::work() {
+  // Canonical sums need the default rounding and denormals, whatever the JavaScript thread was set to.
+  std::fesetenv(FE_DFL_ENV);
   try {
     status_ = run(context_);
   } catch (const std::bad_alloc&) {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cfenv>
 #include <condition_variable>
 #include <deque>
 #include <memory>
@@ -60,6 +61,8 @@ class Pool {
   }
 
   void help() {
+    // A thread inherits its creator's mode, and other libraries turn denormals off or change the rounding.
+    std::fesetenv(FE_DFL_ENV);
     std::unique_lock<std::mutex> lock(mutex_);
     for (;;) {
       wake_.wait(lock, [&] { return !jobs_.empty(); });
