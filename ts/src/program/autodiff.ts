@@ -26,6 +26,11 @@ export interface Differentiated {
   readonly statistics: readonly RunningStatistics[];
 }
 
+/** Name of the input that takes the gradient of a parameter so far. */
+export function gradientSumName(parameter: string): string {
+  return `${parameter}:sum`;
+}
+
 /** Name of the input that takes an output's gradient. */
 export function outputGradientName(output: string): string {
   return `${output}:gradient`;
@@ -38,12 +43,15 @@ export function outputGradientName(output: string): string {
  *
  * @param learned Parameters to differentiate by.
  * @param outputs Outputs whose gradients are given, as inputs named by {@link outputGradientName}.
+ * @param options `accumulate` makes `gradients` the sums of what inputs named by {@link gradientSumName} bring and what is
+ *   computed: added with all threads, within the graph. Row gradients are not summed.
  * @throws CidError MODEL_UNSUPPORTED for an operator without a rule on the way, naming operator and node.
  */
 export function differentiate(
   graph: StaticGraph,
   learned: ReadonlySet<string>,
   outputs: readonly string[],
+  options: { accumulate?: boolean } = {},
 ): Differentiated {
   const forward = [...graph.nodes];
   const needed = dependents(graph, forward, learned);
@@ -94,7 +102,9 @@ export function differentiate(
   const gradients = new Map<string, string>();
   for (const name of learned) {
     const gradient = total(name);
-    if (gradient !== undefined) gradients.set(name, gradient);
+    if (gradient === undefined) continue;
+    const before = options.accumulate && graph.addInput(gradientSumName(name), graph.info(name));
+    gradients.set(name, before ? graph.emit('Add', [before, gradient]) : gradient);
   }
   const results = [
     ...gradients.values(),

@@ -6,6 +6,7 @@ import { exportProgram } from '../export.ts';
 import { fuse } from '../fuse.ts';
 import type { Constant, Graph } from '../graph.ts';
 import { type InputDims, type StaticGraph, specialize } from '../static.ts';
+import { partSizes } from './parts.ts';
 
 /** A graph at fixed shapes, compiled. */
 export interface Program {
@@ -27,11 +28,23 @@ const LARGEST_CACHE = 12;
 export class Programs {
   readonly #graphs: Readonly<Record<string, Graph>>;
   readonly #threads: number;
+  readonly #parts = new Map<string, readonly number[]>();
   readonly #cache = new Map<string, Promise<Program>>();
 
   constructor(graphs: Readonly<Record<string, Graph>>, threads: number) {
     this.#graphs = graphs;
     this.#threads = threads;
+  }
+
+  /** Sizes of the parts that a batch is run in. */
+  parts(name: string, dims: InputDims, options: { training: boolean; backward: boolean }): readonly number[] {
+    const key = `${name}|${Object.values(options)}|${keyOf(dims)}`;
+    let sizes = this.#parts.get(key);
+    if (!sizes) {
+      sizes = partSizes(this.#graph(name), dims, options);
+      this.#parts.set(key, sizes);
+    }
+    return sizes;
   }
 
   forward(name: string, dims: InputDims, training: boolean): Promise<Program> {
@@ -51,7 +64,7 @@ export class Programs {
       const specialized = fuse(specialize(this.#graph(name), dims, { training: true }));
       const used = new Set(specialized.parameters.map((parameter) => parameter.name));
       const wanted = new Set([...learned].filter((parameter) => used.has(parameter)));
-      const differentiated = differentiate(specialized, wanted, outputs);
+      const differentiated = differentiate(specialized, wanted, outputs, { accumulate: true });
       return { graph: differentiated.graph, constants: specialized.constants, differentiated };
     }) as Promise<GradientProgram>;
   }

@@ -1,7 +1,7 @@
 import { adamw } from '../../kernels/adamw.ts';
 import { CidError } from '../../native/errors.ts';
 import { product } from '../attributes.ts';
-import type { ExecutorState, Parameter, UpdateOptions } from '../executor.ts';
+import type { ExecutorState, Parameter, Tensor, UpdateOptions } from '../executor.ts';
 
 export interface Slot {
   readonly name: string;
@@ -24,8 +24,6 @@ interface Entry extends Slot {
   readonly parameter: Omit<Parameter, 'value'>;
   readonly value: Float32Array;
   readonly gradient: Float32Array;
-  /** Whether `gradient` has something in it since the last update; before that it is only copied to. */
-  touched: boolean;
 }
 
 /** The flat buffers of an executor: parameters, gradients, optimiser state. */
@@ -52,7 +50,7 @@ export class ParameterStore {
       const value = this.#parameters.subarray(slot.offset, end);
       value.set(parameters[i]!.value);
       const gradient = this.#gradients.subarray(slot.offset, end);
-      this.#entries.set(slot.name, { ...slot, parameter: parameters[i]!, value, gradient, touched: false });
+      this.#entries.set(slot.name, { ...slot, parameter: parameters[i]!, value, gradient });
     }
   }
 
@@ -69,17 +67,20 @@ export class ParameterStore {
     return which === 'ema' && this.#ema ? this.#ema.subarray(offset, offset + length) : value;
   }
 
+  /** The gradient gathered so far, in place. */
+  gradient(name: string): Tensor & { readonly data: Float32Array } {
+    const { gradient, dims } = this.#entry(name);
+    return { type: 'float32', dims, data: gradient };
+  }
+
   addGradient(name: string, values: Float32Array): void {
-    const entry = this.#entry(name);
-    const { gradient } = entry;
-    if (values.length !== entry.length) {
+    const { gradient, length } = this.#entry(name);
+    if (values.length !== length) {
       throw new RangeError(
-        `Expected ${entry.length} values for the gradient of ${name} but received ${values.length}`,
+        `Expected ${length} values for the gradient of ${name} but received ${values.length}`,
       );
     }
-    if (entry.touched) for (let i = 0; i < values.length; i++) gradient[i] = gradient[i]! + values[i]!;
-    else gradient.set(values);
-    entry.touched = true;
+    for (let i = 0; i < values.length; i++) gradient[i] = gradient[i]! + values[i]!;
   }
 
   /** Adds row i of `rows` to row `indices[i]` of the gradient, in order. Negative indices count from the end. */
@@ -94,7 +95,6 @@ export class ParameterStore {
         entry.gradient[to + j] = entry.gradient[to + j]! + rows[i * width + j]!;
       }
     }
-    entry.touched = true;
   }
 
   /** value ← momentum · value + (1 − momentum) · factor · batch */
@@ -130,10 +130,7 @@ export class ParameterStore {
     );
     // Only a step that was taken counts: adamw leaves everything as it was when it fails.
     this.#step++;
-    for (const entry of this.#entries.values()) {
-      entry.touched = false;
-      clamp(entry);
-    }
+    for (const entry of this.#entries.values()) clamp(entry);
     return result;
   }
 
@@ -163,7 +160,6 @@ export class ParameterStore {
     this.#second.set(state.second);
     this.#ema = state.ema?.slice();
     this.#gradients.fill(0);
-    for (const entry of this.#entries.values()) entry.touched = false;
   }
 
   #entry(name: string): Entry {

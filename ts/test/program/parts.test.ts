@@ -1,0 +1,115 @@
+import { expect, test } from 'vitest';
+import { product } from '../../src/program/attributes.ts';
+import { GraphBuilder } from '../../src/program/builder.ts';
+import { fuse } from '../../src/program/fuse.ts';
+import { separatesItems } from '../../src/program/items.ts';
+import { createExecutor } from '../../src/program/ort/executor.ts';
+import { partSizes } from '../../src/program/ort/parts.ts';
+import { specialize } from '../../src/program/static.ts';
+import { gradientsOf, runGraph, spread } from './support/gradient.ts';
+import { convolutional, parametersOf, text, vit } from './support/models.ts';
+import { torchCase } from './support/torch.ts';
+
+const VIT = { image: 16, patch: 2, width: 32, depth: 1, heads: 2, out: 8 };
+const BOTH = { training: true, backward: true };
+
+type Build = (b: GraphBuilder, x: string) => string;
+
+function separate(build: Build, dims = ['batch', 3, 4] as (string | number)[], batch = 2): boolean {
+  const b = new GraphBuilder('case');
+  const y = build(b, b.input('x', 'float32', dims));
+  b.output('y', y, []);
+  const shape = dims.map((dim) => (dim === 'batch' ? batch : Number(dim)));
+  return separatesItems(fuse(specialize(b.build(), { x: shape }, { training: true })), batch);
+}
+
+test('operators that keep items apart are known, and those that mix them', () => {
+  const apart: Build[] = [
+    (b, x) => b.op('Softmax', [x], { axis: -1 }),
+    (b, x) => b.op('Add', [x, b.parameter('p', [3, 1])]),
+    (b, x) => b.op('Transpose', [x], { perm: [0, 2, 1] }),
+    (b, x) => b.op('MatMul', [x, b.parameter('w', [4, 5])]),
+    (b, x) => b.op('MatMul', [b.parameter('w', [5, 3]), x]),
+    (b, x) => b.op('MatMul', [x, b.op('Transpose', [x], { perm: [0, 2, 1] })]),
+    (b, x) =>
+      b.op('Reshape', [
+        b.op('MatMul', [b.op('Reshape', [x, b.ints([-1, 4])]), b.parameter('w', [4, 4])]),
+        b.ints([-1, 3, 4]),
+      ]),
+    (b, x) => b.op('ReduceMean', [x], { axes: [1] }),
+  ];
+  for (const build of apart) expect(separate(build), String(build)).toBe(true);
+  const mixed: Build[] = [
+    (b, x) => b.op('Softmax', [x], { axis: 0 }),
+    (b, x) => b.op('Sub', [x, b.op('ReduceMean', [x], { axes: [0] })]),
+    (b, x) => b.op('Add', [x, b.parameter('p', [2, 3, 4])]),
+    (b, x) =>
+      b.op('Transpose', [b.op('Exp', [b.op('Transpose', [x], { perm: [1, 0, 2] })])], { perm: [1, 0, 2] }),
+    (b, x) => b.op('Slice', [b.op('Concat', [x, x], { axis: 0 }), b.ints([0]), b.ints([2]), b.ints([0])]),
+    (b, x) => b.op('Gather', [x, b.ints([1, 0])], { axis: 0 }),
+  ];
+  for (const build of mixed) expect(separate(build), String(build)).toBe(false);
+  // A product of all items with all items, as in a contrastive loss.
+  expect(
+    separate((b, x) => b.op('MatMul', [x, b.op('Transpose', [x], { perm: [1, 0] })]), ['batch', 4]),
+  ).toBe(false);
+});
+
+test('transformers go in parts, batch norms in training do not', async () => {
+  const graph = vit(VIT);
+  const dims = (batch: number) => ({ pixels: [batch, 3, 16, 16] });
+  expect(partSizes(graph, dims(200), BOTH)).toEqual([50, 50, 50, 50]);
+  expect(partSizes(graph, dims(211), BOTH)).toEqual([71, 71, 69]);
+  expect(partSizes(graph, dims(60), BOTH)).toEqual([60]);
+  expect(partSizes(graph, dims(1), BOTH)).toEqual([1]);
+  expect(partSizes(convolutional(), { pixels: [4096, 3, 16, 16] }, BOTH)).toEqual([4096]);
+  expect(
+    partSizes(convolutional(), { pixels: [4096, 3, 16, 16] }, { training: false, backward: false }).length,
+  ).toBeGreaterThan(2);
+  // PyTorch's own attention has the batch as its second axis, for which there is no proof.
+  const { model } = await torchCase('vit');
+  expect(partSizes(model.graph, { input: [4096, 3, 16, 16] }, BOTH)).toEqual([4096]);
+  // Nor for a last token that is looked up by an index over the batch.
+  const size = { vocabulary: 11, length: 6, width: 8, depth: 1, heads: 2, out: 8 };
+  expect(partSizes(text(size), { ids: [4096, 6] }, BOTH)).toEqual([4096]);
+});
+
+test('parts give the outputs and gradients of the whole', async () => {
+  const graph = vit(VIT);
+  const parameters = parametersOf(graph);
+  const pixels = { type: 'float32', dims: [200, 3, 16, 16], data: spread(200 * 768, 3) } as const;
+  const weights = { embedding: spread(200 * 8, 4) };
+  const feeds = {
+    pixels,
+    ...Object.fromEntries(
+      parameters.map(({ name, dims, value }) => [name, { type: 'float32', dims, data: value } as const]),
+    ),
+  };
+  const whole = await runGraph(
+    specialize(graph, { pixels: pixels.dims }, { training: true }).toGraph(),
+    feeds,
+  );
+  const expected = await gradientsOf(graph, feeds, weights);
+
+  const executor = await createExecutor({ graphs: { vit: graph }, parameters, threads: 2 });
+  const { embedding } = await executor.forward('vit', { pixels });
+  expect(embedding!.dims).toEqual([200, 8]);
+  const error = (actual: Float32Array, value: Float32Array) =>
+    Math.hypot(...actual.map((x, i) => x - value[i]!)) / Math.hypot(...value);
+  expect(error(embedding!.data as Float32Array, whole.embedding!.data as Float32Array)).toBeLessThan(1e-5);
+  await executor.backward(
+    'vit',
+    { pixels },
+    { embedding: { type: 'float32', dims: [200, 8], data: weights.embedding } },
+  );
+  // A step with β₁ = 0 leaves the gradients in the first moments.
+  await executor.update({ rate: 0, decay: 0, betas: [0, 0.9], epsilon: 1e-6 });
+  const { first } = await executor.save();
+  for (const { name, offset, length, dims } of executor.parameters) {
+    expect(length).toBe(product(dims));
+    // Keys' biases have no gradient but rounding.
+    if (name.endsWith('attention.k.bias')) continue;
+    expect(error(first.subarray(offset, offset + length), expected.get(name)!), name).toBeLessThan(1e-4);
+  }
+  await executor.dispose();
+});
