@@ -10,7 +10,7 @@ async function open(options: {
   threads: number;
 }): Promise<Reply> {
   const { model, providers, threads } = options;
-  session = await createSession(model, { providers, threads, optimize: true });
+  session = await createSession(model, { providers, threads, optimize: true, spin: false });
   return { result: { inputs: session.inputs, outputs: session.outputs } };
 }
 

@@ -4,8 +4,8 @@ import type { Graph } from '../graph.ts';
 import { separatesItems } from '../items.ts';
 import { type InputDims, type StaticGraph, specialize } from '../static.ts';
 
-/** What the largest value of a part should take at most: chains of operators then work in a core's own cache. */
-const CACHE_BYTES = 2.5 * 2 ** 20;
+/** What the largest value of a part should take at most: chains of operators then work in the caches of the cores. */
+const CACHE_BYTES = 4 * 2 ** 20;
 /**
  * A part should make this many times as many values as there are parameters: each part writes and adds a gradient of all
  * parameters, which must stay a small share of its work.

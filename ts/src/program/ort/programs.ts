@@ -119,6 +119,7 @@ async function compile(plan: () => Omit<Program, 'session'>, threads: number): P
       threads,
       // What matters is fused already, and the gradients' uses of the values forbid the rest.
       optimize: false,
+      spin: true,
     });
     return { ...planned, session };
   } catch (error) {

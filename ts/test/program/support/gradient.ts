@@ -24,6 +24,7 @@ export async function runGraph(graph: Graph, feeds: Feeds): Promise<Record<strin
     providers: ['cpu'],
     threads: 1,
     optimize: false,
+    spin: false,
   });
   const names = [...graph.inputs, ...graph.parameters].map(({ name }) => name);
   const outputs = await runSession(
