@@ -24,11 +24,11 @@ for check in ${1:-plain valgrind thread address}; do
       for simd in plain avx2 avx512; do CLIP_CID_SIMD=$simd run test-plain; done
       ;;
     valgrind)
-      # Valgrind knows no AVX-512. It runs one thread at a time, so this takes a minute.
+      # Valgrind knows no AVX-512. It runs one thread at a time, so this takes minutes.
       build test-plain ''
       for program in .cmake/test-plain/test_*; do
         [[ -f $program && -x $program ]] || continue
-        CLIP_CID_SIMD=avx2 valgrind --quiet --error-exitcode=1 --leak-check=full --errors-for-leak-kinds=definite "$program"
+        CLIP_CID_SIMD=avx2 valgrind --quiet --error-exitcode=1 --leak-check=full --show-leak-kinds=definite --errors-for-leak-kinds=definite "$program"
       done
       ;;
     thread | address)

@@ -1,8 +1,9 @@
 // Fixed-point sums of rows by segment.
 //
 // In: rows [N, D] as compared, or those that `indices` lists; their segments. Out: sums [segments, D], int64.
-// Block by block; each thread adds a range of columns of every row, so no two write to one place and nothing
-// is atomic. Bound by memory. Best measured: not yet measured.
+//
+// Block by block; each thread adds a range of columns of every row, so no two write to one place and nothing is
+// atomic. Bound by memory. Best measured: not yet measured.
 #include <algorithm>
 
 #include "cpu/backend.h"

@@ -11,8 +11,7 @@
 
 namespace clipcid {
 
-// Rows made ready for a back end's engine. Holds no copy of the caller's memory where it can be read again:
-// the rows must outlive it.
+// Rows made ready for a back end's engine. It may read them again at any time: the rows must outlive it.
 class Prepared {
  public:
   virtual ~Prepared() = default;
@@ -120,13 +119,14 @@ struct MatmulArgs {
 
 // The softmax epilogue: logits z[i, j] = scale * q[i] . k[j], tile by tile, never stored. All float32, dense.
 //
-// Forward, when rowLse is null: writes lse, and where asked for the target's logit and the expectation of the
-// keys under the softmax (as in attention, with the keys as values), all in one pass. Backward, when rowLse
-// or columnLse is given: the weight of a tile's element is
-//   g[i, j] = rowWeight (exp(z - rowLse[i]) - [j == targets[i]]) + columnWeight (exp(z - columnLse[j]) - [j
-//   == targets[i]])
-// with an absent side left out; `values` receives sum_j g[i, j] v[j] (unscaled), and `logitGradient` sum_ij
-// g[i, j] z[i, j].
+// Forward, when rowLse and columnLse are null: writes lse, and where asked for the target's logit and the
+// expectation of the values under the softmax (as in attention), all in one pass.
+//
+// Backward, when one of them is given: the weight of a tile's element is
+//   g[i, j] = rowWeight    (exp(z[i, j] - rowLse[i])    - [j == targets[i]])
+//           + columnWeight (exp(z[i, j] - columnLse[j]) - [j == targets[i]])
+// with an absent side left out; `values` receives sum_j g[i, j] v[j] (unscaled), and `logitGradient`
+// sum_ij g[i, j] z[i, j].
 struct SoftmaxLossArgs {
   const float* q = nullptr;  // [queries, dim]
   const float* k = nullptr;  // [keys, dim]

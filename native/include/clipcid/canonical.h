@@ -1,15 +1,12 @@
 // The canonical arithmetic: what decides, on every device, whatever a fast filter leaves open.
 //
-//   dot    every element widened to float64; the product (exact: 24 + 24 bits fit in 53) added to lane `index
-//   mod 16` in
-//          index order; then lane[i] += lane[i + s] for s = 8, 4, 2, 1. Whether a compiler fuses the multiply
-//          and the add cannot matter, because the product is exact.
-//   row    n = sqrt(dot(x, x)); x^ = float32(float64(x) / n). |x^| <= 1 for every element, since the sum
-//   never falls below
-//          the square of one element and sqrt rounds correctly.
-//   sums   value -> rint(value * scale), ties to even, into int64; addition of integers is associative, so
-//   neither order nor
-//          threads matter.
+//   dot   every element widened to float64; the product (exact: 24 + 24 bits fit in 53) added to lane
+//         `index mod 16` in index order; then lane[i] += lane[i + s] for s = 8, 4, 2, 1. Whether a compiler fuses
+//         the multiply and the add cannot matter, because the product is exact.
+//   row   n = sqrt(dot(x, x)); x^ = float32(float64(x) / n). |x^| <= 1 for every element, since the sum never
+//         falls below the square of one element and sqrt rounds correctly.
+//   sums  value -> rint(value * scale), ties to even, into int64; addition of integers is associative, so neither
+//         order nor threads matter.
 //
 // Everything here has internal linkage: these functions are compiled once for each instruction set, and a
 // shared inline definition would let the linker put AVX-512 code where a plain CPU runs it.
