@@ -65,7 +65,7 @@ test('transformers go in parts, batch norms in training do not', async () => {
   expect(partSizes(convolutional(), { pixels: [4096, 3, 16, 16] }, BOTH)).toEqual([4096]);
   expect(
     partSizes(convolutional(), { pixels: [4096, 3, 16, 16] }, { training: false, backward: false }).length,
-  ).toBeGreaterThan(2);
+  ).toBeGreaterThan(1);
   // PyTorch's own attention has the batch as its second axis, for which there is no proof.
   const { model } = await torchCase('vit');
   expect(partSizes(model.graph, { input: [4096, 3, 16, 16] }, BOTH)).toEqual([4096]);
