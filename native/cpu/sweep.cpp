@@ -10,7 +10,7 @@
 // Invariant: every (query, key) pair is in exactly one strip, but for those that `triangle` leaves out.
 //
 // Best measured, float32 self-join with all decisions, GFLOP/s by CPU time of one thread: 158 for 20,000 x 512,
-// 159 for 20,000 x 768, 131 for 40,000 x 64 (AVX-512 Xeon, two cores shared with other work, November 2026).
+// 159 for 20,000 x 768, 131 for 20,000 x 64 (AVX-512 Xeon, two cores shared with other work, November 2026).
 #include "cpu/sweep.h"
 
 #include <algorithm>
