@@ -24,12 +24,15 @@ const data = join(out, 'data');
 mkdirSync(out, { recursive: true });
 const counts = prepare({ out: data, seed: splitSeed });
 
-const config = join(out, 'config.json');
-const settings = { data: join(data, 'train.jsonl'), ...teacher, eval: evalSection(data) };
-writeFileSync(config, `${JSON.stringify(settings, null, 2)}\n`);
-
-const model = join(out, 'pretrain', 'model');
-await clipCid('pretrain', '--config', config, '--out', join(out, 'pretrain'));
+const { legs, ...shared } = teacher;
+let model;
+for (const [number, leg] of legs.entries()) {
+  const folder = join(out, number === 0 ? 'pretrain' : `pretrain-${number + 1}`);
+  const pretrain = { ...leg, ...(model === undefined ? {} : { init: model }) };
+  await clipCid('pretrain', '--config', writeConfig(folder, { ...shared, pretrain }), '--out', folder);
+  model = join(folder, 'model');
+}
+const config = writeConfig(join(out, 'eval'), { ...shared, eval: evalSection(data) });
 await clipCid('eval', '--config', config, '--model', model, '--out', join(out, 'eval'));
 const scores = headline(readJson(join(out, 'eval', 'model.json')));
 const rows = Object.entries(scores).map(([name, value]) => [name, show(name, value)]);
@@ -41,6 +44,12 @@ if (values.install) {
 }
 console.log(`\n${columns([['Held-out concepts', 'teacher'], ...rows])}`);
 
+function writeConfig(folder, settings) {
+  const path = `${folder}.json`;
+  writeFileSync(path, `${JSON.stringify({ data: join(data, 'train.jsonl'), ...settings }, null, 2)}\n`);
+  return path;
+}
+
 function card() {
   const table = rows.map(([name, value]) => `| ${name} | ${value} |`).join('\n');
   return `# Teacher of the emoji example
@@ -48,7 +57,7 @@ function card() {
 A small CLIP for 64 x 64 drawings of emoji, for the demo and the tests of clip-cid. It knows nothing but emoji.
 
 - **Made by** \`npm run build && node examples/emoji/train-teacher.mjs --install\`, from nothing, with the settings and the seed in
-  \`examples/emoji/settings.mjs\` (seed ${teacher.seed}; ${teacher.pretrain.epochs} epochs, batches of ${teacher.pretrain.batchSize}).
+  \`examples/emoji/settings.mjs\` (seed ${teacher.seed}; two legs of ${legs.map(({ epochs }) => epochs).join(' and ')} epochs, batches of ${legs[0].batchSize}).
 - **Data**: ${counts.images.train.toLocaleString('en-US')} images of ${counts.concepts.train.toLocaleString('en-US')} concepts with captions made of their names and
   classes, from \`emoji-datasource-google\` and \`emoji-datasource-twitter\` 16.0.0; see \`examples/emoji/prepare.mjs\`. Another
   ${counts.images.heldout.toLocaleString('en-US')} images of ${counts.concepts.heldout.toLocaleString('en-US')} concepts are held out.
