@@ -5,6 +5,10 @@
 //
 // PyTorch is tuned: an OpenBLAS that shares OpenMP's threads, kernels for this CPU (OPENBLAS_CORETYPE), and a malloc that keeps
 // its pages. The environment variables that do it can be overridden from outside.
+//
+// Measured on 2 cores of a Xeon (Sapphire Rapids), PyTorch 1.13 with OpenBLAS 0.3.21, medians of 15: 457 against 461 ms (0.99)
+// with the gradient given, 595 against 468 ms (1.27) for the whole step, which computes the forward pass twice. PyTorch's times
+// hold on an idle machine only: its threads spin, and lose several times over to anything else that runs.
 import { spawn } from 'node:child_process';
 import { existsSync } from 'node:fs';
 import { createInterface } from 'node:readline';
