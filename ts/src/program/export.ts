@@ -1,4 +1,5 @@
 import { create } from '@bufbuild/protobuf';
+import { floatToHalf } from '../data/half.ts';
 import { CidError } from '../native/errors.ts';
 import type { AttributeProto, ModelProto, NodeProto, TensorProto, ValueInfoProto } from '../onnx/onnx_pb.ts';
 import {
@@ -14,7 +15,6 @@ import {
   ValueInfoProtoSchema,
 } from '../onnx/onnx_pb.ts';
 import { elementCode, elementCount, encodeTensor } from '../onnx/tensor.ts';
-import { toFloat16 } from './float16.ts';
 import type { Attribute, Graph, GraphNode, GraphValue } from './graph.ts';
 
 /** Version of the file format, of the year of operator set 17, so that old readers take what we write. */
@@ -51,11 +51,11 @@ export function exportModel(
     }
     if (options.float16 && dims.length >= 2) {
       const half = `${name}.float16`;
-      const halves = toFloat16(data);
-      if (halves.overflow) {
+      const halves = floatToHalf(data);
+      if (data.some((value, i) => Number.isFinite(value) && (halves[i]! & 0x7fff) === 0x7c00)) {
         throw new CidError('INVALID_DATA', `Parameter '${name}' has values that are too large for float16`);
       }
-      initializers.push(encodeTensor(half, { type: 'float16', dims, data: halves.data }));
+      initializers.push(encodeTensor(half, { type: 'float16', dims, data: halves }));
       casts.push(
         encodeNode({
           op: 'Cast',

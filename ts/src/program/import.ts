@@ -1,9 +1,9 @@
+import { halfToFloat } from '../data/half.ts';
 import { CidError } from '../native/errors.ts';
 import type { AttributeProto, ModelProto, NodeProto, TensorProto, ValueInfoProto } from '../onnx/onnx_pb.ts';
 import { decodeTensor, elementType } from '../onnx/tensor.ts';
 import { describeNode } from './attributes.ts';
 import type { Parameter } from './executor.ts';
-import { fromFloat16 } from './float16.ts';
 import type { Attribute, Constant, Dimension, Graph, GraphNode, GraphValue } from './graph.ts';
 
 /** Operator sets whose operators mean what the rules take them to mean. */
@@ -179,7 +179,7 @@ function widened(node: GraphNode, values: ReadonlyMap<string, Constant>): Consta
   if (node.op !== 'Cast' || node.attributes.to?.value !== 1) return undefined;
   const half = values.get(node.inputs[0]!);
   if (half?.type !== 'float16') return undefined;
-  return { type: 'float32', dims: half.dims, data: fromFloat16(half.data as Uint16Array) };
+  return { type: 'float32', dims: half.dims, data: halfToFloat(half.data as Uint16Array) };
 }
 
 interface Use {

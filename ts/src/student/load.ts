@@ -1,10 +1,10 @@
 import { join } from 'node:path';
+import { halfToFloat } from '../data/half.ts';
 import { readModelJson } from '../encoder/tokenizer.ts';
 import { CidError } from '../native/errors.ts';
 import { readModel } from '../onnx/model.ts';
 import { decodeTensor } from '../onnx/tensor.ts';
 import type { Parameter } from '../program/executor.ts';
-import { fromFloat16 } from '../program/float16.ts';
 import { hashFile, hashValue } from '../run/hash.ts';
 import { clipNormalisation } from './batches.ts';
 import { studentConfig } from './config.ts';
@@ -103,7 +103,7 @@ async function readWeights(path: string, values: Map<string, Float32Array>): Pro
     const { type, data } = decodeTensor(initializer);
     if (type === 'float32') values.set(initializer.name, data as Float32Array);
     if (type === 'float16') {
-      values.set(initializer.name.replace(/\.float16$/, ''), fromFloat16(data as Uint16Array));
+      values.set(initializer.name.replace(/\.float16$/, ''), halfToFloat(data as Uint16Array));
     }
   }
 }

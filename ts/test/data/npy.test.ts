@@ -101,6 +101,20 @@ describe('float16', () => {
     ]);
   });
 
+  it.each([
+    [65519, 0x7bff],
+    [65520, 0x7c00],
+    [2 ** -14, 0x0400],
+    [2 ** -25, 0x0000],
+    [3 * 2 ** -25, 0x0002],
+    [1 + 2 ** -11, 0x3c00],
+    [1 + 3 * 2 ** -11, 0x3c02],
+    [2 - 2 ** -12, 0x4000],
+    [1023.75 * 2 ** -24, 0x0400],
+  ])('rounds %d to the nearest, ties to even', (value, bits) => {
+    expect(floatToHalf(Float32Array.of(value))[0]).toBe(bits);
+  });
+
   it('comes back from every one of its values', () => {
     const all = Uint16Array.from({ length: 65536 }, (_, i) => i);
     const back = floatToHalf(halfToFloat(all));
