@@ -101,9 +101,13 @@ const product: ItemRule = (v) => {
   // Rows of a matrix are items' unless it is read the other way round.
   if (v.held(0) && !v.held(1)) {
     if (a.length === 2 && intAttribute(v.node, 'transA', 0) === 1) return undefined;
-    return when(a.length >= 2 && (b.length === 2 || b.length < a.length || b[0] === 1));
+    return when(
+      a.length >= 2 && (b.length === 2 || b.length < a.length || (b.length === a.length && b[0] === 1)),
+    );
   }
-  if (!v.held(0)) return when(b.length >= 3 && (a.length < b.length || a[0] === 1));
+  // With more axes than the items' side the other would put its own in front of theirs.
+  if (!v.held(0))
+    return when(b.length >= 3 && (a.length < b.length || (a.length === b.length && a[0] === 1)));
   return when(a.length >= 3 && a.length === b.length && a[0] === b[0]);
 };
 

@@ -47,6 +47,17 @@ test('operators that keep items apart are known, and those that mix them', () =>
       b.op('Transpose', [b.op('Exp', [b.op('Transpose', [x], { perm: [1, 0, 2] })])], { perm: [1, 0, 2] }),
     (b, x) => b.op('Slice', [b.op('Concat', [x, x], { axis: 0 }), b.ints([0]), b.ints([2]), b.ints([0])]),
     (b, x) => b.op('Gather', [x, b.ints([1, 0])], { axis: 0 }),
+    // The parameter's own axis comes in front of the items', which the softmax then goes over.
+    (b, x) =>
+      b.op('Reshape', [
+        b.op('Softmax', [b.op('MatMul', [x, b.parameter('w', [1, 1, 4, 5])])], { axis: 1 }),
+        b.ints([-1, 15]),
+      ]),
+    (b, x) =>
+      b.op('Reshape', [
+        b.op('Softmax', [b.op('MatMul', [b.parameter('w', [1, 1, 5, 3]), x])], { axis: 1 }),
+        b.ints([-1, 20]),
+      ]),
   ];
   for (const build of mixed) expect(separate(build), String(build)).toBe(false);
   // A product of all items with all items, as in a contrastive loss.
