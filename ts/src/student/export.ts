@@ -2,7 +2,7 @@ import { join } from 'node:path';
 import { writeModel } from '../onnx/model.ts';
 import { exportModel } from '../program/export.ts';
 import type { Graph } from '../program/graph.ts';
-import { writeJson } from '../run/files.ts';
+import { removeTemporaries, writeJson } from '../run/files.ts';
 import type { Normalisation } from './batches.ts';
 import type { StudentConfig } from './config.ts';
 
@@ -41,6 +41,8 @@ export async function exportStudent(
   dtype: 'float32' | 'float16' = 'float32',
 ): Promise<void> {
   const options = { float16: dtype === 'float16' };
+  // Everything in the folder counts as the model, so what a killed export left must not stay.
+  for (const part of [folder, join(folder, 'onnx')]) await removeTemporaries(part);
   const models = [
     ['vision_model.onnx', student.image],
     ['text_model.onnx', student.text],

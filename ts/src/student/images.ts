@@ -78,11 +78,18 @@ export class TrainingImages {
       try {
         return { place: candidate, image: await this.#cache.get(item) };
       } catch (error) {
-        if (!this.#broken.has(item))
-          this.#onBroken(item, error instanceof Error ? error.message : String(error));
+        const reason = brokenReason(error);
+        if (!this.#broken.has(item)) this.#onBroken(item, reason);
         this.#broken.add(item);
       }
     }
     throw new CidError('INVALID_DATA', `None of the ${length} images for training can be decoded`);
   }
+}
+
+/** Why an image is left out. Anything else, such as a data set that was closed meanwhile, is not the image's fault and thrown again. */
+function brokenReason(error: unknown): string {
+  const codes = ['FILE_FORMAT', 'FILE_NOT_FOUND', 'INVALID_DATA'];
+  if (error instanceof CidError && codes.includes(error.code)) return error.message;
+  throw error;
 }

@@ -76,14 +76,18 @@ export async function train<Batch>(options: TrainOptions<Batch>): Promise<TrainR
       const step = info.step + 1;
       const { terms } = await accumulate(options, batch, step);
       const rate = learningRate(schedule, step);
-      const { gradientNorm } = await executor.update({
-        rate,
-        decay: options.decay,
-        betas: options.betas,
-        epsilon: options.epsilon,
-        ...(options.clip ? { clip: options.clip } : {}),
-        ...(options.ema ? { ema: options.ema } : {}),
-      });
+      const { gradientNorm } = await executor
+        .update({
+          rate,
+          decay: options.decay,
+          betas: options.betas,
+          epsilon: options.epsilon,
+          ...(options.clip ? { clip: options.clip } : {}),
+          ...(options.ema ? { ema: options.ema } : {}),
+        })
+        .catch((error: unknown) => {
+          throw divergedAt(step, error);
+        });
       if (!Number.isFinite(gradientNorm)) {
         throw new CidError('DIVERGED', `The norm of the gradient is ${gradientNorm} at step ${step}`);
       }
@@ -162,6 +166,14 @@ async function accumulate<Batch>(
   return result;
 }
 
+/** The optimiser refuses a gradient that is NaN or infinite before it writes anything. */
+function divergedAt(step: number, error: unknown): unknown {
+  if (!(error instanceof CidError) || error.code !== 'INVALID_DATA') return error;
+  return new CidError('DIVERGED', `${error.message} at step ${step}; a lower rate may help`, {
+    cause: error,
+  });
+}
+
 function expectFinite(graph: string, outputs: Tensors, step: number): void {
   for (const [name, { data, type }] of Object.entries(outputs)) {
     if (type !== 'float32') continue;
@@ -191,7 +203,8 @@ function fullState(
 function isBetter(validation: Validation, best: number | undefined, higher: boolean): boolean {
   if (Number.isNaN(validation.value)) return false;
   if (best === undefined) return true;
-  return higher ? validation.value > best : validation.value < best;
+  // Of equals the later one: a few held-out items soon have the same value at every validation.
+  return higher ? validation.value >= best : validation.value <= best;
 }
 
 function prefix(name: string, values: Readonly<Record<string, number>>): Record<string, number> {

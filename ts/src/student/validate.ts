@@ -26,11 +26,12 @@ export interface RetrievalOptions {
 
 /**
  * Retrieval among held-out pairs: `loss` of CLIP over all of them at once, recall at 1 both ways, and the mean reciprocal rank,
- * which is the value that the best checkpoint is chosen by (larger is better). Equal texts count as one.
+ * which is the value that the best checkpoint is chosen by (larger is better). Equal texts count as one. Undefined when no held-out
+ * image can be decoded.
  */
 export async function retrievalValidation(
   options: RetrievalOptions,
-): Promise<(executor: Executor) => Promise<Validation>> {
+): Promise<((executor: Executor) => Promise<Validation>) | undefined> {
   const { images, imageSize, normalisation, tokens, microBatch, towers } = options;
   const renderer = new ViewRenderer(imageSize);
   const area = 3 * imageSize * imageSize;
@@ -41,6 +42,7 @@ export async function retrievalValidation(
     if (image) decoded.push({ image, text: options.texts[i]! });
   }
   const rows = decoded.length;
+  if (rows === 0) return undefined;
   const pixels = new Float32Array(rows * area);
   for (const [i, { image }] of decoded.entries()) {
     const view = centreView(image.width, image.height);

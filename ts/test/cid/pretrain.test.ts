@@ -169,6 +169,19 @@ describe('pretrain', () => {
     expect(skipped).toHaveLength(1);
   });
 
+  it('goes on without validation when no held-out image can be decoded', async () => {
+    const folder = join(root, 'broken-heldout');
+    const list = await writeShapes(folder);
+    writeFileSync(join(folder, 'red-left-white.png'), 'not an image');
+    const broken = await openDataset(list);
+    const result = await pretrain(
+      options('without-validation', { data: broken, validation: [0], validateEvery: 2, steps: 2 }),
+    );
+    await broken.dispose();
+    expect(result.validation).toBeUndefined();
+    expect(result.best).toBeUndefined();
+  });
+
   it('names what is wrong with its options', async () => {
     await expect(pretrain(options('x', { batchSize: 49 }))).rejects.toThrow(
       'Expected at most the number of training items (48) for batchSize but received 49',

@@ -1,6 +1,7 @@
 import { describe, expect, it } from 'vitest';
 import type { Dataset } from '../../src/data/dataset.ts';
 import type { RgbImage } from '../../src/data/image.ts';
+import { CidError } from '../../src/native/errors.ts';
 import { resolveAugmentation } from '../../src/student/augment.ts';
 import { clipNormalisation, imageTextSource } from '../../src/student/batches.ts';
 import { tabulateCaptions } from '../../src/student/captions.ts';
@@ -26,7 +27,7 @@ function source(
   const cache = new ImageCache(
     async (index) => {
       decoded.push(index);
-      if (more.broken?.includes(index)) throw new Error('broken');
+      if (more.broken?.includes(index)) throw new CidError('FILE_FORMAT', 'broken');
       return image(index);
     },
     more.cacheBytes ?? 2 ** 20,
@@ -112,6 +113,17 @@ describe('imageTextSource', () => {
     expect(images.broken).toBe(2);
     const none = source({ broken: Array.from({ length: count }, (_, i) => i) });
     await expect(none.batches.batch(0, 0)).rejects.toMatchObject({ code: 'INVALID_DATA' });
+  });
+
+  it('takes no image for broken because the data set is closed', async () => {
+    const closed = async () => {
+      throw new CidError('DISPOSED', 'closed');
+    };
+    const reported: number[] = [];
+    const cache = new ImageCache(closed, 0);
+    const images = new TrainingImages(cache, Int32Array.of(0, 1), (item) => reported.push(item));
+    await expect(images.at(0)).rejects.toMatchObject({ code: 'DISPOSED' });
+    expect(reported).toEqual([]);
   });
 
   it('holds decoded images up to its bytes', async () => {

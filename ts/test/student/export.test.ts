@@ -1,6 +1,6 @@
 import { execFile } from 'node:child_process';
 import { mkdtempSync, rmSync } from 'node:fs';
-import { cp, readFile, rm, stat } from 'node:fs/promises';
+import { cp, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { promisify } from 'node:util';
@@ -127,6 +127,15 @@ describe('an exported student', () => {
         expect(Math.abs(loaded.get(name)![i]! - x)).toBeLessThanOrEqual(Math.abs(x) * 2 ** -11 + 2 ** -25);
       }
     }
+  });
+
+  it('leaves nothing of an export that was killed before it', async () => {
+    const left = ['onnx/.vision_model.onnx.4711-0123abcd.tmp', '.config.json.4711-0123abcd.tmp'];
+    for (const name of left) await writeFile(join(root, 'float32', name), 'half');
+    await write('float32', student);
+    const names = await readdir(join(root, 'float32'), { recursive: true });
+    expect(names.filter((name) => name.endsWith('.tmp'))).toEqual([]);
+    expect(names).toContain('config.json');
   });
 
   it('is refused where the folder is not what it says, naming what is wrong', async () => {

@@ -2,6 +2,7 @@ import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { CidError } from '../../src/native/errors.ts';
 import type { Executor } from '../../src/program/executor.ts';
 import { learningRate } from '../../src/student/schedule.ts';
 import { float32 } from '../../src/student/tensors.ts';
@@ -189,6 +190,22 @@ describe('train', () => {
       code: 'DIVERGED',
       message: expect.stringMatching(/'tower'.* step 1/),
     });
+  });
+
+  it('names the step at which the optimiser refuses the gradient', async () => {
+    const refuse = async () => {
+      throw new CidError('INVALID_DATA', 'A gradient is not finite');
+    };
+    await expect(train(options({ executor: { ...executor, update: refuse } }))).rejects.toMatchObject({
+      code: 'DIVERGED',
+      message: expect.stringMatching(/gradient.* step 1/),
+    });
+  });
+
+  it('takes the later of equal validations for the best', async () => {
+    const validate = async () => ({ value: 1, metrics: {} });
+    const { best } = await train(options({ validate, validateEvery: 4, higherIsBetter: true }));
+    expect(best).toEqual({ step: 12, value: 1 });
   });
 
   it('passes on the failure of a batch that was prepared ahead', async () => {
