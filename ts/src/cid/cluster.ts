@@ -7,7 +7,7 @@ import { writeJson } from '../run/files.ts';
 import { hashFile } from '../run/hash.ts';
 import { runStage, type StageResult } from '../run/stage.ts';
 import { identifyStore } from './inputs.ts';
-import { readKept } from './items.ts';
+import { expectItemsOf, readKept } from './items.ts';
 import { gatherRows } from './rows.ts';
 import { defined, kernelOptions, type StageSettings } from './stage.ts';
 
@@ -105,15 +105,10 @@ async function chooseRows(
   kept: string | undefined,
 ): Promise<{ rows: Int32Array; keys?: string[] }> {
   if (kept === undefined) return { rows: Int32Array.from({ length: store.rows }, (_, row) => row) };
+  await expectItemsOf(store, kept);
   const rows: number[] = [];
   const keys: string[] = [];
   for await (const item of readKept(kept)) {
-    if (item.row >= store.rows) {
-      throw new CidError(
-        'INVALID_DATA',
-        `${kept} names row ${item.row}, and the embeddings have ${store.rows} rows: they do not belong together`,
-      );
-    }
     rows.push(item.row);
     keys.push(item.key ?? `row ${item.row}`);
   }

@@ -37,7 +37,11 @@ export async function embedStage(options: EmbedStageOptions): Promise<StageResul
       name: 'embed',
       folder,
       inputs: { data: dataset.hash, model: await hashModel(options.model) },
-      options: { dtype, background, shardSize, batchSize, providers: options.encoder?.providers ?? ['cpu'] },
+      options: {
+        ...{ dtype, background, shardSize, batchSize },
+        providers: options.encoder?.providers ?? ['cpu'],
+        ...defined({ visionModel: options.encoder?.visionModel, textModel: options.encoder?.textModel }),
+      },
       owns: [STORE_FILE, 'progress.jsonl', 'img_emb', 'text_emb', 'metadata'],
       ...defined({ existing: options.existing, log: options.log }),
       work: async () => {

@@ -7,7 +7,7 @@ import type { Json } from '../run/hash.ts';
 import { runStage, type StageResult } from '../run/stage.ts';
 import type { Config } from './config.ts';
 import { hashDataset, hashModel } from './inputs.ts';
-import { defined, type StageSettings } from './stage.ts';
+import { defined, encoderIdentity, type StageSettings } from './stage.ts';
 
 export interface EvalStageOptions extends StageSettings {
   /** Model folders by the name that they have in the results, in the order of the table. */
@@ -35,7 +35,7 @@ export async function evalStage(options: EvalStageOptions): Promise<StageResult>
     name: 'eval',
     folder,
     inputs,
-    options: { ...(options.options as Record<string, Json>), seed },
+    options: { ...(options.options as Record<string, Json>), seed, ...encoderIdentity(options.encoder) },
     owns: outputs,
     ...defined({ existing: options.existing, log: options.log }),
     work: async ({ resumed }) => {

@@ -1,3 +1,4 @@
+import { createHash } from 'node:crypto';
 import { existsSync } from 'node:fs';
 import { readdir } from 'node:fs/promises';
 import { join, relative, sep } from 'node:path';
@@ -26,11 +27,15 @@ export async function hashModel(folder: string): Promise<string> {
   return hashValue(hashes);
 }
 
-/** Hash of a data set's list; see `Dataset.hash`. */
+/** Hash of a data set's list (see `Dataset.hash`) and of what it says of the items, among it the classes that models are measured by. */
 export async function hashDataset(source: string): Promise<string> {
   const data = await openDataset(source, { captions: false });
   await data.dispose();
-  return data.hash;
+  const hash = createHash('sha256').update(data.hash);
+  // Nested fields of a Parquet file may be 64-bit integers, which JSON has not.
+  const plain = (_name: string, field: unknown) => (typeof field === 'bigint' ? String(field) : field);
+  for (let i = 0; i < data.length; i++) hash.update(`${JSON.stringify(data.item(i).metadata, plain)}\n`);
+  return hash.digest('hex');
 }
 
 /** Opens embeddings to identify them. Ours carry checksums in their record; of others every byte is read once. */

@@ -1,5 +1,6 @@
 import { createReadStream } from 'node:fs';
 import { createInterface } from 'node:readline';
+import type { Store } from '../data/store.ts';
 import { CidError } from '../native/errors.ts';
 import { readError } from '../run/files.ts';
 
@@ -35,6 +36,31 @@ export async function* readKept(path: string): AsyncGenerator<KeptItem> {
     }
   } catch (error) {
     throw readError(path, error);
+  }
+}
+
+/**
+ * Fails with INVALID_DATA where a `kept.jsonl` was made from another store than this one: its rows would be those of other items,
+ * and nothing later would show it. Items are told apart by their keys, where both have them.
+ */
+export async function expectItemsOf(store: Store, kept: string): Promise<void> {
+  const keys = new Map<number, unknown>();
+  for await (const { row, key } of readKept(kept)) keys.set(row, key);
+  const fail = (what: string) => {
+    throw new CidError(
+      'INVALID_DATA',
+      `${kept} ${what}: it was made from other embeddings than ${store.folder}. Run clip-cid balance again`,
+    );
+  };
+  for (const row of keys.keys())
+    if (row >= store.rows) fail(`names row ${row}, and there are ${store.rows} rows`);
+  let row = 0;
+  for await (const { key } of store.metadata()) {
+    const wanted = keys.get(row);
+    if (wanted !== undefined && key !== undefined && String(wanted) !== String(key)) {
+      fail(`has ${wanted} in row ${row}, which is ${key}`);
+    }
+    row++;
   }
 }
 

@@ -1,6 +1,8 @@
 import type { Device } from '../native/devices.ts';
+import type { Json } from '../run/hash.ts';
 import type { OnProgress } from '../run/progress.ts';
 import type { Existing } from '../run/stage.ts';
+import type { Config } from './config.ts';
 
 /** What every stage takes beside its own options. */
 export interface StageSettings {
@@ -23,6 +25,16 @@ export function defined<T extends object>(value: T): { [K in keyof T]: Exclude<T
   return Object.fromEntries(Object.entries(value).filter(([, field]) => field !== undefined)) as {
     [K in keyof T]: Exclude<T[K], undefined>;
   };
+}
+
+/**
+ * The part of a model's options that shapes its embeddings, for a stage's record: the files that are used of its folder, where they
+ * are named, and the providers, where they are not the CPU.
+ */
+export function encoderIdentity(encoder: Config['encoder'] = {}): { encoder?: Record<string, Json> } {
+  const { providers = ['cpu'], ...files } = encoder;
+  const decisive = defined({ ...files, ...(providers.join() === 'cpu' ? {} : { providers }) });
+  return Object.keys(decisive).length === 0 ? {} : { encoder: decisive as Record<string, Json> };
 }
 
 /** The kernels' common options out of a stage's. */

@@ -11,10 +11,10 @@ import type { TrainedStudent, TrainingOptions } from '../student/options.ts';
 import type { Config } from './config.ts';
 import { type DistillOptions, distill } from './distill.ts';
 import { hashModel, identifyStore } from './inputs.ts';
-import { readKept } from './items.ts';
+import { expectItemsOf, readKept } from './items.ts';
 import { pretrain } from './pretrain.ts';
 import { gatherRows } from './rows.ts';
-import { defined, type StageSettings } from './stage.ts';
+import { defined, encoderIdentity, type StageSettings } from './stage.ts';
 
 /** What a training folder holds: checkpoints, metrics of its own, and the exported model. */
 const OWNS = ['last.safetensors', 'best.safetensors', 'metrics.jsonl', 'model'] as const;
@@ -71,7 +71,7 @@ export async function distillStage(options: DistillStageOptions): Promise<StageR
         : {}),
       ...(await startInputs(training)),
     },
-    options: trainingOptions(training, seed),
+    options: { ...trainingOptions(training, seed), ...(guided ? encoderIdentity(options.encoder) : {}) },
     owns: OWNS,
     ...defined({ existing: options.existing, log: options.log }),
     work: async () => {
@@ -87,6 +87,7 @@ export async function distillStage(options: DistillStageOptions): Promise<StageR
             `${options.embeddings} was made by another model than ${options.teacher}, or with other preprocessing`,
           );
         }
+        if (guided) await expectItemsOf(store, kept);
         const { rows, places } = await rowsOf(data, kept);
         const embeddings = guided ? await gatherEmbeddings(store, rows, data) : undefined;
         const clusters = clustered ? await readClusters(options.cluster!, places) : undefined;

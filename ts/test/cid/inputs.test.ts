@@ -2,9 +2,10 @@ import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
-import { hashModel, identifyStore } from '../../src/cid/inputs.ts';
-import { readKept } from '../../src/cid/items.ts';
+import { hashDataset, hashModel, identifyStore } from '../../src/cid/inputs.ts';
+import { expectItemsOf, readKept } from '../../src/cid/items.ts';
 import { gatherRows } from '../../src/cid/rows.ts';
+import { encoderIdentity } from '../../src/cid/stage.ts';
 import { floatToHalf } from '../../src/data/half.ts';
 import { npyMatrix, writeNpy } from '../../src/data/npy.ts';
 
@@ -74,6 +75,51 @@ describe('readKept', () => {
   test('a missing list', async () => {
     await expect(readKept(join(folder, 'none')).next()).rejects.toMatchObject({ code: 'FILE_NOT_FOUND' });
   });
+});
+
+describe('expectItemsOf', () => {
+  const check = async (...kept: object[]) => {
+    await writeNpy(join(folder, 'img_emb', 'img_emb_0.npy'), Float32Array.of(1, 2, 3, 4, 5, 6), [3, 2]);
+    mkdirSync(join(folder, 'metadata'), { recursive: true });
+    const lines = ['a', 'b', 'c'].map((key) => `${JSON.stringify({ key })}\n`);
+    writeFileSync(join(folder, 'metadata', 'metadata_0.jsonl'), lines.join(''));
+    const path = join(folder, 'kept.jsonl');
+    writeFileSync(path, kept.map((line) => `${JSON.stringify(line)}\n`).join(''));
+    await expectItemsOf(await identifyStore(folder), path);
+  };
+
+  test('refuses rows of other items and rows that are not there', async () => {
+    await check({ row: 0, key: 'a' }, { row: 2, key: 'c' });
+    await check({ row: 1 });
+    // As when an item was put in front of the others, and they were embedded anew.
+    await expect(check({ row: 0, key: 'a' }, { row: 1, key: 'c' })).rejects.toMatchObject({
+      code: 'INVALID_DATA',
+      message: expect.stringMatching(/kept\.jsonl has c in row 1, which is b/),
+    });
+    await expect(check({ row: 3, key: 'd' })).rejects.toMatchObject({ code: 'INVALID_DATA' });
+  });
+});
+
+test('a data set is known by the classes of its items too', async () => {
+  const path = join(folder, 'held.jsonl');
+  writeFileSync(join(folder, 'a.png'), 'image');
+  const hash = async (category: string) => {
+    writeFileSync(path, JSON.stringify({ key: 'a', image: 'a.png', category }));
+    return hashDataset(path);
+  };
+  const food = await hash('food');
+  expect(await hash('food')).toBe(food);
+  expect(await hash('people')).not.toBe(food);
+});
+
+test('the files that are used of a model folder count, defaults do not', () => {
+  expect(encoderIdentity({})).toEqual({});
+  expect(encoderIdentity({ providers: ['cpu'] })).toEqual({});
+  expect(encoderIdentity({ visionModel: 'onnx/vision_model_fp16.onnx', providers: ['cuda', 'cpu'] })).toEqual(
+    {
+      encoder: { visionModel: 'onnx/vision_model_fp16.onnx', providers: ['cuda', 'cpu'] },
+    },
+  );
 });
 
 test('a model is known by its graphs and configurations, not by its card', async () => {
