@@ -57,7 +57,7 @@ const distill = {
     vision: { width: 64, layers: 3, heads: 2 },
     text: { width: 64, layers: 2, heads: 2, contextLength: 24 },
   },
-  epochs: 30,
+  epochs: 26,
   batchSize: 256,
   rate: 2e-3,
   augment,
