@@ -85,6 +85,34 @@ test('transformers go in parts, batch norms in training do not', async () => {
   expect(partSizes(text(size), { ids: [4096, 6] }, BOTH)).toEqual([4096]);
 });
 
+test('what takes numbers from the size of the batch stays whole', () => {
+  const sizes = (build: Build) => {
+    const b = new GraphBuilder('case');
+    b.output('y', build(b, b.input('x', 'float32', ['batch', 600_000])), ['batch', 600_000]);
+    return partSizes(b.build(), { x: [12, 600_000] }, BOTH).length;
+  };
+  expect(sizes((b, x) => b.op('Exp', [x]))).toBe(6);
+  // Rows of a matrix of six: half an item, or two.
+  const six: Build = (b, x) =>
+    b.op('Reshape', [
+      b.op('Softmax', [b.op('Reshape', [x, b.ints([6, -1])])], { axis: -1 }),
+      b.ints([-1, 600_000]),
+    ]);
+  expect(sizes(six)).toBe(1);
+  // Rows of a matrix of twelve are items in the whole, and less in a part.
+  const twelve: Build = (b, x) =>
+    b.op('Reshape', [
+      b.op('Softmax', [b.op('Reshape', [x, b.ints([12, -1])])], { axis: -1 }),
+      b.ints([-1, 600_000]),
+    ]);
+  expect(sizes(twelve)).toBe(1);
+  const mean: Build = (b, x) => {
+    const count = b.op('Gather', [b.op('Shape', [x]), b.ints([0])], { axis: 0 });
+    return b.op('Div', [x, b.op('Cast', [count], { to: 1 })]);
+  };
+  expect(sizes(mean)).toBe(1);
+});
+
 test('parts give the outputs and gradients of the whole', async () => {
   const graph = vit(VIT);
   const parameters = parametersOf(graph);

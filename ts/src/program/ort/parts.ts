@@ -34,11 +34,50 @@ export function partSizes(
   const size = Math.max(2, perCache, perParameter);
   if (size * 1.5 >= batch) return [batch];
   const even = evenParts(batch, Math.ceil(batch / size));
-  // The proof is for two items; what holds for these must hold for the parts that run.
-  return [...new Set(even)].every((part) => part >= 2 && apart(graph, withBatch(dims, part), options))
-    ? even
-    : [batch];
+  // The proof is for two items; what holds for these must hold for the parts that run, and they must do what the whole does.
+  const whole = apart(graph, withBatch(dims, batch), options);
+  const fits = (part: number) => {
+    const specialized = part < 2 ? undefined : apart(graph, withBatch(dims, part), options);
+    return (
+      specialized !== undefined && whole !== undefined && sameForEachItem(specialized, part, whole, batch)
+    );
+  };
+  return [...new Set(even)].every(fits) ? even : [batch];
 }
+
+/**
+ * Whether an item goes through the same operators at both batches: a graph may take numbers from the size of its batch, as factors
+ * or as shapes.
+ */
+function sameForEachItem(a: StaticGraph, batchA: number, b: StaticGraph, batchB: number): boolean {
+  const [left, right] = [a.toGraph().nodes, b.toGraph().nodes];
+  const text = (value: unknown) =>
+    JSON.stringify(value, (_name, field: unknown) => (typeof field === 'bigint' ? `${field}n` : field));
+  const sameConstant = (p: unknown, q: unknown) => p === q || text(p) === text(q);
+  const sameShape = (p: readonly number[], q: readonly number[]) =>
+    p.length === q.length &&
+    p.every((dim, axis) => dim === q[axis] || (axis === 0 && dim * batchB === q[axis]! * batchA));
+  return (
+    left.length === right.length &&
+    left.every((node, at) => {
+      const twin = right[at]!;
+      // Shapes show in the outputs.
+      const operands = SHAPED.has(node.op) ? 1 : node.inputs.length;
+      return (
+        node.op === twin.op &&
+        text(node.attributes) === text(twin.attributes) &&
+        node.inputs.length === twin.inputs.length &&
+        node.outputs.every((output, i) => sameShape(a.dims(output), b.dims(twin.outputs[i]!))) &&
+        node.inputs
+          .slice(0, operands)
+          .every((input, i) => sameConstant(a.constants.get(input), b.constants.get(twin.inputs[i]!)))
+      );
+    })
+  );
+}
+
+/** Operators whose second input is a shape. */
+const SHAPED: ReadonlySet<string> = new Set(['Reshape', 'Expand']);
 
 /** The graph at these shapes if its items are apart there; a graph that was made for one batch alone fits no other. */
 function apart(graph: Graph, dims: InputDims, options: { training: boolean }): StaticGraph | undefined {
