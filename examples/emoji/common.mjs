@@ -1,31 +1,26 @@
-import { spawn } from 'node:child_process';
 import { existsSync, readFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { evaluation } from './settings.mjs';
 
 const here = dirname(fileURLToPath(import.meta.url));
-const cli = join(here, '..', '..', 'dist', 'cli', 'main.js');
 
 /** The committed teacher's model folder. */
 export const teacherFolder = join(here, 'teacher');
 
-/** Runs a command of `clip-cid` and resolves when it has ended well; otherwise this process ends with its exit code. */
+/**
+ * Runs a command of `clip-cid`; when it does not end well, this process ends with its exit code. In this process, not in one of its
+ * own: whatever stops the script stops the work with it, and no lock stays with a process that nobody sees.
+ */
 export async function clipCid(...args) {
-  if (!existsSync(cli)) {
-    console.error(`${cli} is not there. Build first: npm run build`);
+  const program = new URL('../../dist/cli/program.js', import.meta.url);
+  if (!existsSync(program)) {
+    console.error(`${fileURLToPath(program)} is not there. Build first: npm run build`);
     process.exit(1);
   }
-  // Ctrl-C reaches the command too, which saves what it has and ends; this process waits for that.
-  const wait = () => {};
-  process.on('SIGINT', wait);
-  const code = await new Promise((resolve, reject) => {
-    const child = spawn(process.execPath, [cli, ...args], { stdio: 'inherit' });
-    child.once('error', reject);
-    child.once('close', (status, signal) => resolve(signal === null ? status : 130));
-  });
-  process.off('SIGINT', wait);
-  if (code !== 0) process.exit(code);
+  const { createProgram } = await import(program.href);
+  await createProgram().parseAsync(args, { from: 'user' });
+  if (process.exitCode) process.exit();
 }
 
 /** The `eval` section of a configuration for the data set in a folder that `prepare` wrote. */
