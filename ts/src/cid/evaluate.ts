@@ -16,6 +16,8 @@ export interface EvalStageOptions extends StageSettings {
   readonly data: string;
   /** Data that they may have seen. */
   readonly train?: string | undefined;
+  readonly imageField?: string | undefined;
+  readonly captionField?: string | undefined;
   /** Everything else; see EvaluateOptions. */
   readonly options: Omit<Config['eval'], 'data' | 'train'>;
   readonly encoder?: Config['encoder'] | undefined;
@@ -28,8 +30,8 @@ export async function evalStage(options: EvalStageOptions): Promise<StageResult>
   const { models, seed = 0, folder } = options;
   const names = Object.keys(models);
   const outputs = names.map((name) => `${name}.json`);
-  const inputs: Record<string, string> = { data: await hashDataset(options.data) };
-  if (options.train !== undefined) inputs.train = await hashDataset(options.train);
+  const inputs: Record<string, string> = { data: await hashDataset(options.data, options) };
+  if (options.train !== undefined) inputs.train = await hashDataset(options.train, options);
   for (const name of names) inputs[name] = await hashModel(models[name]!);
   return runStage({
     name: 'eval',
@@ -61,6 +63,8 @@ export async function measure(
   const { onProgress } = options;
   const settings = defined({
     train: options.train,
+    imageField: options.imageField,
+    captionField: options.captionField,
     device: options.device,
     threads: options.threads,
     signal: options.signal,

@@ -7,6 +7,7 @@ import { openStore, STORE_FILE, type Store } from '../data/store.ts';
 import { CidError } from '../native/errors.ts';
 import { readError } from '../run/files.ts';
 import { hashFile, hashValue } from '../run/hash.ts';
+import { defined } from './stage.ts';
 
 /**
  * Hash of what decides a model folder's embeddings: its JSON files and everything under `onnx/`, or named `.onnx`. A card or a
@@ -28,8 +29,11 @@ export async function hashModel(folder: string): Promise<string> {
 }
 
 /** Hash of a data set's list (see `Dataset.hash`) and of what it says of the items, among it the classes that models are measured by. */
-export async function hashDataset(source: string): Promise<string> {
-  const data = await openDataset(source, { captions: false });
+export async function hashDataset(
+  source: string,
+  { imageField, captionField }: { imageField?: string | undefined; captionField?: string | undefined } = {},
+): Promise<string> {
+  const data = await openDataset(source, { captions: false, ...defined({ imageField, captionField }) });
   await data.dispose();
   const hash = createHash('sha256').update(data.hash);
   // Nested fields of a Parquet file may be 64-bit integers, which JSON has not.

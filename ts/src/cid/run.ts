@@ -87,6 +87,8 @@ export async function runPipeline(config: Config, options: PipelineOptions): Pro
           models,
           data: measured,
           train: train ?? data,
+          imageField,
+          captionField,
           options: evaluation,
           encoder,
           seed,

@@ -47,8 +47,8 @@ export async function evaluate(options: EvaluateOptions): Promise<EvaluateResult
     return resource;
   };
   try {
-    const data = await openData(options.data, opened);
-    const train = options.train === undefined ? undefined : await openData(options.train, opened);
+    const data = await openData(options.data, options, opened);
+    const train = options.train === undefined ? undefined : await openData(options.train, options, opened);
     const { threads } = options;
     const encoder =
       typeof options.model === 'string'
@@ -65,9 +65,15 @@ export async function evaluate(options: EvaluateOptions): Promise<EvaluateResult
 
 function openData(
   source: string | Dataset,
+  { imageField, captionField }: Pick<EvaluateOptions, 'imageField' | 'captionField'>,
   opened: (opening: Promise<Dataset>) => Promise<Dataset>,
 ): Promise<Dataset> | Dataset {
-  return typeof source === 'string' ? opened(openDataset(source, { captions: false })) : source;
+  if (typeof source !== 'string') return source;
+  const fields = {
+    ...(imageField === undefined ? {} : { imageField }),
+    ...(captionField === undefined ? {} : { captionField }),
+  };
+  return opened(openDataset(source, { captions: false, ...fields }));
 }
 
 class Evaluation {
@@ -85,6 +91,7 @@ class Evaluation {
 
   async run(): Promise<Omit<EvaluateResult, 'seconds'>> {
     const { seed, captionsPerImage } = this.#options;
+    this.#checkFields();
     const data = await this.#embed(this.#data, 'embed images');
     const fields = this.#options.labels ?? this.#usualLabels(data.items);
     const has = this.#possible(data.items, fields);
@@ -116,6 +123,20 @@ class Evaluation {
       ...(image ? { imageImage: image } : {}),
       ...(wanted('linear-probe') ? { linearProbe: probe } : {}),
     };
+  }
+
+  /** A misspelt field fails before anything is embedded. */
+  #checkFields(): void {
+    const { labels = [], probeLabels = [] } = this.#options;
+    const items = Array.from({ length: this.#data.length }, (_, i) => this.#data.item(i));
+    for (const field of new Set([...labels, ...probeLabels])) {
+      if (items.some((item) => classOf(item, field) !== undefined)) continue;
+      const known = new Set(items.flatMap(({ metadata }) => Object.keys(metadata)));
+      throw new CidError(
+        'INVALID_DATA',
+        `No item of ${this.#data.source} has a class in the field '${field}'; its fields are ${[...known].sort().join(', ') || 'none'}`,
+      );
+    }
   }
 
   get #kernel() {

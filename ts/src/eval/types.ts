@@ -25,6 +25,9 @@ export interface EvaluateOptions {
   readonly data: string | Dataset;
   /** Data that the model may have been trained on: labels of the probe, and image-text retrieval of seen concepts. */
   readonly train?: string | Dataset;
+  /** Fields of a list that name the image and its caption; found by their usual names when not given. */
+  readonly imageField?: string;
+  readonly captionField?: string;
   /** Defaults to every task that the data allow: those need labels, captions or the concept field, and the probe `train`. */
   readonly tasks?: readonly EvaluationTask[];
   /** Fields of the items that hold a class name, for zero-shot and probe. Defaults to those of `classes`, else to 'label' or 'category' where present. */

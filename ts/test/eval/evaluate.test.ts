@@ -69,6 +69,16 @@ describe('evaluate', () => {
   });
   afterAll(() => rmSync(root, { recursive: true, force: true }));
 
+  it('reads a list whose fields have names of their own', async () => {
+    const list = join(root, 'fields.jsonl');
+    const line = { picture: 'images/h-red.png', said: 'a red thing', category: 'red' };
+    writeFileSync(list, JSON.stringify(line));
+    const fields = { imageField: 'picture', captionField: 'said' };
+    const result = await evaluate({ ...options, ...fields, data: list, train: list, tasks: ['image-text'] });
+    expect(result.imageText?.data?.imageToText.recall[1]).toBe(1);
+    expect(result.train?.images).toBe(1);
+  });
+
   it('runs all that the data allow, and a perfect model scores perfectly', async () => {
     const result = await evaluate({ ...options, train, captionsPerImage: 1 });
     expect(result.data).toEqual({ source: heldout, images: 6, skipped: 1 });
