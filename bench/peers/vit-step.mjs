@@ -1,7 +1,7 @@
 // Forward and backward of a small vision transformer with the embedding's gradient given, and the whole training step with the
 // native loss in between, against PyTorch. Single steps of two persistent processes alternate, so that both see the same machine.
 //
-//   npm run build && node bench/peers/vit-step.mjs [--rounds 15] [--threads 2] [--python /usr/bin/python3]
+//   npm run build:all && node bench/peers/vit-step.mjs [--rounds 15] [--threads 2] [--python /usr/bin/python3]
 //
 // PyTorch is tuned: an OpenBLAS that shares OpenMP's threads, kernels for this CPU (OPENBLAS_CORETYPE), and a malloc that keeps
 // its pages. The environment variables that do it can be overridden from outside.

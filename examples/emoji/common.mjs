@@ -15,7 +15,7 @@ export const teacherFolder = join(here, 'teacher');
 export async function clipCid(...args) {
   const program = new URL('../../dist/cli/program.js', import.meta.url);
   if (!existsSync(program)) {
-    console.error(`${fileURLToPath(program)} is not there. Build first: npm run build`);
+    console.error(`${fileURLToPath(program)} is not there. Build first: npm run build:all`);
     process.exit(1);
   }
   const { createProgram } = await import(program.href);

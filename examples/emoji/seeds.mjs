@@ -1,7 +1,7 @@
 /**
  * Repeats the demo over seeds and prints mean and standard deviation of every score, and how often the student is ahead of the baseline.
  *
- *   npm run build && node examples/emoji/seeds.mjs [--seeds 0,1,2] [--out DIR]
+ *   npm run build:all && node examples/emoji/seeds.mjs [--seeds 0,1,2] [--out DIR]
  *
  * Runs that are there are not made again.
  */

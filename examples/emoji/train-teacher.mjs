@@ -1,7 +1,7 @@
 /**
  * Trains the teacher of the emoji example from nothing and measures it on held-out concepts.
  *
- *   npm run build && node examples/emoji/train-teacher.mjs [--out DIR] [--install]
+ *   npm run build:all && node examples/emoji/train-teacher.mjs [--out DIR] [--install]
  *
  * Settings and seed are in settings.mjs. It can be stopped at any time and goes on when started again. With --install the finished model
  * replaces examples/emoji/teacher, with a card that says what it is.
@@ -56,7 +56,7 @@ function card() {
 
 A small CLIP for 64 x 64 drawings of emoji, for the demo and the tests of clip-cid. It knows nothing but emoji.
 
-- **Made by** \`npm run build && node examples/emoji/train-teacher.mjs --install\`, from nothing, with the settings and the seed in
+- **Made by** \`npm run build:all && node examples/emoji/train-teacher.mjs --install\`, from nothing, with the settings and the seed in
   \`examples/emoji/settings.mjs\` (seed ${teacher.seed}; two legs of ${legs.map(({ epochs }) => epochs).join(' and ')} epochs, batches of ${legs[0].batchSize}).
 - **Data**: ${counts.images.train.toLocaleString('en-US')} images of ${counts.concepts.train.toLocaleString('en-US')} concepts with captions made of their names and
   classes, from \`emoji-datasource-google\` and \`emoji-datasource-twitter\` 16.0.0; see \`examples/emoji/prepare.mjs\`. Another

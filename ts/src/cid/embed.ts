@@ -1,4 +1,4 @@
-import { openDataset } from '../data/dataset.ts';
+import { type Dataset, openDataset } from '../data/dataset.ts';
 import { readStoreRecord, STORE_FILE } from '../data/store.ts';
 import { embedDataset } from '../encoder/embed.ts';
 import { openEncoder } from '../encoder/encoder.ts';
@@ -45,6 +45,7 @@ export async function embedStage(options: EmbedStageOptions): Promise<StageResul
       owns: [STORE_FILE, 'progress.jsonl', 'img_emb', 'text_emb', 'metadata'],
       ...defined({ existing: options.existing, log: options.log }),
       work: async () => {
+        noteMissingCaptions(dataset, options.log);
         const { threads, signal, onProgress } = options;
         const encoder = await openEncoder(options.model, {
           batchSize,
@@ -86,4 +87,18 @@ export async function embedStage(options: EmbedStageOptions): Promise<StageResul
   } finally {
     await dataset.dispose();
   }
+}
+
+/** Texts are embedded for all images or for none, so a few without a caption cost the captions of the others. */
+function noteMissingCaptions(dataset: Dataset, log: ((line: string) => void) | undefined): void {
+  const missing: string[] = [];
+  for (let i = 0; i < dataset.length; i++) {
+    const { key, captions } = dataset.item(i);
+    if (captions.length === 0) missing.push(key);
+  }
+  if (missing.length === 0 || missing.length === dataset.length) return;
+  log?.(
+    `embed: ${missing.length} of ${dataset.length} images have no caption (the first is ${missing[0]}), so that no captions are ` +
+      'embedded at all, which distilling needs: give them captions or leave them out',
+  );
 }

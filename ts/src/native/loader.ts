@@ -84,7 +84,7 @@ function notFound(problem: string, overridden: boolean, cause?: unknown): CidErr
   } else {
     lines.push(
       `  - install the package again, with its binaries: npm install clip-cid@${packageVersion}`,
-      '  - if this platform has no binary, build one in a clone of the repository (npm ci && npm run build)',
+      '  - if this platform has no binary, build one in a clone of the repository (npm ci && npm run build:all)',
       `    and name it: export ${OVERRIDE}=/path/to/clip-cid.node`,
     );
   }

@@ -91,7 +91,14 @@ export async function readRunRecord(folder: string): Promise<RunRecord | undefin
   return value as RunRecord;
 }
 
-async function writeRecord(folder: string, config: Json, seed: number): Promise<void> {
+async function writeRecord(folder: string, resolved: Json, seed: number): Promise<void> {
+  // What a run may compute on is the machine's of the day, not the run's.
+  const config =
+    typeof resolved === 'object' && resolved !== null && !Array.isArray(resolved)
+      ? Object.fromEntries(
+          Object.entries(resolved).filter(([name]) => name !== 'device' && name !== 'threads'),
+        )
+      : resolved;
   const before = await readRunRecord(folder);
   const now = new Date().toISOString();
   const record: RunRecord = {

@@ -98,7 +98,9 @@ async function runLocked(options: StageOptions): Promise<StageResult> {
   const { name, folder, inputs, existing = 'resume', log } = options;
   const settings = normalise(options.options);
   await removeTemporaries(folder);
-  const found = await readStage(folder);
+  const record = await readStage(folder);
+  // One that failed or was stopped before it wrote anything has nothing to lose.
+  const found = record?.status === 'running' && (await owned(options)).length === 0 ? undefined : record;
   const differences = found ? compare(name, found, inputs, settings) : await foreignFiles(options);
 
   let resumed = false;
@@ -122,7 +124,7 @@ async function runLocked(options: StageOptions): Promise<StageResult> {
     resumed = true;
   }
 
-  const record: StageManifest = {
+  const started: StageManifest = {
     version: 1,
     package: packageVersion,
     stage: name,
@@ -133,10 +135,10 @@ async function runLocked(options: StageOptions): Promise<StageResult> {
     outputs: [],
     summary: {},
   };
-  await writeJson(join(folder, STAGE_FILE), record);
+  await writeJson(join(folder, STAGE_FILE), started);
   const { outputs, summary } = await options.work({ folder, resumed });
   const manifest: StageManifest = {
-    ...record,
+    ...started,
     status: 'done',
     finished: new Date().toISOString(),
     outputs: await describeOutputs(folder, outputs),
@@ -226,11 +228,17 @@ function show(value: Json | undefined): string {
   return text.length <= 200 ? text : `${text.slice(0, 199)}…`;
 }
 
+/** What is there of the files that the stage writes. */
+async function owned({ folder, owns }: StageOptions): Promise<string[]> {
+  const names = await readdir(folder);
+  return owns.filter((name) => names.includes(name));
+}
+
 // A folder that this program did not make is never written into by accident.
 async function foreignFiles(options: StageOptions): Promise<string[]> {
-  const names = await readdir(options.folder);
-  const clashes = options.owns.filter((name) => names.includes(name));
-  return clashes.map((name) => `${name} is there, without a ${STAGE_FILE} that says how it was made`);
+  return (await owned(options)).map(
+    (name) => `${name} is there, without a ${STAGE_FILE} that says how it was made`,
+  );
 }
 
 function changed(stage: string, folder: string, differences: readonly string[]): CidError {

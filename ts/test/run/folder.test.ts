@@ -31,9 +31,12 @@ test('is locked while it is open, and remembers configuration, seed and machine'
   });
 
   const again = await openRun(folder);
-  await again.remember({}, 5);
+  await again.remember({ device: 'cuda', threads: 2, cluster: { clusters: 3 } }, 5);
   await again.dispose();
-  expect(await readRunRecord(folder)).toMatchObject({ seed: 5, started: first!.started });
+  const second = await readRunRecord(folder);
+  expect(second).toMatchObject({ seed: 5, started: first!.started });
+  // What another machine has not is not asked of it.
+  expect(second!.config).toEqual({ cluster: { clusters: 3 } });
 });
 
 test('clears what a killed process left half-written', async () => {

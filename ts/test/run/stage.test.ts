@@ -63,6 +63,19 @@ test('other options or inputs are refused with what differs, and nothing is touc
   expect(works).toEqual([false]);
 });
 
+test('a stage that failed before it wrote anything defends nothing', async () => {
+  const failing = stage({
+    options: { threshold: 0.8 },
+    work: async () => {
+      throw new RangeError('too many');
+    },
+  });
+  await expect(failing).rejects.toThrow('too many');
+  await expect(requireStage(folder, 'test')).rejects.toThrow('unfinished');
+  expect((await stage()).skipped).toBe(false);
+  expect(works).toEqual([false]);
+});
+
 test('replace-changed makes anew only what changed, replace everything', async () => {
   await stage();
   expect((await stage({ existing: 'replace-changed' })).skipped).toBe(true);
