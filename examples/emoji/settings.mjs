@@ -49,16 +49,20 @@ export const teacher = {
   ],
 };
 
-/** Training of both students. */
+/**
+ * Training of both students. Their embeddings are as wide as the teacher's, so that no projection stands between the two: what the
+ * teacher knows of images and captions together then carries over to the student's own zero-shot.
+ */
 const distill = {
   student: {
     base: 'micro-64',
-    embedDim: 64,
+    embedDim: 128,
     vision: { width: 64, layers: 3, heads: 2 },
     text: { width: 64, layers: 2, heads: 2, contextLength: 24 },
   },
-  epochs: 26,
-  batchSize: 256,
+  epochs: 24,
+  batchSize: 128,
+  ema: 0.99,
   rate: 2e-3,
   augment,
   validation: 0.02,
