@@ -12,6 +12,7 @@ namespace {
 constexpr intptr_t kSettle = 1;
 constexpr intptr_t kReport = 2;
 constexpr int64_t kReportInterval = 100;  // milliseconds
+constexpr int64_t kMostDim = 1 << 20;
 
 int64_t now() {
   using namespace std::chrono;
@@ -37,6 +38,14 @@ const char* codeName(Code code) {
   }
 }
 
+Filter filterOf(const Napi::Value& value) {
+  const std::string text = stringOf(value, "filter");
+  if (text == "float32") return Filter::kFloat32;
+  if (text == "bfloat16") return Filter::kBfloat16;
+  if (text == "int8") return Filter::kInt8;
+  throwExpected(value.Env(), "'float32', 'bfloat16' or 'int8'", "filter");
+}
+
 }  // namespace
 
 Napi::Error makeError(Napi::Env env, const Status& status) {
@@ -51,6 +60,13 @@ Operation::Operation(Napi::Env env, const Napi::Value& value) : deferred_(Napi::
   backend_ = &backendOf(env, object.Get("device"));
   context_.threads = static_cast<int>(integerOf(object.Get("threads"), "threads", 1, 4096));
   context_.seed = static_cast<uint64_t>(integerOf(object.Get("seed"), "seed", 0, (int64_t{1} << 53) - 1));
+  const Napi::Value maxMemory = object.Get("maxMemory");
+  if (!maxMemory.IsUndefined())
+    context_.maxMemory = integerOf(maxMemory, "maxMemory", 1, (int64_t{1} << 53) - 1);
+  const Napi::Value filter = object.Get("filter");
+  if (!filter.IsUndefined()) context_.filter = filterOf(filter);
+  const Napi::Value prefix = object.Get("prefix");
+  if (!prefix.IsUndefined()) context_.prefix = integerOf(prefix, "prefix", 0, kMostDim);
   context_.shutdown = &shutdown_;
   const Napi::Value cancel = object.Get("cancel");
   if (!cancel.IsUndefined()) {

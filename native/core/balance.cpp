@@ -81,9 +81,10 @@ Status balance(Backend& backend, const Context& context, const BalanceArgs& args
   CLIPCID_TRY(backend.prepare(context, {.rows = args.rows, .unit = true}, &rows));
 
   UnionFind sets(count);
-  const auto unite = [&](const Pair* pairs, size_t number) {
+  const auto unite = [&](const Pair* pairs, const double*, size_t number) -> Status {
     result->edges += static_cast<int64_t>(number);
     for (size_t at = 0; at < number; ++at) sets.unite(pairs[at].first, pairs[at].second);
+    return {};
   };
   CLIPCID_TRY(backend.join(
       context, {.queries = rows.get(), .keys = rows.get(), .threshold = args.threshold, .sink = unite}));

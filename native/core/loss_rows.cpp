@@ -4,7 +4,7 @@
 #include <cmath>
 
 #include "clipcid/canonical.h"
-#include "cpu/parallel.h"
+#include "core/parallel.h"
 
 namespace clipcid {
 namespace {

@@ -5,7 +5,7 @@
 
 #include "clipcid/canonical.h"
 #include "core/loss_rows.h"
-#include "cpu/prepared.h"
+#include "core/read_rows.h"
 
 namespace clipcid {
 namespace {

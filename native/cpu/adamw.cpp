@@ -15,8 +15,8 @@
 #include <cstring>
 #include <new>
 
+#include "core/parallel.h"
 #include "cpu/backend.h"
-#include "cpu/parallel.h"
 #include "cpu/wide.h"
 
 namespace clipcid {

@@ -4,7 +4,7 @@
 
 #include <cstring>
 
-#include "cpu/parallel.h"
+#include "core/parallel.h"
 #include "cpu/prepared.h"
 
 namespace clipcid {

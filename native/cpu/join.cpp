@@ -6,9 +6,9 @@
 #include <algorithm>
 #include <mutex>
 
+#include "core/parallel.h"
 #include "cpu/backend.h"
 #include "cpu/kernels.h"
-#include "cpu/parallel.h"
 #include "cpu/sweep.h"
 
 namespace clipcid {
@@ -18,30 +18,38 @@ constexpr size_t kBatch = 4096;
 
 class Sink {
  public:
-  Sink(const JoinArgs& args, int workers) : args_(args), pairs_(static_cast<size_t>(workers)) {
-    for (auto& buffer : pairs_) buffer.reserve(kBatch);
+  Sink(const JoinArgs& args, int workers) : args_(args), buffers_(static_cast<size_t>(workers)) {}
+
+  Status add(int worker, int64_t first, int64_t second, double dot) {
+    Buffer& buffer = buffers_[static_cast<size_t>(worker)];
+    buffer.pairs.push_back({static_cast<int32_t>(first), static_cast<int32_t>(second)});
+    if (args_.dots) buffer.dots.push_back(dot);
+    return buffer.pairs.size() == kBatch ? flush(&buffer) : Status();
   }
 
-  void add(int worker, int64_t first, int64_t second) {
-    auto& buffer = pairs_[static_cast<size_t>(worker)];
-    buffer.push_back({static_cast<int32_t>(first), static_cast<int32_t>(second)});
-    if (buffer.size() == kBatch) flush(&buffer);
-  }
-
-  void flushAll() {
-    for (auto& buffer : pairs_) flush(&buffer);
+  Status flushAll() {
+    for (Buffer& buffer : buffers_) CLIPCID_TRY(flush(&buffer));
+    return {};
   }
 
  private:
-  void flush(std::vector<Pair>* buffer) {
-    if (buffer->empty()) return;
+  struct Buffer {
+    std::vector<Pair> pairs;
+    std::vector<double> dots;
+  };
+
+  Status flush(Buffer* buffer) {
+    if (buffer->pairs.empty()) return {};
     std::lock_guard<std::mutex> lock(mutex_);
-    args_.sink(buffer->data(), buffer->size());
-    buffer->clear();
+    Status status =
+        args_.sink(buffer->pairs.data(), args_.dots ? buffer->dots.data() : nullptr, buffer->pairs.size());
+    buffer->pairs.clear();
+    buffer->dots.clear();
+    return status;
   }
 
   const JoinArgs& args_;
-  std::vector<std::vector<Pair>> pairs_;
+  std::vector<Buffer> buffers_;
   std::mutex mutex_;
 };
 
@@ -73,19 +81,19 @@ Status join(const Context& context, const JoinArgs& args) {
         const int64_t j = strip.key + from + positions[f];
         if (keys.isFault(j)) continue;
         const double score = static_cast<double>(scores[from + positions[f]]);
+        double dot = 0;
         // A NaN is not above `high`.
-        if (!(score > high)) {
-          if (!(kernel.dot(strip.queries->row(i), strip.keys->row(j), queries.dim) > args.threshold))
-            continue;
+        if (args.dots || !(score > high)) {
+          dot = kernel.dot(strip.queries->row(i), strip.keys->row(j), queries.dim);
+          if (!(dot > args.threshold)) continue;
         }
-        sink.add(worker, i, j);
+        CLIPCID_TRY(sink.add(worker, i, j, dot));
       }
     }
     return {};
   };
   CLIPCID_TRY(sweep(context, pass));
-  sink.flushAll();
-  return {};
+  return sink.flushAll();
 }
 
 }  // namespace

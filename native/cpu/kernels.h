@@ -9,6 +9,33 @@
 
 namespace clipcid {
 
+// A microkernel of the filters. Rows are words of 32 bits: one float32, two bfloat16 (the lower half first) or
+// four int8 (the lowest byte first).
+struct FilterKernel {
+  // The tile is `tileRows` rows of A by `panel` rows of B.
+  int tileRows;
+  int panel;   // a multiple of 16
+  int step;    // the number of words of a row is a multiple of it; words that fill up are zero
+  int offset;  // int8 only: what is added to the values of B, to make them unsigned; 0 or 128
+
+  // scores[r, j] = scale * (sum over the row's elements of a[r, k] b[k, j]), float32. A is row-major, all tileRows
+  // rows readable, `strideA` words apart; B is one packed panel, [words, panel], 64-byte aligned.
+  // int8: the sum is exact, then rounded to float32, and again by the scale; `sums` has for each row the sum of its
+  // elements, [tileRows], which a kernel with an offset needs.
+  // float32, bfloat16: the sum takes at most words + 8 (bfloat16: 2 words + 8) roundings to float32, each of which
+  // may be a truncation; bfloat16 elements and sums below 2^-126 may count as zero. The scale is 1.
+  // Returns false when every score is below `limit`; then the scores need not have been written.
+  bool (*tile)(const uint32_t* a, int64_t strideA, const int32_t* sums, const uint32_t* b, int64_t words,
+               float scale, float limit, float* scores, int64_t strideScores);
+
+  // Around every run of calls on a thread, when not null: AMX sets its tiles up and lets them go.
+  void (*enter)();
+  void (*leave)();
+
+  // For the planner: float32 multiply-adds a cycle that this kernel does the work of, per thread, about.
+  double speed;
+};
+
 struct Kernels {
   // The tile is `tileRows` rows of A by `panel` rows of B; `panel` is a multiple of 8, at most kMostPanel.
   int tileRows;
@@ -22,17 +49,22 @@ struct Kernels {
   double (*dot)(const float* x, const float* y, int64_t dim);
   // x[k] = float32(x[k] / norm).
   void (*unitRow)(float* x, int64_t dim, double norm);
-  // sums[k] += toFixed(x[k], scale).
-  void (*addFixed)(const float* x, int64_t dim, double scale, int64_t* sums);
+  // sums[k] += sign * toFixed(x[k] * weight, scale), with sign 1 or -1.
+  void (*addFixed)(const float* x, int64_t dim, double weight, double scale, int64_t sign, int64_t* sums);
 
   // The largest element; NaN may or may not show.
   float (*largest)(const float* values, int64_t count);
   // Positions of the elements for which !(value < low), ascending, so that NaN is among them; returns how
   // many.
   int64_t (*notBelow)(const float* values, int64_t count, float low, int32_t* positions);
+
+  // By precision; `int8` and `bfloat16` are null where the machine has nothing faster than float32 for them.
+  const FilterKernel* float32;
+  const FilterKernel* bfloat16;
+  const FilterKernel* int8;
 };
 
-constexpr int kMostTileRows = 16;
+constexpr int kMostTileRows = 32;
 constexpr int kMostPanel = 64;
 
 // Of this machine and CLIP_CID_SIMD.

@@ -12,10 +12,10 @@
 #include <algorithm>
 #include <cstring>
 
+#include "core/aligned.h"
+#include "core/parallel.h"
 #include "cpu/backend.h"
 #include "cpu/kernels.h"
-#include "cpu/parallel.h"
-#include "cpu/prepared.h"
 
 namespace clipcid {
 namespace {

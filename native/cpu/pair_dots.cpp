@@ -2,9 +2,9 @@
 #include <algorithm>
 #include <cstring>
 
+#include "core/parallel.h"
 #include "cpu/backend.h"
 #include "cpu/kernels.h"
-#include "cpu/parallel.h"
 #include "cpu/prepared.h"
 
 namespace clipcid {

@@ -5,8 +5,8 @@
 #include <mutex>
 
 #include "clipcid/canonical.h"
+#include "core/parallel.h"
 #include "cpu/kernels.h"
-#include "cpu/parallel.h"
 
 namespace clipcid {
 namespace {

@@ -2,33 +2,14 @@
 // block by block.
 #pragma once
 
-#include <cstdlib>
 #include <memory>
 #include <vector>
 
 #include "clipcid/backend.h"
+#include "core/aligned.h"
+#include "core/read_rows.h"
 
 namespace clipcid {
-
-// Cache-aligned memory that is not cleared; throws std::bad_alloc.
-template <typename T>
-class AlignedArray {
- public:
-  AlignedArray() = default;
-  explicit AlignedArray(int64_t count) {
-    const size_t bytes = (static_cast<size_t>(count) * sizeof(T) + 63) / 64 * 64;
-    data_.reset(static_cast<T*>(std::aligned_alloc(64, bytes == 0 ? 64 : bytes)));
-    if (!data_) throw std::bad_alloc();
-  }
-  T* get() const { return data_.get(); }
-  bool empty() const { return !data_; }
-
- private:
-  struct Free {
-    void operator()(T* pointer) const { std::free(pointer); }
-  };
-  std::unique_ptr<T, Free> data_;
-};
 
 // How much memory the blocks of one matrix take. Results do not depend on it; tests make it small to reach
 // every path.
@@ -83,19 +64,5 @@ class CpuPrepared final : public Prepared {
 };
 
 const CpuPrepared& cpuPrepared(const Prepared* prepared);
-
-// Widens rows [begin, begin + count) of chunks or of a CPU matrix into float32; columns from dim to stride
-// are zeroed.
-Status readRows(const Rows& rows, int64_t begin, int64_t count, float* out, int64_t stride);
-// All rows as stored, dense. They are of one dtype.
-Status copyRows(const Rows& rows, char* out);
-
-// A CPU's device matrix: rows in memory, dense.
-class CpuMatrix final : public DeviceMatrix {
- public:
-  CpuMatrix(const Backend* owner, Dtype dtype, int64_t rows, int64_t dim)
-      : DeviceMatrix(owner, dtype, rows, dim), data(static_cast<int64_t>(bytes())) {}
-  AlignedArray<char> data;
-};
 
 }  // namespace clipcid

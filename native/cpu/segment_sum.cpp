@@ -1,14 +1,14 @@
 // Fixed-point sums of rows by segment.
 //
-// In: rows [N, D] as compared, or those that `indices` lists; their segments. Out: sums [segments, D], int64.
+// In: rows [N, D] as compared, or those that `indices` lists; their segments and weights. Out: sums [segments, D], int64.
 //
 // Block by block; each thread adds a range of columns of every row, so no two write to one place and nothing is
 // atomic. Bound by memory. Best measured: not yet measured.
 #include <algorithm>
 
+#include "core/parallel.h"
 #include "cpu/backend.h"
 #include "cpu/kernels.h"
-#include "cpu/parallel.h"
 #include "cpu/prepared.h"
 
 namespace clipcid {
@@ -17,7 +17,9 @@ Status CpuBackend::segmentSum(const Context& context, const SegmentSumArgs& args
   const CpuPrepared& rows = cpuPrepared(args.rows);
   const int64_t dim = rows.dim;
   const int64_t count = args.indices != nullptr ? args.count : rows.rows;
-  std::fill(args.sums, args.sums + args.segmentCount * dim, int64_t{0});
+  if (args.mode == SegmentSumArgs::Mode::kOverwrite)
+    std::fill(args.sums, args.sums + args.segmentCount * dim, int64_t{0});
+  const int64_t sign = args.mode == SegmentSumArgs::Mode::kSubtract ? -1 : 1;
   const auto rowAt = [&](int64_t at) { return args.indices != nullptr ? args.indices[at] : at; };
 
   int64_t at = 0;
@@ -35,7 +37,8 @@ Status CpuBackend::segmentSum(const Context& context, const SegmentSumArgs& args
       const int64_t to = std::min(lines * (part + 1) / parts * 8, dim);
       for (int64_t i = at; i < end; ++i) {
         int64_t* sums = args.sums + args.segments[i] * dim;
-        kernels().addFixed(block->row(rowAt(i)) + from, to - from, args.scale, sums + from);
+        const double weight = args.weights != nullptr ? static_cast<double>(args.weights[i]) : 1;
+        kernels().addFixed(block->row(rowAt(i)) + from, to - from, weight, args.scale, sign, sums + from);
       }
       return {};
     }));

@@ -9,9 +9,9 @@
 #include <cmath>
 #include <limits>
 
+#include "core/parallel.h"
 #include "cpu/backend.h"
 #include "cpu/kernels.h"
-#include "cpu/parallel.h"
 #include "cpu/sweep.h"
 
 namespace clipcid {

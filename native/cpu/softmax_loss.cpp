@@ -20,9 +20,9 @@
 #include <memory>
 #include <new>
 
+#include "core/parallel.h"
 #include "cpu/backend.h"
 #include "cpu/kernels.h"
-#include "cpu/parallel.h"
 #include "cpu/softmax_loss_rows.h"
 
 namespace clipcid {

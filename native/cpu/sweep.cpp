@@ -18,8 +18,8 @@
 #include <cmath>
 #include <limits>
 
+#include "core/parallel.h"
 #include "cpu/kernels.h"
-#include "cpu/parallel.h"
 
 namespace clipcid {
 namespace {

@@ -61,7 +61,7 @@ void dots() {
       kernel->unitRow(second.data(), dim, norm);
       CHECK(first == second);
       std::vector<int64_t> sums(static_cast<size_t>(dim), 3);
-      kernel->addFixed(second.data(), dim, 0x1p52, sums.data());
+      kernel->addFixed(second.data(), dim, 1, 0x1p52, 1, sums.data());
       for (int64_t k = 0; k < dim; ++k) {
         CHECK(sums[static_cast<size_t>(k)] ==
               3 + toFixed(static_cast<double>(second[static_cast<size_t>(k)]), 0x1p52));

@@ -44,8 +44,9 @@ Pairs joined(const Rows& a, const Rows& b, bool unit, double threshold, bool sel
   CHECK_OK(backend.prepare(context, {.rows = a, .unit = unit}, &queries));
   if (!self) CHECK_OK(backend.prepare(context, {.rows = b, .unit = unit}, &keys));
   Pairs pairs;
-  const auto sink = [&](const Pair* found, size_t count) {
+  const auto sink = [&](const Pair* found, const double*, size_t count) -> Status {
     for (size_t at = 0; at < count; ++at) pairs.emplace_back(found[at].first, found[at].second);
+    return {};
   };
   CHECK_OK(backend.join(context, {.queries = queries.get(),
                                   .keys = self ? queries.get() : keys.get(),

@@ -44,9 +44,17 @@ void checkSelection(const std::vector<float>& q, const std::vector<float>& k, in
     std::vector<int32_t> dotBest(static_cast<size_t>(queries)), squareBest(dotBest),
         top(static_cast<size_t>(queries * most));
     std::vector<double> dotScore(dotBest.size()), squareScore(dotBest.size()), topScore(top.size());
-    CHECK_OK(cpuBackend().best(context, {a.get(), b.get(), false, dotBest.data(), dotScore.data()}));
-    CHECK_OK(cpuBackend().best(context, {a.get(), b.get(), true, squareBest.data(), squareScore.data()}));
-    CHECK_OK(cpuBackend().topK(context, {a.get(), b.get(), most, top.data(), topScore.data()}));
+    CHECK_OK(cpuBackend().best(
+        context,
+        {.queries = a.get(), .keys = b.get(), .indices = dotBest.data(), .scores = dotScore.data()}));
+    CHECK_OK(cpuBackend().best(context, {.queries = a.get(),
+                                         .keys = b.get(),
+                                         .euclidean = true,
+                                         .indices = squareBest.data(),
+                                         .scores = squareScore.data()}));
+    CHECK_OK(cpuBackend().topK(
+        context,
+        {.queries = a.get(), .keys = b.get(), .k = most, .indices = top.data(), .scores = topScore.data()}));
     for (int64_t i = 0; i < queries; ++i) {
       const auto at = static_cast<size_t>(i);
       const std::vector<Entry> byDot = ranked(x.data() + i * dim, y, dim, false);

@@ -49,8 +49,13 @@ struct JoinArgs {
   // The same object as `queries` for a self-join, which visits first < second only.
   const Prepared* keys = nullptr;
   double threshold = 0;
-  // Receives every pair once, in no order, one call at a time, from any thread. Faults are in no pair.
-  std::function<void(const Pair* pairs, size_t count)> sink;
+  // Whether the sink also gets canonical dots; then every pair is decided canonically.
+  bool dots = false;
+  // Receives every pair once, in no order, one call at a time, from any thread, at most some thousands a call.
+  // Faults are in no pair. `dots` is null unless asked for. It may wait; a failure ends the join.
+  std::function<Status(const Pair* pairs, const double* dots, size_t count)> sink;
+  // Receives what filter was chosen and why, in a few words: "int8, 512 of 512 dimensions, amx". Or null.
+  std::string* plan = nullptr;
 };
 
 // The key of highest score for each query; ties go to the smaller key.
@@ -60,17 +65,33 @@ struct BestArgs {
   // score = dot - square(key) / 2, which orders keys by Euclidean distance; otherwise score = dot. In
   // float64, of canonical dots.
   bool euclidean = false;
-  int32_t* indices = nullptr;  // [queries]
-  double* scores = nullptr;    // [queries]
+  // The queries that are asked for, ascending, and how many; all when null. Outputs are by place in this list.
+  const int64_t* rows = nullptr;
+  int64_t count = 0;
+  int32_t* indices = nullptr;  // [count]
+  double* scores = nullptr;    // [count] canonical score of the best, or null: it need not be computed then
+  // What a filter knows already, for bounds that spare later calls: a number not above the best's canonical
+  // score, and one not below the canonical score of every other key (-infinity when there is none). Both or
+  // none, [count]. How tight they are depends on the filter.
+  double* bestBelow = nullptr;
+  double* othersAbove = nullptr;
+  std::string* plan = nullptr;  // as JoinArgs::plan
 };
 
-// The k keys of highest dot for each query, best first; ties go to the smaller key. 1 <= k <= keys.
+// The k keys of highest score for each query, best first; ties go to the smaller key. 1 <= k <= keys, less one
+// with `skipSelf`. The score is the canonical dot; or, with a second pair of matrices of as many rows each, the
+// product in float64 of both canonical dots, and 0 where either is over `cutoff`.
 struct TopKArgs {
   const Prepared* queries = nullptr;
   const Prepared* keys = nullptr;
+  const Prepared* secondQueries = nullptr;  // [queries], or null
+  const Prepared* secondKeys = nullptr;     // [keys]
+  double cutoff = 2;                        // of the two-matrix form; nothing is over 2
+  bool skipSelf = false;                    // leave out key i for query i
   int64_t k = 1;
-  int32_t* indices = nullptr;  // [queries, k]
-  double* scores = nullptr;    // [queries, k]
+  int32_t* indices = nullptr;   // [queries, k]
+  double* scores = nullptr;     // [queries, k]
+  std::string* plan = nullptr;  // as JoinArgs::plan
 };
 
 // Canonical dots of listed pairs: (queries[first], keys[second]).
@@ -90,7 +111,8 @@ struct GatherArgs {
   float* out = nullptr;  // [count, dim]
 };
 
-// Fixed-point sums of rows, as compared, by segment.
+// Fixed-point sums of rows, as compared, by segment: toFixed(element * weight, scale), the product of the two
+// in float64, which is exact.
 struct SegmentSumArgs {
   const Prepared* rows = nullptr;
   // The rows that count, ascending, and how many; all rows when null.
@@ -98,8 +120,12 @@ struct SegmentSumArgs {
   int64_t count = 0;
   const int32_t* segments = nullptr;  // [count or rows] segment of each, below segmentCount
   int64_t segmentCount = 0;
+  const float* weights = nullptr;  // [count or rows], or null for 1
   double scale = 1;
-  int64_t* sums = nullptr;  // [segmentCount, dim], overwritten
+  // What is done with `sums`: overwritten, added to, or subtracted from. As integers, so that a row which is
+  // taken out leaves no trace.
+  enum class Mode : uint8_t { kOverwrite, kAdd, kSubtract } mode = Mode::kOverwrite;
+  int64_t* sums = nullptr;  // [segmentCount, dim]
 };
 
 // C = alpha op(A) op(B) + beta C, float32, row-major. op(A) is [m, k], op(B) is [k, n]. C is not read when

@@ -16,6 +16,9 @@ enum class Dtype : uint8_t { kFloat32, kFloat16, kBfloat16 };
 
 constexpr size_t dtypeSize(Dtype dtype) { return dtype == Dtype::kFloat32 ? 4 : 2; }
 
+// Precision of what a filter compares.
+enum class Filter : uint8_t { kAuto, kFloat32, kBfloat16, kInt8 };
+
 // Stable codes; the bindings turn them into the codes of CidError, kInvalidArgument into a RangeError.
 enum class Code : uint8_t {
   kOk,
@@ -119,6 +122,14 @@ struct Rows {
 struct Context {
   int threads = 1;
   uint64_t seed = 0;
+  // Bytes that the work may hold beyond what the caller handed in and gets out; 0: a back end's own measure.
+  // A plan that fits is chosen; results do not depend on it.
+  int64_t maxMemory = 0;
+  // What the filter in front of the canonical decision compares, and how many coordinates of the rotated rows it
+  // compares (0: all, -1: the planner's choice). A back end that lacks a filter takes the next better one.
+  // Results do not depend on them.
+  Filter filter = Filter::kAuto;
+  int64_t prefix = -1;
   // The work stops soon after one of these becomes non-zero. They are read with atomic loads.
   const int32_t* cancel = nullptr;
   const int32_t* shutdown = nullptr;

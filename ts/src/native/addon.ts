@@ -44,6 +44,11 @@ export interface NativeContext {
   threads: number;
   /** Seed of the counter-based generator; 0 to 2^53 − 1. */
   seed: number;
+  /** Bytes the work may hold beyond inputs and outputs; the back end's own measure when absent. */
+  maxMemory?: number;
+  /** Precision of the filter and coordinates it compares (0: all); the planner's choice when absent. */
+  filter?: 'float32' | 'bfloat16' | 'int8';
+  prefix?: number;
   /** One element; the work stops soon after it becomes non-zero, and rejects with code ABORTED. */
   cancel?: Int32Array;
   /** Called on the JavaScript thread, at most about ten times a second; `done` and `total` in the operation's own unit. */

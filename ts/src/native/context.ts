@@ -1,5 +1,5 @@
 import type { NativeAddon, NativeContext } from './addon.ts';
-import { expectFunction, expectInteger, expectObject, failType } from './check.ts';
+import { expectFunction, expectInteger, expectObject, expectOneOf, failType } from './check.ts';
 import { chooseDevice, type Device, threads } from './devices.ts';
 import { abortError, CidError, type CidErrorCode } from './errors.ts';
 import { loadAddon } from './loader.ts';
@@ -16,6 +16,21 @@ export interface KernelOptions {
   readonly device?: Device;
   /** Threads of this call on the CPU, 1 to 1,024. Defaults to the process's number. Results do not depend on it. */
   readonly threads?: number;
+  /**
+   * Bytes that the call may hold beyond its inputs in memory and its results, at least 16 MiB; with file-backed rows it works through
+   * them in blocks that fit. Defaults to what the device has to spare. Results do not depend on it.
+   */
+  readonly maxMemory?: number;
+  /**
+   * Precision of the filter in front of the exact decision: `'float32'`, `'bfloat16'` or `'int8'`. Results do not depend on it, time does.
+   * Defaults to what is expected to be fastest on a sample of the rows; a processor that lacks one takes the next more precise.
+   */
+  readonly filter?: 'auto' | 'float32' | 'bfloat16' | 'int8';
+  /**
+   * Leading coordinates that the filter compares after a rotation that gathers the rows' variation there; 0 for all of them. Results do not
+   * depend on it. Defaults to the fastest on a sample.
+   */
+  readonly prefix?: number;
   /** Stops the work soon after it aborts; the call then rejects with a CidError ABORTED. */
   readonly signal?: AbortSignal;
   /** Called at most about ten times a second. An error thrown in it stops the work, and the call rejects with it. */
@@ -23,7 +38,18 @@ export interface KernelOptions {
 }
 
 /** Names of {@link KernelOptions}, for the check of option objects. */
-export const KERNEL_OPTIONS: readonly string[] = ['device', 'threads', 'signal', 'onProgress'];
+export const KERNEL_OPTIONS: readonly string[] = [
+  'device',
+  'threads',
+  'maxMemory',
+  'filter',
+  'prefix',
+  'signal',
+  'onProgress',
+];
+
+const FILTERS = ['auto', 'float32', 'bfloat16', 'int8'] as const;
+const LEAST_MEMORY = 16 * 2 ** 20;
 
 /**
  * Runs one call of the native core: checks the common options, chooses the device, ties the signal to the core's cancel
@@ -40,6 +66,10 @@ export async function runNative<T>(
   const count =
     options.threads === undefined ? threads() : expectInteger('threads', options.threads, 1, 1024);
   expectInteger('seed', seed);
+  const { maxMemory, prefix } = options;
+  if (maxMemory !== undefined) expectInteger('maxMemory', maxMemory, LEAST_MEMORY);
+  const filter = expectOneOf('filter', options.filter ?? 'auto', FILTERS);
+  if (prefix !== undefined) expectInteger('prefix', prefix, 0, 65_536);
   if (signal !== undefined && !(signal instanceof AbortSignal)) failType('an AbortSignal', 'signal', signal);
   if (onProgress !== undefined) expectFunction('onProgress', onProgress);
   const { device } = chooseDevice(options.device);
@@ -66,6 +96,9 @@ export async function runNative<T>(
       threads: count,
       seed,
       cancel,
+      ...(maxMemory === undefined ? {} : { maxMemory }),
+      ...(filter === 'auto' ? {} : { filter }),
+      ...(prefix === undefined ? {} : { prefix }),
       ...(onProgress === undefined ? {} : { progress }),
     });
     if (thrown !== undefined) throw thrown.error;

@@ -1,4 +1,5 @@
-// Rows from memory and from files, widened to float32.
+#include "core/read_rows.h"
+
 #include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -8,7 +9,6 @@
 #include <cstring>
 
 #include "clipcid/canonical.h"
-#include "cpu/prepared.h"
 
 namespace clipcid {
 namespace {
