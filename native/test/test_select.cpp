@@ -1,0 +1,310 @@
+// Best and topK with all they can be asked for: chosen queries, bounds, products, cut-offs and the self pair, against
+// brute force in the canonical arithmetic.
+#include <algorithm>
+#include <limits>
+
+#include "check.h"
+#include "core/nearest.h"
+#include "cpu/prepared.h"
+
+using namespace clipcid;
+using namespace clipcid::test;
+
+namespace {
+
+constexpr double kInfinite = std::numeric_limits<double>::infinity();
+
+Rows viewOf(const std::vector<float>& data, int64_t dim) {
+  return Rows(floatView(data.data(), static_cast<int64_t>(data.size()) / dim, dim));
+}
+
+std::unique_ptr<Prepared> prepared(const std::vector<float>& data, int64_t dim, bool unit) {
+  std::unique_ptr<Prepared> out;
+  CHECK_OK(cpuBackend().prepare(contextOf(2), {.rows = viewOf(data, dim), .unit = unit}, &out));
+  return out;
+}
+
+struct Case {
+  const char* name;
+  std::vector<float> queries, keys;
+  int64_t dim;
+  bool unit;
+};
+
+// Sorted: larger score first, ties to the smaller index.
+using Entry = std::pair<double, int32_t>;  // (-score, index)
+
+std::vector<double> scoresOf(const Case& one, int64_t query, bool euclidean) {
+  const std::vector<float> x = compared(one.queries, one.dim, one.unit);
+  const std::vector<float> y = compared(one.keys, one.dim, one.unit);
+  std::vector<double> scores;
+  for (size_t at = 0; at < y.size(); at += static_cast<size_t>(one.dim)) {
+    double score = canonicalDot(x.data() + query * one.dim, y.data() + at, one.dim);
+    if (euclidean) score -= canonicalDot(y.data() + at, y.data() + at, one.dim) / 2;
+    scores.push_back(score);
+  }
+  return scores;
+}
+
+std::vector<Entry> sorted(const std::vector<double>& scores, int64_t without = -1) {
+  std::vector<Entry> entries;
+  for (size_t j = 0; j < scores.size(); ++j) {
+    if (static_cast<int64_t>(j) != without) entries.emplace_back(-scores[j], static_cast<int32_t>(j));
+  }
+  std::sort(entries.begin(), entries.end());
+  return entries;
+}
+
+// `tight`: queries with a clear best must get bounds that show it.
+void checkBest(const Case& one, bool tight) {
+  const auto a = prepared(one.queries, one.dim, one.unit), b = prepared(one.keys, one.dim, one.unit);
+  std::vector<int64_t> some;
+  for (int64_t i = 0; i < a->rows; ++i) {
+    if (i % 3 == 1 || i + 1 == a->rows) some.push_back(i);
+  }
+  for (const bool euclidean : {false, true}) {
+    std::vector<std::vector<double>> scores;
+    for (int64_t i = 0; i < a->rows; ++i) scores.push_back(scoresOf(one, i, euclidean));
+    for (const int threads : {1, 2, 7}) {
+      for (const bool subset : {false, true}) {
+        for (const bool scored : {false, true}) {
+          const size_t count = subset ? some.size() : static_cast<size_t>(a->rows);
+          std::vector<int32_t> indices(count, -1);
+          std::vector<double> best(count), below(count), above(count);
+          std::string plan;
+          BestArgs args{.queries = a.get(),
+                        .keys = b.get(),
+                        .euclidean = euclidean,
+                        .indices = indices.data(),
+                        .scores = scored ? best.data() : nullptr,
+                        .bestBelow = below.data(),
+                        .othersAbove = above.data(),
+                        .plan = &plan};
+          if (subset) {
+            args.rows = some.data();
+            args.count = static_cast<int64_t>(some.size());
+          }
+          CHECK_OK(cpuBackend().best(contextOf(threads), args));
+          CHECK(!plan.empty());
+          for (size_t at = 0; at < count; ++at) {
+            const size_t query = subset ? static_cast<size_t>(some[at]) : at;
+            const std::vector<Entry> order = sorted(scores[query]);
+            CHECK(indices[at] == order[0].second);
+            if (scored) CHECK(best[at] == -order[0].first);
+            const double second = order.size() > 1 ? -order[1].first : -kInfinite;
+            CHECK(below[at] <= -order[0].first && above[at] >= second);
+            if (tight && -order[0].first - second > 0.2)
+              CHECK(below[at] > -order[0].first - 0.05 && above[at] <= second + 0.05);
+          }
+          // Neither scores nor bounds have to be asked for.
+          std::vector<int32_t> again(count, -1);
+          args.indices = again.data();
+          args.scores = args.bestBelow = args.othersAbove = nullptr;
+          CHECK_OK(cpuBackend().best(contextOf(threads), args));
+          CHECK(again == indices);
+        }
+      }
+    }
+  }
+}
+
+void checkTopK(const Case& one) {
+  const auto a = prepared(one.queries, one.dim, one.unit), b = prepared(one.keys, one.dim, one.unit);
+  std::vector<std::vector<double>> scores;
+  for (int64_t i = 0; i < a->rows; ++i) scores.push_back(scoresOf(one, i, false));
+  for (const bool skip : {false, true}) {
+    const int64_t most = b->rows - (skip ? 1 : 0);
+    for (const int64_t wanted : {int64_t{1}, int64_t{2}, int64_t{9}, int64_t{256}, most}) {
+      const int64_t k = std::min(wanted, most);
+      if (k < 1) continue;
+      for (const int threads : {1, 7}) {
+        std::vector<int32_t> indices(static_cast<size_t>(a->rows * k), -1);
+        std::vector<double> best(indices.size());
+        CHECK_OK(cpuBackend().topK(contextOf(threads), {.queries = a.get(),
+                                                        .keys = b.get(),
+                                                        .skipSelf = skip,
+                                                        .k = k,
+                                                        .indices = indices.data(),
+                                                        .scores = best.data()}));
+        for (int64_t i = 0; i < a->rows; ++i) {
+          const std::vector<Entry> order = sorted(scores[static_cast<size_t>(i)], skip ? i : -1);
+          for (int64_t rank = 0; rank < k; ++rank) {
+            const auto at = static_cast<size_t>(i * k + rank);
+            const Entry& entry = order[static_cast<size_t>(rank)];
+            CHECK(indices[at] == entry.second && best[at] == -entry.first);
+          }
+        }
+      }
+    }
+  }
+}
+
+// Rows of a second matrix as those of the first; the cut-offs include the canonical cosine of a pair itself.
+void checkProducts(const Case& first, const Case& second) {
+  const auto a = prepared(first.queries, first.dim, first.unit),
+             b = prepared(first.keys, first.dim, first.unit);
+  const auto c = prepared(second.queries, second.dim, second.unit),
+             d = prepared(second.keys, second.dim, second.unit);
+  CHECK(a->rows == c->rows && b->rows == d->rows);
+  std::vector<std::vector<double>> x, y;
+  for (int64_t i = 0; i < a->rows; ++i) {
+    x.push_back(scoresOf(first, i, false));
+    y.push_back(scoresOf(second, i, false));
+  }
+  for (const double cutoff : {2.0, 0.9, 0.0, x[0][0]}) {
+    for (const int64_t wanted : {int64_t{1}, int64_t{7}, b->rows}) {
+      const int64_t k = std::min(wanted, b->rows - 1);
+      if (k < 1) continue;
+      for (const int threads : {1, 7}) {
+        std::vector<int32_t> indices(static_cast<size_t>(a->rows * k), -1);
+        std::vector<double> best(indices.size());
+        CHECK_OK(cpuBackend().topK(contextOf(threads), {.queries = a.get(),
+                                                        .keys = b.get(),
+                                                        .secondQueries = c.get(),
+                                                        .secondKeys = d.get(),
+                                                        .cutoff = cutoff,
+                                                        .skipSelf = true,
+                                                        .k = k,
+                                                        .indices = indices.data(),
+                                                        .scores = best.data()}));
+        for (int64_t i = 0; i < a->rows; ++i) {
+          std::vector<double> product;
+          for (size_t j = 0; j < static_cast<size_t>(b->rows); ++j) {
+            const double u = x[static_cast<size_t>(i)][j], v = y[static_cast<size_t>(i)][j];
+            product.push_back(u > cutoff || v > cutoff ? 0 : u * v);
+          }
+          const std::vector<Entry> order = sorted(product, i);
+          for (int64_t rank = 0; rank < k; ++rank) {
+            const auto at = static_cast<size_t>(i * k + rank);
+            const Entry& entry = order[static_cast<size_t>(rank)];
+            CHECK(indices[at] == entry.second && best[at] == -entry.first);
+          }
+        }
+      }
+    }
+  }
+}
+
+Case clustered(int64_t queries, int64_t keys, int64_t dim, float spread, bool unit, uint64_t stream) {
+  // The same stream: keys begin with the queries, so that there are copies and near-copies.
+  return {"clustered", clusteredRows(queries, dim, 8, spread, stream),
+          clusteredRows(keys, dim, 8, spread, stream), dim, unit};
+}
+
+std::vector<Case> hostile() {
+  std::vector<Case> cases;
+  const int64_t dim = 24;
+  // All equal: every score ties.
+  const std::vector<float> same(static_cast<size_t>(90 * dim), 0.3f);
+  cases.push_back({"equal", same, same, dim, true});
+  // Equal but for the last bits: only the canonical score tells.
+  std::vector<float> near = same;
+  for (size_t at = 0; at < near.size(); ++at) near[at] *= 1 + static_cast<float>(at % 7) * 6e-8f;
+  cases.push_back({"nearly equal", near, near, dim, true});
+  cases.push_back({"nearly equal, as stored", near, near, dim, false});
+  // One huge key and one huge query.
+  Case huge = clustered(70, 600, dim, 0.3f, false, 3);
+  for (int64_t k = 0; k < dim; ++k) {
+    huge.keys[static_cast<size_t>(300 * dim + k)] *= 1e30f;
+    huge.queries[static_cast<size_t>(5 * dim + k)] *= 1e20f;
+  }
+  cases.push_back(huge);
+  // Float32 overflows here and there.
+  Case over = clustered(60, 100, dim, 0.3f, false, 4);
+  for (size_t at = 0; at < over.keys.size(); ++at) over.keys[at] *= at % 2 == 0 ? 3e37f : 1.0f;
+  for (size_t at = 0; at < over.queries.size(); ++at) over.queries[at] *= at % 2 == 0 ? 3e37f : 1.0f;
+  cases.push_back(over);
+  // Far from the origin, and denormal.
+  Case far = clustered(60, 100, dim, 0.3f, false, 5);
+  for (float& value : far.keys) value += 1e5f;
+  for (float& value : far.queries) value += 1e5f;
+  cases.push_back(far);
+  Case tiny = clustered(60, 100, dim, 0.3f, false, 6);
+  for (float& value : tiny.keys) value *= 1e-40f;
+  cases.push_back(tiny);
+  // Rows of zeros, as faults of others are.
+  Case zeros = clustered(40, 100, dim, 0.3f, false, 7);
+  std::fill_n(zeros.keys.begin(), 50 * dim, 0.0f);
+  std::fill_n(zeros.queries.begin(), 10 * dim, 0.0f);
+  cases.push_back(zeros);
+  return cases;
+}
+
+void selections() {
+  for (const bool unit : {true, false}) {
+    for (const int64_t dim : {1, 5, 33}) {
+      for (const int64_t keys : {1, 2, 40, 700}) checkBest(clustered(65, keys, dim, 0.3f, unit, 21), unit);
+    }
+    // One query: the keys are cut into parts.
+    for (const int64_t queries : {1, 11, 13}) {
+      checkBest(clustered(queries, 2100, 16, 0.3f, unit, 22), unit);
+      checkTopK(clustered(queries, 2100, 16, 0.3f, unit, 22));
+    }
+    checkTopK(clustered(50, 700, 33, 0.3f, unit, 23));
+    checkTopK(clustered(50, 2, 7, 0.3f, unit, 23));
+  }
+  for (const Case& one : hostile()) {
+    checkBest(one, false);
+    checkTopK(one);
+  }
+}
+
+void productsOfDots() {
+  for (const bool unit : {true, false}) {
+    checkProducts(clustered(30, 300, 20, 0.5f, unit, 31), clustered(30, 300, 37, 0.5f, unit, 32));
+    checkProducts(clustered(1, 1500, 20, 0.5f, unit, 31), clustered(1, 1500, 5, 0.5f, unit, 32));
+    checkProducts(clustered(13, 13, 3, 0.5f, unit, 31), clustered(13, 13, 3, 0.5f, unit, 32));
+  }
+  for (const Case& one : hostile()) {
+    checkProducts(one, clustered(static_cast<int64_t>(one.queries.size()) / one.dim,
+                                 static_cast<int64_t>(one.keys.size()) / one.dim, 9, 0.4f, true, 33));
+    checkProducts(one, one);
+  }
+}
+
+// Blocks of a few rows, made anew each time, of two widths.
+void smallBlocks() {
+  const PreparedLimits before = preparedLimits();
+  preparedLimits() = {16 * 48 * 4, 0};
+  checkBest(clustered(65, 333, 32, 0.3f, true, 41), true);
+  checkTopK(clustered(65, 333, 32, 0.3f, true, 41));
+  checkProducts(clustered(30, 333, 32, 0.5f, true, 42), clustered(30, 333, 7, 0.5f, true, 43));
+  preparedLimits() = before;
+}
+
+void badRequests() {
+  const Case one = clustered(5, 4, 3, 0.3f, true, 51);
+  const auto a = prepared(one.queries, 3, true), b = prepared(one.keys, 3, true);
+  int32_t indices[25];
+  double scores[25];
+  for (const int64_t k : {0, 5}) {
+    CHECK(cpuBackend()
+              .topK(contextOf(1),
+                    {.queries = a.get(), .keys = b.get(), .k = k, .indices = indices, .scores = scores})
+              .code == Code::kInvalidArgument);
+  }
+  CHECK(cpuBackend()
+            .topK(contextOf(1), {.queries = a.get(),
+                                 .keys = b.get(),
+                                 .skipSelf = true,
+                                 .k = 4,
+                                 .indices = indices,
+                                 .scores = scores})
+            .code == Code::kInvalidArgument);
+  const int32_t cancel = 1;
+  Context context = contextOf(2);
+  context.cancel = &cancel;
+  CHECK(cpuBackend()
+            .best(context, {.queries = a.get(), .keys = b.get(), .indices = indices, .scores = scores})
+            .code == Code::kAborted);
+}
+
+}  // namespace
+
+int main() {
+  selections();
+  productsOfDots();
+  smallBlocks();
+  badRequests();
+  return report("select");
+}
