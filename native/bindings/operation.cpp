@@ -2,6 +2,7 @@
 
 #include <cfenv>
 #include <chrono>
+#include <cstring>
 #include <new>
 
 #include "bindings/arguments.h"
@@ -9,8 +10,6 @@
 namespace clipcid::bindings {
 namespace {
 
-constexpr intptr_t kSettle = 1;
-constexpr intptr_t kReport = 2;
 constexpr int64_t kReportInterval = 100;  // milliseconds
 constexpr int64_t kMostDim = 1 << 20;
 
@@ -95,8 +94,28 @@ Rows Operation::holdRows(const Napi::Value& value, const char* name) {
   if (parsed.rows.device && parsed.rows.device->owner != backend_) {
     throwExpected(value.Env(), "rows in memory, in files or on the context's device", name);
   }
-  for (const Napi::Object& array : parsed.arrays) hold(array);
+  size_t array = 0;
+  for (Chunk& chunk : parsed.rows.chunks) {
+    if (chunk.inFile() || keep(parsed.arrays[array++])) continue;
+    MatrixView& view = chunk.view;
+    if (view.rows == 0) continue;
+    const size_t bytes =
+        static_cast<size_t>((view.rows - 1) * view.stride + view.dim) * dtypeSize(view.dtype);
+    copies_.push_back(std::make_unique_for_overwrite<char[]>(bytes));
+    memcpy(copies_.back().get(), view.data, bytes);
+    view.data = copies_.back().get();
+  }
   return std::move(parsed.rows);
+}
+
+bool Operation::keep(const Napi::Value& value) {
+  if (value.IsEmpty() || !value.IsObject()) return true;
+  held_.push_back(Napi::Persistent(value.As<Napi::Object>()));
+  return !value.IsTypedArray() || pins_.add(value.As<Napi::TypedArray>());
+}
+
+void Operation::keepAwake(Napi::Env env, bool awake) {
+  (awake ? napi_ref_threadsafe_function : napi_unref_threadsafe_function)(env, function_);
 }
 
 Napi::Promise Operation::start(Napi::Env env, std::unique_ptr<Operation> operation) {
@@ -146,10 +165,17 @@ void Operation::onCall(napi_env env, napi_value, void* context, void* data) {
   if (env == nullptr) return;  // torn down
   auto* self = static_cast<Operation*>(context);
   const Napi::HandleScope scope(env);
-  if (reinterpret_cast<intptr_t>(data) == kReport) {
-    self->report(env);
-  } else {
-    self->settle(env);
+  switch (reinterpret_cast<intptr_t>(data)) {
+    case kReport:
+      return self->report(env);
+    case kNotify:
+      try {
+        return self->notified(env);
+      } catch (const Napi::Error&) {
+        return;  // an environment that ends refuses calls
+      }
+    default:
+      return self->settle(env);
   }
 }
 
@@ -176,6 +202,13 @@ void Operation::settle(Napi::Env env) {
     return;
   }
   try {
+    // First, because it may be why the work failed.
+    if (pins_.detached(env)) {
+      Napi::Error error = Napi::Error::New(
+          env, "The memory of an argument was transferred to another owner while the operation used it");
+      error.Set("code", "DISPOSED");
+      throw error;
+    }
     if (!status_.ok()) throw makeError(env, status_);
     deferred_.Resolve(result(env));
   } catch (const Napi::Error& error) {

@@ -15,6 +15,7 @@
 #include <thread>
 #include <vector>
 
+#include "bindings/pin.h"
 #include "clipcid/backend.h"
 
 namespace clipcid::bindings {
@@ -33,22 +34,34 @@ class Operation {
   virtual Status run(const Context& context) = 0;
   virtual Napi::Value result(Napi::Env env) = 0;
 
-  // Keeps a value alive until the operation is gone.
+  // What to do on the JavaScript thread after `notify`, which the work may call from any of its threads.
+  virtual void notified(Napi::Env) {}
+  void notify() { post(kNotify); }
+
+  // Whether the process stays up for this operation; it does at first.
+  void keepAwake(Napi::Env env, bool awake);
+
+  // Keeps a value alive until the operation is gone, a typed array's memory with it.
   template <typename T>
   T hold(T value) {
-    if (!value.IsEmpty() && value.IsObject())
-      held_.push_back(Napi::Persistent(value.template As<Napi::Object>()));
+    keep(value);
     return value;
   }
   // The index-th value held, to be resolved to or made part of what is.
   Napi::Value held(size_t index) const { return held_[index].Value(); }
   size_t heldCount() const { return held_.size(); }
-  // NativeRows for this operation's device, their memory held.
+  // NativeRows for this operation's device, their memory held (or copied, where it can't be).
   Rows holdRows(const Napi::Value& value, const char* name);
 
   Backend& backend() const { return *backend_; }
 
  private:
+  static constexpr intptr_t kSettle = 1;
+  static constexpr intptr_t kReport = 2;
+  static constexpr intptr_t kNotify = 3;
+
+  // False where the memory may be freed by a transfer.
+  bool keep(const Napi::Value& value);
   void work();
   void post(intptr_t what);
   void settle(Napi::Env env);
@@ -59,6 +72,8 @@ class Operation {
   Context context_;
   Backend* backend_ = nullptr;
   std::vector<Napi::ObjectReference> held_;
+  Pins pins_;
+  std::vector<std::unique_ptr<char[]>> copies_;
   Napi::FunctionReference progress_;
   Napi::Promise::Deferred deferred_;
   napi_threadsafe_function function_ = nullptr;

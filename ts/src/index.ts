@@ -63,6 +63,7 @@ export {
   softTargets,
 } from './kernels/loss.ts';
 export { type NearestOptions, type NearestResult, nearest } from './kernels/nearest.ts';
+export { type PairBatch, type PairsOptions, pairs } from './kernels/pairs.ts';
 export { DeviceMatrix, type Dtype, type FileMatrix, type Matrix, type Rows, upload } from './kernels/rows.ts';
 export { type ChooseThresholdOptions, type ChosenThreshold, chooseThreshold } from './kernels/threshold.ts';
 export type { KernelOptions, KernelProgress } from './native/context.ts';

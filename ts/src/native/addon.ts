@@ -1,7 +1,8 @@
 /**
  * The addon as TypeScript sees it. Private: the public API is `kernels/`, which validates before it calls.
  * Every asynchronous call works on the addon's own threads, holds its input buffers by reference until it settles, and
- * must not see them changed meanwhile. Errors carry `code` (a CidErrorCode) and `message`.
+ * must not see them changed meanwhile; when one is transferred away, the call rejects with DISPOSED. Errors carry `code`
+ * (a CidErrorCode) and `message`.
  */
 
 export type NativeDtype = 'float32' | 'float16' | 'bfloat16';
@@ -116,6 +117,18 @@ export interface NativeNearestResult {
   scores: Float32Array;
 }
 
+/** Pairs as they are found, see `kernels/pairs.ts`. The search waits while `capacity` pairs have not been taken. */
+export interface NativePairs {
+  /** All that has been found and not been taken, up to `capacity` pairs; undefined when there is nothing. */
+  take(): { first: Int32Array; second: Int32Array; dots: Float64Array } | undefined;
+  /** Ends the search, which then rejects with code ABORTED. Idempotent. */
+  close(): void;
+  /** Whether the process stays up for the search; it does at first. */
+  keepAwake(awake: boolean): void;
+  /** Resolves to the plan when the search is done; the last pairs may still be there to take. */
+  readonly finished: Promise<string>;
+}
+
 /** See `kernels/loss.ts` for equations, shapes and meaning. Embeddings are raw; the loss normalises them. */
 export interface NativeLossInputs {
   batch: number;
@@ -217,6 +230,15 @@ export interface NativeAddon {
     k: number,
     metric: 'cosine' | 'dot',
   ): Promise<NativeNearestResult>;
+  /** Of `rows`, or of `rows` and `base`, over a cosine. `ready` is called when there is something to take again. */
+  pairs(
+    context: NativeContext,
+    rows: NativeRows,
+    base: NativeRows | undefined,
+    threshold: number,
+    capacity: number,
+    ready: () => void,
+  ): NativePairs;
   loss(context: NativeContext, inputs: NativeLossInputs): Promise<NativeLossResult>;
   /** The teacher's side of the KL term over all centres: soft centroids [N, D] and entropies [N]. */
   softTargets(

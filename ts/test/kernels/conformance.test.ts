@@ -3,6 +3,7 @@ import { type Device, devices } from '../../src/native/devices.ts';
 import { balanceSuite } from './balance.suite.ts';
 import { kmeansSuite } from './kmeans.suite.ts';
 import { nearestSuite } from './nearest.suite.ts';
+import { pairsSuite } from './pairs.suite.ts';
 
 // The same tests for every device of this machine: they all give the reference's answer, bit for bit.
 const report = devices();
@@ -18,5 +19,6 @@ for (const { device, architecture } of usable) {
     balanceSuite(device as Device);
     kmeansSuite(device as Device);
     nearestSuite(device as Device);
+    pairsSuite(device as Device);
   });
 }
