@@ -19,6 +19,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   define("kmeans", kmeans);
   define("nearest", nearest);
   define("pairs", pairs);
+  define("semdedup", semdedup);
   define("loss", loss);
   define("softTargets", softTargets);
   define("adamw", adamw);

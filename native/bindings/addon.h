@@ -13,6 +13,7 @@ Napi::Value balance(const Napi::CallbackInfo& info);
 Napi::Value kmeans(const Napi::CallbackInfo& info);
 Napi::Value nearest(const Napi::CallbackInfo& info);
 Napi::Value pairs(const Napi::CallbackInfo& info);
+Napi::Value semdedup(const Napi::CallbackInfo& info);
 Napi::Value loss(const Napi::CallbackInfo& info);
 Napi::Value softTargets(const Napi::CallbackInfo& info);
 Napi::Value adamw(const Napi::CallbackInfo& info);

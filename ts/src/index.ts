@@ -65,6 +65,7 @@ export {
 export { type NearestOptions, type NearestResult, nearest } from './kernels/nearest.ts';
 export { type PairBatch, type PairsOptions, pairs } from './kernels/pairs.ts';
 export { DeviceMatrix, type Dtype, type FileMatrix, type Matrix, type Rows, upload } from './kernels/rows.ts';
+export { type SemdedupOptions, type SemdedupResult, semdedup } from './kernels/semdedup.ts';
 export { type ChooseThresholdOptions, type ChosenThreshold, chooseThreshold } from './kernels/threshold.ts';
 export type { KernelOptions, KernelProgress } from './native/context.ts';
 export {

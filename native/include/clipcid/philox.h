@@ -9,7 +9,7 @@
 namespace clipcid {
 
 // Streams keep the draws of different purposes apart.
-enum PhiloxStream : uint64_t { kPhiloxKmeansPlusPlus = 1, kPhiloxKmeansRandom = 2 };
+enum PhiloxStream : uint64_t { kPhiloxKmeansPlusPlus = 1, kPhiloxKmeansRandom = 2, kPhiloxSemdedup = 32 };
 
 struct Philox4 {
   uint32_t word[4];

@@ -117,6 +117,28 @@ export interface NativeNearestResult {
   scores: Float32Array;
 }
 
+export interface NativeSemdedupOptions {
+  /** [K, D] and [N], of a spherical k-means over the rows. */
+  centroids: Float32Array;
+  labels: Int32Array;
+  /** K. */
+  clusters: number;
+  /** A cosine. */
+  threshold: number;
+  order: 'hard' | 'easy' | 'random';
+}
+
+export interface NativeSemdedupResult {
+  /** [N]. */
+  keep: Uint8Array;
+  /** [N] the row that a dropped one is nearest to, of those before it in its cluster; −1 for a row that is kept. */
+  duplicateOf: Int32Array;
+  /** [N] float32 of the canonical cosine of the two; 0 for a row that is kept. */
+  similarity: Float32Array;
+  /** Pairs over the threshold within clusters. */
+  pairs: number;
+}
+
 /** Pairs as they are found, see `kernels/pairs.ts`. The search waits while `capacity` pairs have not been taken. */
 export interface NativePairs {
   /** All that has been found and not been taken, up to `capacity` pairs; undefined when there is nothing. */
@@ -239,6 +261,11 @@ export interface NativeAddon {
     capacity: number,
     ready: () => void,
   ): NativePairs;
+  semdedup(
+    context: NativeContext,
+    rows: NativeRows,
+    options: NativeSemdedupOptions,
+  ): Promise<NativeSemdedupResult>;
   loss(context: NativeContext, inputs: NativeLossInputs): Promise<NativeLossResult>;
   /** The teacher's side of the KL term over all centres: soft centroids [N, D] and entropies [N]. */
   softTargets(

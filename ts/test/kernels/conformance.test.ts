@@ -4,6 +4,7 @@ import { balanceSuite } from './balance.suite.ts';
 import { kmeansSuite } from './kmeans.suite.ts';
 import { nearestSuite } from './nearest.suite.ts';
 import { pairsSuite } from './pairs.suite.ts';
+import { semdedupSuite } from './semdedup.suite.ts';
 
 // The same tests for every device of this machine: they all give the reference's answer, bit for bit.
 const report = devices();
@@ -20,5 +21,6 @@ for (const { device, architecture } of usable) {
     kmeansSuite(device as Device);
     nearestSuite(device as Device);
     pairsSuite(device as Device);
+    semdedupSuite(device as Device);
   });
 }
