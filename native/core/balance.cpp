@@ -47,7 +47,9 @@ Status chooseCentral(Backend& backend, const Context& context, const Prepared& r
   }
   std::unique_ptr<Prepared> centres;
   CLIPCID_TRY(backend.prepare(
-      context, {.rows = Rows(floatView(means.data(), segmentCount, rows.dim)), .unit = true}, &centres));
+      context,
+      {.rows = Rows(floatView(means.data(), segmentCount, rows.dim)), .unit = true, .squares = false},
+      &centres));
   std::vector<double> scores(members.size());
   CLIPCID_TRY(backend.pairDots(context, {.queries = &rows,
                                          .keys = centres.get(),
@@ -78,7 +80,7 @@ Status balance(Backend& backend, const Context& context, const BalanceArgs& args
   const int64_t count = args.rows.count();
   if (count == 0) return {};
   std::unique_ptr<Prepared> rows;
-  CLIPCID_TRY(backend.prepare(context, {.rows = args.rows, .unit = true}, &rows));
+  CLIPCID_TRY(backend.prepare(context, {.rows = args.rows, .unit = true, .squares = false}, &rows));
 
   UnionFind sets(count);
   const auto unite = [&](const Pair* pairs, const double*, size_t number) -> Status {

@@ -11,23 +11,8 @@
 #include "clipcid/canonical.h"
 
 namespace clipcid {
-namespace {
 
-void widen(const void* from, Dtype dtype, int64_t count, float* to) {
-  const auto* bits = static_cast<const uint16_t*>(from);
-  switch (dtype) {
-    case Dtype::kFloat32:
-      memcpy(to, from, static_cast<size_t>(count) * 4);
-      break;
-    case Dtype::kFloat16:
-      for (int64_t i = 0; i < count; ++i) to[i] = widenFloat16(bits[i]);
-      break;
-    case Dtype::kBfloat16:
-      for (int64_t i = 0; i < count; ++i) to[i] = widenBfloat16(bits[i]);
-      break;
-  }
-}
-
+// A file that was opened for reading, or why it could not be.
 class File {
  public:
   explicit File(const std::string& path)
@@ -64,6 +49,26 @@ class File {
   int error_;
 };
 
+namespace {
+
+// A reader keeps so many files open; a process may have about a thousand.
+constexpr size_t kMostFiles = 128;
+
+void widen(const void* from, Dtype dtype, int64_t count, float* to) {
+  const auto* bits = static_cast<const uint16_t*>(from);
+  switch (dtype) {
+    case Dtype::kFloat32:
+      memcpy(to, from, static_cast<size_t>(count) * 4);
+      break;
+    case Dtype::kFloat16:
+      for (int64_t i = 0; i < count; ++i) to[i] = widenFloat16(bits[i]);
+      break;
+    case Dtype::kBfloat16:
+      for (int64_t i = 0; i < count; ++i) to[i] = widenBfloat16(bits[i]);
+      break;
+  }
+}
+
 void spread(const void* from, Dtype dtype, int64_t strideFrom, int64_t count, int64_t dim, float* out,
             int64_t stride) {
   const auto* bytes = static_cast<const char*>(from);
@@ -74,49 +79,95 @@ void spread(const void* from, Dtype dtype, int64_t strideFrom, int64_t count, in
   }
 }
 
-Status readChunk(const Chunk& chunk, int64_t begin, int64_t count, float* out, int64_t stride) {
-  const int64_t dim = chunk.dim();
-  const auto size = static_cast<int64_t>(dtypeSize(chunk.dtype()));
-  if (!chunk.inFile()) {
-    const MatrixView& view = chunk.view;
-    spread(static_cast<const char*>(view.data) + begin * view.stride * size, view.dtype, view.stride, count,
-           dim, out, stride);
-    return {};
-  }
-  const File file(chunk.file.path);
+Status readMemory(const MatrixView& view, int64_t begin, int64_t count, float* out, int64_t stride) {
+  const auto size = static_cast<int64_t>(dtypeSize(view.dtype));
+  spread(static_cast<const char*>(view.data) + begin * view.stride * size, view.dtype, view.stride, count,
+         view.dim, out, stride);
+  return {};
+}
+
+Status readFile(const FileView& view, const File& file, int64_t begin, int64_t count, float* out,
+                int64_t stride) {
+  const auto size = static_cast<int64_t>(dtypeSize(view.dtype));
+  const int64_t rowBytes = view.dim * size;
+  // As many bytes as the rows take: read in place, without a copy.
+  if (view.dtype == Dtype::kFloat32 && stride == view.dim)
+    return file.read(view.offset + begin * rowBytes, out, static_cast<size_t>(count * rowBytes));
   // A part at a time, so that the raw bytes stay in cache until they are widened.
-  const int64_t part = std::clamp<int64_t>((int64_t{1} << 18) / (dim * size), 1, std::max<int64_t>(count, 1));
-  const AlignedArray<char> raw(part * dim * size);
+  const int64_t part = std::clamp<int64_t>((int64_t{1} << 18) / rowBytes, 1, std::max<int64_t>(count, 1));
+  const AlignedArray<char> raw(part * rowBytes);
   for (int64_t at = 0; at < count; at += part) {
     const int64_t rows = std::min(part, count - at);
-    CLIPCID_TRY(file.read(chunk.file.offset + (begin + at) * dim * size, raw.get(),
-                          static_cast<size_t>(rows * dim * size)));
-    spread(raw.get(), chunk.file.dtype, dim, rows, dim, out + at * stride, stride);
+    CLIPCID_TRY(
+        file.read(view.offset + (begin + at) * rowBytes, raw.get(), static_cast<size_t>(rows * rowBytes)));
+    spread(raw.get(), view.dtype, view.dim, rows, view.dim, out + at * stride, stride);
   }
   return {};
 }
 
+MatrixView viewOf(const DeviceMatrix& device) {
+  const auto& matrix = static_cast<const CpuMatrix&>(device);
+  return {matrix.data.get(), matrix.dtype, matrix.rows, matrix.dim, matrix.dim};
+}
+
 }  // namespace
 
-Status readRows(const Rows& rows, int64_t begin, int64_t count, float* out, int64_t stride) {
+RowReader::RowReader(const Rows& rows) : rows_(rows) {
   if (rows.device) {
-    const auto& matrix = static_cast<const CpuMatrix&>(*rows.device);
-    const MatrixView view = {matrix.data.get(), matrix.dtype, matrix.rows, matrix.dim, matrix.dim};
-    return readChunk({view, {}}, begin, count, out, stride);
+    rows_.chunks.assign(1, {viewOf(*rows.device), {}});
   }
-  for (const Chunk& chunk : rows.chunks) {
-    if (begin >= chunk.rows()) {
-      begin -= chunk.rows();
-      continue;
+  size_t files = 0;
+  for (const Chunk& chunk : rows_.chunks) files += chunk.inFile();
+  inMemory_ = files == 0;
+  int64_t begin = 0;
+  for (const Chunk& chunk : rows_.chunks) {
+    begins_.push_back(begin);
+    begin += chunk.rows();
+    files_.push_back(chunk.inFile() && files <= kMostFiles ? std::make_unique<File>(chunk.file.path)
+                                                           : nullptr);
+  }
+}
+
+RowReader::~RowReader() = default;
+
+size_t RowReader::chunkOf(int64_t row) const {
+  // The last chunk that begins at or before the row: empty ones before it begin there too.
+  return static_cast<size_t>(std::upper_bound(begins_.begin(), begins_.end(), row) - begins_.begin()) - 1;
+}
+
+Status RowReader::read(int64_t begin, int64_t count, float* out, int64_t stride) const {
+  if (count == 0) return {};
+  for (size_t at = chunkOf(begin); count > 0; ++at) {
+    const Chunk& chunk = rows_.chunks[at];
+    const int64_t first = begin - begins_[at];
+    const int64_t here = std::min(count, chunk.rows() - first);
+    if (!chunk.inFile()) {
+      CLIPCID_TRY(readMemory(chunk.view, first, here, out, stride));
+    } else if (files_[at]) {
+      CLIPCID_TRY(readFile(chunk.file, *files_[at], first, here, out, stride));
+    } else {
+      CLIPCID_TRY(readFile(chunk.file, File(chunk.file.path), first, here, out, stride));
     }
-    const int64_t here = std::min(count, chunk.rows() - begin);
-    CLIPCID_TRY(readChunk(chunk, begin, here, out, stride));
     out += here * stride;
+    begin += here;
     count -= here;
-    begin = 0;
-    if (count == 0) break;
   }
   return {};
+}
+
+const float* RowReader::inPlace(int64_t begin, int64_t count, int64_t* stride) const {
+  if (rows_.chunks.empty()) return nullptr;
+  const size_t at = chunkOf(begin);
+  const Chunk& chunk = rows_.chunks[at];
+  const int64_t first = begin - begins_[at];
+  if (chunk.inFile() || chunk.view.dtype != Dtype::kFloat32 || first + count > chunk.view.rows)
+    return nullptr;
+  *stride = chunk.view.stride;
+  return chunk.view.floats() + first * chunk.view.stride;
+}
+
+Status readRows(const Rows& rows, int64_t begin, int64_t count, float* out, int64_t stride) {
+  return RowReader(rows).read(begin, count, out, stride);
 }
 
 Status copyRows(const Rows& rows, char* out) {

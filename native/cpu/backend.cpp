@@ -52,7 +52,7 @@ Status CpuBackend::download(const Context&, const DeviceMatrix& matrix, void* ou
 Status CpuBackend::prepare(const Context& context, const PrepareArgs& args, std::unique_ptr<Prepared>* out) {
   return guarded([&]() -> Status {
     auto prepared = std::make_unique<CpuPrepared>(args);
-    CLIPCID_TRY(prepared->scan(context));
+    CLIPCID_TRY(prepared->scan(context, args.squares));
     *out = std::move(prepared);
     return {};
   });

@@ -4,11 +4,13 @@
 // on the canonical dot of the two rows, which are at hand in the blocks. Pairs are emitted in batches of
 // bounded size, so that memory does not depend on how many there are.
 #include <algorithm>
+#include <cmath>
 #include <mutex>
 
 #include "core/parallel.h"
 #include "cpu/backend.h"
 #include "cpu/kernels.h"
+#include "cpu/planner.h"
 #include "cpu/sweep.h"
 
 namespace clipcid {
@@ -53,53 +55,113 @@ class Sink {
   std::mutex mutex_;
 };
 
-Status join(const Context& context, const JoinArgs& args) {
-  const CpuPrepared& queries = cpuPrepared(args.queries);
-  const CpuPrepared& keys = cpuPrepared(args.keys);
-  const bool self = args.queries == args.keys;
-  const Kernels& kernel = kernels();
-  Sink sink(args, std::max(context.threads, 1));
+class Join {
+ public:
+  Join(const Context& context, const JoinArgs& args)
+      : context_(context),
+        args_(args),
+        queries_(cpuPrepared(args.queries)),
+        keys_(cpuPrepared(args.keys)),
+        self_(args.queries == args.keys),
+        sink_(args, std::max(context.threads, 1)) {
+    for (int worker = 0; worker < std::max(context.threads, 1); ++worker)
+      scratch_.emplace_back(4 * queries_.dim);
+  }
 
-  Sweep pass;
-  pass.queries = &queries;
-  pass.keys = &keys;
-  pass.triangle = self;
-  pass.visit = [&](const Strip& strip, int worker) -> Status {
-    int32_t positions[kMostStrip];
-    const double keyNorm = keys.normBound(strip.key, strip.key + strip.columns);
-    for (int r = 0; r < strip.rows; ++r) {
-      const int64_t i = strip.query + r;
-      if (queries.isFault(i)) continue;
-      const double bound = dotBound(queries.dim, queries.normBound(i), keyNorm);
-      const float low = roundDown(args.threshold - bound);
-      const double high = args.threshold + bound;
-      const float* scores = strip.scores + r * strip.stride;
-      const int64_t from = self ? std::max<int64_t>(i + 1 - strip.key, 0) : 0;
-      if (from >= strip.columns) continue;
-      const int64_t found = kernel.notBelow(scores + from, strip.columns - from, low, positions);
-      for (int64_t f = 0; f < found; ++f) {
-        const int64_t j = strip.key + from + positions[f];
-        if (keys.isFault(j)) continue;
-        const double score = static_cast<double>(scores[from + positions[f]]);
-        double dot = 0;
-        // A NaN is not above `high`.
-        if (args.dots || !(score > high)) {
-          dot = kernel.dot(strip.queries->row(i), strip.keys->row(j), queries.dim);
-          if (!(dot > args.threshold)) continue;
+  Status run() {
+    CLIPCID_TRY(planJoin(context_, queries_, keys_, args_.threshold, args_.dots, &plan_));
+    if (args_.plan != nullptr) *args_.plan = plan_.text();
+    Sweep pass;
+    pass.plan = &plan_;
+    pass.queries = &queries_;
+    pass.keys = &keys_;
+    pass.triangle = self_;
+    pass.limit = [&](const Strip& strip, int) { return roundDown(args_.threshold - boundOf(strip)); };
+    pass.visit = [&](const Strip& strip, int worker) { return visit(strip, worker); };
+    CLIPCID_TRY(sweep(context_, pass));
+    return sink_.flushAll();
+  }
+
+ private:
+  double boundOf(const Strip& strip) const {
+    return plan_.bound(static_cast<double>(strip.queryError), static_cast<double>(strip.queryLength),
+                       static_cast<double>(strip.keyError), static_cast<double>(strip.keyLength));
+  }
+
+  Status visit(const Strip& strip, int worker) {
+    int32_t positions[kMostPanel];
+    const float limit = roundDown(args_.threshold - boundOf(strip));
+    for (uint64_t hits = strip.hits; hits != 0; hits &= hits - 1) {
+      const int64_t from = __builtin_ctzll(hits) * strip.panel;
+      const int64_t columns = std::min<int64_t>(strip.panel, strip.columns - from);
+      for (int r = 0; r < strip.rows; ++r) {
+        const int64_t i = strip.query + r;
+        const float* scores = strip.scores + r * strip.stride + from;
+        // Only keys behind the query, in a self-join.
+        const int64_t skip = self_ ? std::clamp<int64_t>(i + 1 - strip.key - from, 0, columns) : 0;
+        const int64_t found = kernels().notBelow(scores + skip, columns - skip, limit, positions);
+        for (int64_t f = 0; f < found; ++f) {
+          const int64_t at = skip + positions[f];
+          CLIPCID_TRY(decide(strip, r, from + at, static_cast<double>(scores[at]), worker));
         }
-        CLIPCID_TRY(sink.add(worker, i, j, dot));
       }
     }
     return {};
-  };
-  CLIPCID_TRY(sweep(context, pass));
-  return sink.flushAll();
-}
+  }
+
+  Status decide(const Strip& strip, int r, int64_t column, double score, int worker) {
+    const int64_t i = strip.query + r, j = strip.key + column;
+    if (queries_.isFault(i) || keys_.isFault(j)) return {};
+    const double bound = plan_.bound(
+        static_cast<double>(strip.errorOf(r)), static_cast<double>(strip.lengthOf(r)),
+        static_cast<double>(strip.keyErrorOf(column)), static_cast<double>(strip.keyLengthOf(column)));
+    if (score < args_.threshold - bound) return {};
+    double dot = 0;
+    // A NaN is over nothing.
+    if (args_.dots || plan_.oneSided || !(score > args_.threshold + bound)) {
+      bool over;
+      CLIPCID_TRY(isOver(i, j, worker, &over, &dot));
+      if (!over) return {};
+    }
+    return sink_.add(worker, i, j, dot);
+  }
+
+  // Decides on the canonical dot, which is only worked out when it is asked for or the stored rows leave it open.
+  Status isOver(int64_t i, int64_t j, int worker, bool* over, double* dot) {
+    const int64_t dim = queries_.dim;
+    float* scratch = scratch_[static_cast<size_t>(worker)].get();
+    const float *x, *y;
+    CLIPCID_TRY(queries_.stored(i, scratch, &x));
+    CLIPCID_TRY(keys_.stored(j, scratch + dim, &y));
+    if (queries_.unit && keys_.unit && !args_.dots) {
+      // The canonical rows' elements are off by 2^-24 of themselves, or 2^-150; |x^| |y^| <= 1 + 2^-23.
+      const double near = kernels().dot(x, y, dim) / queries_.storedNorm(i) / keys_.storedNorm(j);
+      if (std::fabs(near - args_.threshold) > 0x1.01p-23 + 0x1p-40) {
+        *over = near > args_.threshold;
+        return {};
+      }
+    }
+    queries_.compared(i, x, scratch + 2 * dim);
+    keys_.compared(j, y, scratch + 3 * dim);
+    *dot = kernels().dot(scratch + 2 * dim, scratch + 3 * dim, dim);
+    *over = *dot > args_.threshold;
+    return {};
+  }
+
+  const Context& context_;
+  const JoinArgs& args_;
+  const CpuPrepared& queries_;
+  const CpuPrepared& keys_;
+  const bool self_;
+  FilterPlan plan_;
+  Sink sink_;
+  std::vector<AlignedArray<float>> scratch_;  // one a worker: two rows as stored, two as compared
+};
 
 }  // namespace
 
 Status CpuBackend::join(const Context& context, const JoinArgs& args) {
-  return guarded([&] { return clipcid::join(context, args); });
+  return guarded([&] { return Join(context, args).run(); });
 }
 
 }  // namespace clipcid

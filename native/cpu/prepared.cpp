@@ -2,43 +2,18 @@
 
 #include <algorithm>
 #include <cmath>
-#include <mutex>
+#include <system_error>
+#include <thread>
 
 #include "clipcid/canonical.h"
 #include "core/parallel.h"
+#include "cpu/backend.h"
 #include "cpu/kernels.h"
 
 namespace clipcid {
 namespace {
 
-constexpr int64_t kRange = 64;  // rows that one task reads
-
-int64_t roundUp(int64_t value, int64_t to) { return (value + to - 1) / to * to; }
-
-// A row of 2 KiB would put every row of a tile into the same few sets of the first-level cache.
-int64_t paddedStride(int64_t dim) { return roundUp(dim, 16) + 16; }
-
-void packPanel(const Block& block, int64_t dim, int64_t panel, int width, float* out) {
-  const int64_t first = panel * width;
-  for (int j = 0; j < width; ++j) {
-    if (first + j >= block.count) {
-      for (int64_t k = 0; k < dim; ++k) out[k * width + j] = 0;
-      continue;
-    }
-    const float* row = block.rows.get() + (first + j) * block.stride;
-    for (int64_t k = 0; k < dim; ++k) out[k * width + j] = row[k];
-  }
-}
-
-Status packPanels(const Context& context, int64_t dim, Block* block) {
-  const int width = kernels().panel;
-  const int64_t panels = (block->count + width - 1) / width;
-  block->panels = AlignedArray<float>(panels * dim * width);
-  return parallelTry(context, panels, [&](int64_t panel, int) -> Status {
-    packPanel(*block, dim, panel, width, block->panels.get() + panel * dim * width);
-    return {};
-  });
-}
+constexpr int64_t kRangeBytes = int64_t{256} << 10;  // rows that one task takes
 
 }  // namespace
 
@@ -47,66 +22,53 @@ PreparedLimits& preparedLimits() {
   return limits;
 }
 
-CpuPrepared::CpuPrepared(const PrepareArgs& args) : source_(args.rows), offset_(args.begin) {
-  rows = args.count < 0 ? source_.count() - offset_ : args.count;
-  dim = source_.dim();
-  unit = args.unit;
-  const int64_t rowBytes = paddedStride(dim) * 4;
-  blockRows_ = std::clamp<int64_t>(preparedLimits().blockBytes / rowBytes, 16, 16384);
-  keepBlocks_ = rows <= preparedLimits().keepBytes / rowBytes;
+int64_t memoryBudget(const Context& context) {
+  if (preparedLimits().memory > 0) return preparedLimits().memory;
+  if (context.maxMemory > 0) return context.maxMemory;
+  constexpr int64_t kLeast = int64_t{64} << 20;
+  return std::max(static_cast<int64_t>(cpuBackend().memory().free / 2), kLeast);
 }
 
-Status CpuPrepared::scan(const Context& context) {
+CpuPrepared::CpuPrepared(const PrepareArgs& args) : reader_(args.rows), offset_(args.begin) {
+  rows = args.count < 0 ? args.rows.count() - offset_ : args.count;
+  dim = args.rows.dim();
+  unit = args.unit;
+}
+
+Status CpuPrepared::scan(const Context& context, bool squaresOfUnitRows) {
   const Kernels& kernel = kernels();
   faulty_.assign(static_cast<size_t>(rows), 0);
-  squares.assign(static_cast<size_t>(rows), 0);
-  if (unit) norms_.assign(static_cast<size_t>(rows), 0);
-  if (keepBlocks_) {
-    for (int64_t index = 0; index < blockCount(); ++index) {
-      auto block = std::make_shared<Block>();
-      allocate(index, block.get());
-      kept_.push_back(std::move(block));
-    }
-  }
+  norms_.assign(static_cast<size_t>(rows), 0);
+  const bool withSquares = !unit || squaresOfUnitRows;
+  if (withSquares) squares.assign(static_cast<size_t>(rows), 0);
   std::mutex mutex;
-  const int64_t perBlock = (blockRows_ + kRange - 1) / kRange;
-  CLIPCID_TRY(parallelTry(context, blockCount() * perBlock, [&](int64_t task, int) -> Status {
-    const int64_t begin = task / perBlock * blockRows_ + task % perBlock * kRange;
-    const int64_t end = std::min({begin + kRange, (task / perBlock + 1) * blockRows_, rows});
-    if (begin >= end) return {};
-    const int64_t stride = paddedStride(dim);
-    AlignedArray<float> scratch;
-    float* to;
-    if (keepBlocks_) {
-      Block& block = *kept_[static_cast<size_t>(task / perBlock)];
-      to = block.rows.get() + (begin - block.begin) * stride;
-    } else {
-      scratch = AlignedArray<float>((end - begin) * stride);
-      to = scratch.get();
-    }
-    CLIPCID_TRY(readRows(source_, offset_ + begin, end - begin, to, stride));
-    double most = 0;
-    for (int64_t i = begin; i < end; ++i, to += stride) {
-      const auto at = static_cast<size_t>(i);
-      const double square = kernel.dot(to, to, dim);
-      if (!std::isfinite(square) || (unit && square == 0)) {
-        faulty_[at] = 1;
-        std::fill(to, to + dim, 0.0f);
-        continue;
-      }
-      if (unit) {
-        norms_[at] = std::sqrt(square);
-        kernel.unitRow(to, dim, norms_[at]);
-        squares[at] = kernel.dot(to, to, dim);
-      } else {
-        squares[at] = square;
-        for (int64_t k = 0; k < dim; ++k) most = std::max(most, static_cast<double>(std::fabs(to[k])));
-      }
-    }
-    std::lock_guard<std::mutex> lock(mutex);
-    largest = std::max(largest, most);
-    return {};
-  }));
+  CLIPCID_TRY(
+      eachRange(context, 0, rows,
+                [&](int64_t begin, int64_t count, const float* stored, int64_t stride, int) -> Status {
+                  float most = 0;
+                  AlignedArray<float> scratch;
+                  if (unit && withSquares) scratch = AlignedArray<float>(dim);
+                  for (int64_t i = begin; i < begin + count; ++i, stored += stride) {
+                    const auto at = static_cast<size_t>(i);
+                    const double square = kernel.dot(stored, stored, dim);
+                    if (!std::isfinite(square) || (unit && square == 0)) {
+                      faulty_[at] = 1;
+                      continue;
+                    }
+                    norms_[at] = std::sqrt(square);
+                    if (!unit) {
+                      squares[at] = square;
+                      for (int64_t k = 0; k < dim; ++k) most = std::max(most, std::fabs(stored[k]));
+                    } else if (withSquares) {
+                      compared(i, stored, scratch.get());
+                      squares[at] = kernel.dot(scratch.get(), scratch.get(), dim);
+                    }
+                  }
+                  if (unit) return {};
+                  std::lock_guard<std::mutex> lock(mutex);
+                  largest = std::max(largest, static_cast<double>(most));
+                  return {};
+                }));
   if (unit) largest = 1;
   for (int64_t i = 0; i < rows; ++i) {
     if (isFault(i)) faults.push_back(i);
@@ -114,65 +76,173 @@ Status CpuPrepared::scan(const Context& context) {
   return {};
 }
 
-void CpuPrepared::allocate(int64_t index, Block* block) const {
-  block->begin = index * blockRows_;
-  block->count = std::min(blockRows_, rows - block->begin);
-  block->stride = paddedStride(dim);
-  const int64_t padded = roundUp(block->count, kernels().tileRows);
-  block->rows = AlignedArray<float>(padded * block->stride);
-  std::fill(block->rows.get() + block->count * block->stride, block->rows.get() + padded * block->stride,
-            0.0f);
+Status CpuPrepared::eachRange(const Context& context, int64_t begin, int64_t count,
+                              const Visit& visit) const {
+  const int64_t range = std::clamp<int64_t>(kRangeBytes / (4 * std::max<int64_t>(dim, 1)), 1, 256);
+  if (!reader_.inMemory()) return eachRangeOfFile(context, begin, count, range, visit);
+  return parallelTry(context, (count + range - 1) / range, [&](int64_t task, int worker) -> Status {
+    const int64_t from = begin + task * range, rowsHere = std::min(range, begin + count - from);
+    int64_t stride = dim;
+    if (const float* data = reader_.inPlace(offset_ + from, rowsHere, &stride))
+      return visit(from, rowsHere, data, stride, worker);
+    const AlignedArray<float> scratch(rowsHere * dim);
+    CLIPCID_TRY(reader_.read(offset_ + from, rowsHere, scratch.get(), dim));
+    return visit(from, rowsHere, scratch.get(), dim, worker);
+  });
 }
 
-void CpuPrepared::asCompared(int64_t index, float* row) const {
-  if (isFault(index)) {
-    std::fill(row, row + dim, 0.0f);
-  } else if (unit) {
-    kernels().unitRow(row, dim, norms_[static_cast<size_t>(index)]);
+Status CpuPrepared::eachRangeOfFile(const Context& context, int64_t begin, int64_t count, int64_t range,
+                                    const Visit& visit) const {
+  const int64_t rowBytes = 4 * std::max<int64_t>(dim, 1);
+  const int64_t limit = std::min(preparedLimits().stagingBytes, memoryBudget(context) / 16);
+  const int64_t blockRows = std::clamp<int64_t>(limit / rowBytes, 1, std::max<int64_t>(count, 1));
+  AlignedArray<float> staging[2] = {AlignedArray<float>(blockRows * dim),
+                                    AlignedArray<float>(blockRows * dim)};
+  const auto fill = [&](int64_t at, float* to) {
+    const int64_t here = std::min(blockRows, count - at);
+    return guarded([&] { return reader_.read(offset_ + begin + at, here, to, dim); });
+  };
+  if (count > 0) CLIPCID_TRY(fill(0, staging[0].get()));
+  for (int64_t at = 0, turn = 0; at < count; at += blockRows, turn ^= 1) {
+    const int64_t here = std::min(blockRows, count - at);
+    Status ahead;
+    std::thread reader;
+    if (at + here < count) {
+      const auto next = [&] { ahead = fill(at + blockRows, staging[turn ^ 1].get()); };
+      try {
+        reader = std::thread(next);
+      } catch (const std::system_error&) {
+        next();
+      }
+    }
+    const float* data = staging[turn].get();
+    const Status status =
+        parallelTry(context, (here + range - 1) / range, [&](int64_t task, int worker) -> Status {
+          const int64_t from = task * range;
+          return visit(begin + at + from, std::min(range, here - from), data + from * dim, dim, worker);
+        });
+    if (reader.joinable()) reader.join();
+    CLIPCID_TRY(status);
+    CLIPCID_TRY(ahead);
   }
-}
-
-Status CpuPrepared::block(const Context& context, int64_t index, bool panels,
-                          std::shared_ptr<const Block>* out) const {
-  std::shared_ptr<Block> block;
-  if (keepBlocks_) {
-    block = kept_[static_cast<size_t>(index)];
-  } else {
-    block = std::make_shared<Block>();
-    allocate(index, block.get());
-    CLIPCID_TRY(parallelTry(context, (block->count + kRange - 1) / kRange, [&](int64_t range, int) -> Status {
-      const int64_t begin = block->begin + range * kRange;
-      const int64_t end = std::min(begin + kRange, block->begin + block->count);
-      float* to = block->rows.get() + (begin - block->begin) * block->stride;
-      CLIPCID_TRY(readRows(source_, offset_ + begin, end - begin, to, block->stride));
-      for (int64_t i = begin; i < end; ++i, to += block->stride) asCompared(i, to);
-      return {};
-    }));
-  }
-  if (panels && block->panels.empty()) CLIPCID_TRY(packPanels(context, dim, block.get()));
-  *out = std::move(block);
   return {};
 }
 
-Status CpuPrepared::row(int64_t index, float* scratch, const float** out) const {
-  if (keepBlocks_) {
-    *out = kept_[static_cast<size_t>(index / blockRows_)]->row(index);
-    return {};
+Status CpuPrepared::stored(int64_t index, float* scratch, const float** out) const {
+  int64_t stride;
+  *out = reader_.inPlace(offset_ + index, 1, &stride);
+  if (*out != nullptr) return {};
+  *out = scratch;
+  return reader_.read(offset_ + index, 1, scratch, dim);
+}
+
+void CpuPrepared::compared(int64_t index, const float* stored, float* out) const {
+  if (isFault(index)) {
+    std::fill(out, out + dim, 0.0f);
+    return;
   }
-  CLIPCID_TRY(readRows(source_, offset_ + index, 1, scratch, dim));
-  asCompared(index, scratch);
+  if (out != stored) std::copy(stored, stored + dim, out);
+  if (unit) kernels().unitRow(out, dim, storedNorm(index));
+}
+
+Status CpuPrepared::row(int64_t index, float* scratch, const float** out) const {
+  CLIPCID_TRY(stored(index, scratch, out));
+  if (!unit && !isFault(index)) return {};
+  compared(index, *out, scratch);
   *out = scratch;
   return {};
 }
 
-double CpuPrepared::normBound(int64_t index) const {
-  return std::sqrt(squares[static_cast<size_t>(index)]) * (1 + 1e-6);
+bool CpuPrepared::inPlace(int64_t index) const {
+  int64_t stride;
+  return !unit && !isFault(index) && reader_.inPlace(offset_ + index, 1, &stride) != nullptr;
+}
+
+bool CpuPrepared::hasEncoded(const RowEncoding& encoding) const {
+  std::lock_guard<std::mutex> lock(mutex_);
+  return kept_ && keptAs_ == encoding;
+}
+
+Status CpuPrepared::encoded(const Context& context, const RowEncoding& encoding,
+                            std::shared_ptr<const EncodedRows>* out) const {
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    if (kept_ && keptAs_ == encoding) {
+      *out = kept_;
+      return {};
+    }
+    kept_ = nullptr;
+  }
+  auto made = std::make_shared<EncodedRows>();
+  CLIPCID_TRY(encode(context, encoding, 0, rows, made.get()));
+  *out = made;
+  std::lock_guard<std::mutex> lock(mutex_);
+  keptAs_ = encoding;
+  kept_ = std::move(made);
+  return {};
+}
+
+Status CpuPrepared::encode(const Context& context, const RowEncoding& encoding, int64_t begin, int64_t count,
+                           EncodedRows* out) const {
+  out->allocate(encoding, begin, count);
+  return eachRange(context, begin, count,
+                   [&](int64_t from, int64_t here, const float* stored, int64_t stride, int) -> Status {
+                     encodeRange(*this, encoding, from, here, stored, stride, out);
+                     return {};
+                   });
+}
+
+int64_t CpuPrepared::blockRows() const {
+  if (preparedLimits().blockRows > 0) return preparedLimits().blockRows;
+  return std::clamp<int64_t>((int64_t{64} << 20) / (4 * (dim + 31)), 16, 16384);
+}
+
+Status CpuPrepared::block(const Context& context, int64_t index, bool panels,
+                          std::shared_ptr<const Block>* out) const {
+  const bool keep = rows * (dim + 31) * 8 <= memoryBudget(context) / 4;
+  std::unique_lock<std::mutex> lock(mutex_);
+  blocks_.resize(static_cast<size_t>((rows + blockRows() - 1) / blockRows()));
+  *out = blocks_[static_cast<size_t>(index)];
+  lock.unlock();
+  if (*out && (!panels || !(*out)->panels.empty())) return {};
+  const int width = kernels().panel, tile = kernels().tileRows;
+  auto made = std::make_shared<Block>();
+  made->begin = index * blockRows();
+  made->count = std::min(blockRows(), rows - made->begin);
+  made->stride = (dim + 15) / 16 * 16 + 16;
+  const int64_t padded = (made->count + tile - 1) / tile * tile;
+  made->rows = AlignedArray<float>(padded * made->stride);
+  std::fill(made->rows.get(), made->rows.get() + padded * made->stride, 0.0f);
+  CLIPCID_TRY(
+      eachRange(context, made->begin, made->count,
+                [&](int64_t begin, int64_t count, const float* stored, int64_t stride, int) -> Status {
+                  for (int64_t i = begin; i < begin + count; ++i, stored += stride)
+                    compared(i, stored, made->rows.get() + (i - made->begin) * made->stride);
+                  return {};
+                }));
+  const int64_t panelCount = panels ? (made->count + width - 1) / width : 0;
+  if (panels) made->panels = AlignedArray<float>(panelCount * dim * width);
+  CLIPCID_TRY(parallelTry(context, panelCount, [&](int64_t panel, int) -> Status {
+    float* to = made->panels.get() + panel * dim * width;
+    for (int j = 0; j < width; ++j) {
+      const int64_t at = panel * width + j;
+      for (int64_t k = 0; k < dim; ++k)
+        to[k * width + j] = at < made->count ? made->rows.get()[at * made->stride + k] : 0;
+    }
+    return {};
+  }));
+  *out = made;
+  if (keep) {
+    lock.lock();
+    blocks_[static_cast<size_t>(index)] = made;
+  }
+  return {};
 }
 
 double CpuPrepared::normBound(int64_t begin, int64_t end) const {
   double most = 0;
-  for (int64_t i = begin; i < end; ++i) most = std::max(most, squares[static_cast<size_t>(i)]);
-  return std::sqrt(most) * (1 + 1e-6);
+  for (int64_t i = begin; i < end; ++i) most = std::max(most, normBound(i));
+  return most;
 }
 
 const CpuPrepared& cpuPrepared(const Prepared* prepared) {

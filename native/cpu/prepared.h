@@ -1,23 +1,32 @@
-// Rows made ready for the CPU: read from memory or by position from files, widened, normalised and packed
-// block by block.
+// Rows made ready for the CPU: where they are, their norms, and which are at fault.
+//
+// Of the rows themselves nothing is copied. What the engine compares is encoded from the source (encoding.h), all
+// of it once where memory allows; a canonical row is worked out from the stored row and its norm wherever it is
+// needed, because that is rare.
 #pragma once
 
+#include <functional>
 #include <memory>
+#include <mutex>
 #include <vector>
 
 #include "clipcid/backend.h"
 #include "core/aligned.h"
 #include "core/read_rows.h"
+#include "cpu/encoding.h"
 
 namespace clipcid {
 
-// How much memory the blocks of one matrix take. Results do not depend on it; tests make it small to reach
-// every path.
+// Results do not depend on these; tests make them small to reach every path.
 struct PreparedLimits {
-  int64_t blockBytes = int64_t{64} << 20;  // one block
-  int64_t keepBytes = int64_t{1} << 30;    // a matrix up to this size keeps its blocks
+  int64_t memory = 0;     // instead of what Context::maxMemory and the machine say, when not 0
+  int64_t blockRows = 0;  // rows of a key block at most, when not 0
+  int64_t stagingBytes = int64_t{8} << 20;  // read from a file at a time, twice
 };
 PreparedLimits& preparedLimits();
+
+// Bytes that a call may hold: Context::maxMemory, or half of what the machine has free.
+int64_t memoryBudget(const Context& context);
 
 // Consecutive rows as compared. `rows` is [count, stride], padded with zeros to whole tiles downward and to
 // `stride` across; `panels`, for keys only, is [ceil(count / panel)][dim][panel], padded with zero rows.
@@ -35,32 +44,59 @@ class CpuPrepared final : public Prepared {
  public:
   explicit CpuPrepared(const PrepareArgs& args);
 
-  // Norms, squares, faults and the largest element: one pass over the rows.
-  Status scan(const Context& context);
-
-  int64_t blockCount() const { return (rows + blockRows_ - 1) / blockRows_; }
-  int64_t blockRows() const { return blockRows_; }
-  // Small matrices keep their blocks; those of large ones are made anew each time, so that memory is bounded.
-  Status block(const Context& context, int64_t index, bool panels, std::shared_ptr<const Block>* out) const;
-  // The row as compared, with `dim` elements: in a block that is kept, or read into `scratch`.
-  Status row(int64_t index, float* scratch, const float** out) const;
+  // Norms, faults, the largest element and, where asked for, squares: one pass over the rows.
+  Status scan(const Context& context, bool squaresOfUnitRows);
 
   bool isFault(int64_t index) const { return faulty_[static_cast<size_t>(index)] != 0; }
-  // A little above the norm of the row as compared.
-  double normBound(int64_t index) const;
+  // Canonical norm of the row as stored; 0 for a fault.
+  double storedNorm(int64_t index) const { return norms_[static_cast<size_t>(index)]; }
+  // A little above the norm of the row as compared; 0 for a fault.
+  double normBound(int64_t index) const {
+    const double norm = storedNorm(index);
+    return unit && norm > 0 ? 1 + 1e-6 : norm * (1 + 1e-6);
+  }
+
+  // Rows as stored, widened: calls `visit` for ranges of a few rows that make up [begin, begin + count), from
+  // several threads. Rows of files are read ahead by a thread.
+  using Visit =
+      std::function<Status(int64_t begin, int64_t count, const float* stored, int64_t stride, int worker)>;
+  Status eachRange(const Context& context, int64_t begin, int64_t count, const Visit& visit) const;
+
+  // One row as stored: where it is, or read into `scratch` [dim].
+  Status stored(int64_t index, float* scratch, const float** out) const;
+  // One row as compared: the canonical row of a unit matrix, zeros for a fault. `out` may be `scratch` [dim].
+  Status row(int64_t index, float* scratch, const float** out) const;
+  // The row as compared of a row as stored; `out` [dim] may be `stored`.
+  void compared(int64_t index, const float* stored, float* out) const;
+
+  // All rows encoded; kept for the next call with the same encoding, the last one only.
+  Status encoded(const Context& context, const RowEncoding& encoding,
+                 std::shared_ptr<const EncodedRows>* out) const;
+  // Whether `encoded` would have nothing to do.
+  bool hasEncoded(const RowEncoding& encoding) const;
+  // The rows [begin, begin + count) encoded, into an object that may be used again.
+  Status encode(const Context& context, const RowEncoding& encoding, int64_t begin, int64_t count,
+                EncodedRows* out) const;
+  bool inMemory() const { return reader_.inMemory(); }
+  // All rows are cut into blocks of blockRows(); the one with number `index` as float32.
+  int64_t blockRows() const;
+  Status block(const Context& context, int64_t index, bool panels, std::shared_ptr<const Block>* out) const;
   double normBound(int64_t begin, int64_t end) const;  // the largest of a range
+  // The row lies in memory as it is compared: row() gives a pointer that stays good.
+  bool inPlace(int64_t index) const;
 
  private:
-  void allocate(int64_t index, Block* block) const;
-  void asCompared(int64_t index, float* row) const;
+  Status eachRangeOfFile(const Context& context, int64_t begin, int64_t count, int64_t range,
+                         const Visit& visit) const;
 
-  Rows source_;
+  RowReader reader_;
   int64_t offset_;
-  int64_t blockRows_ = 1;
-  bool keepBlocks_ = false;
-  std::vector<double> norms_;  // [rows] canonical norms as stored, of unit rows only
+  std::vector<double> norms_;
   std::vector<uint8_t> faulty_;
-  mutable std::vector<std::shared_ptr<Block>> kept_;
+  mutable std::mutex mutex_;
+  mutable RowEncoding keptAs_;
+  mutable std::shared_ptr<const EncodedRows> kept_;
+  mutable std::vector<std::shared_ptr<const Block>> blocks_;
 };
 
 const CpuPrepared& cpuPrepared(const Prepared* prepared);

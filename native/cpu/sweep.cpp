@@ -1,22 +1,26 @@
 // Mainloop of the CPU.
 //
-// In: prepared queries [Q, D] and keys [K, D]. Out: strips of at most tileRows x 512 float32 dots, handed to a
+// In: encoded queries [Q, words] and keys [K, words]. Out: strips of at most tileRows x 512 scores, handed to a
 // visitor.
 //
-// A task takes 32 tiles of queries through a part of a key block, a strip of keys at a time: the strip's panels
-// stay in the second-level cache for all the tiles, a tile's rows in the first. Blocks of both sides (64 MiB)
-// bound memory.
+// A task takes a group of tiles of queries through a part of a key block, a strip of keys at a time: the strip's
+// panels stay in the second-level cache for all the tiles, a tile's rows in the first.
+//
+// Memory, of a budget B: the encoded queries stay as a whole while they (and those of other keys) take at most
+// 5/8 B, and are then kept for later calls too; otherwise a block of queries of B/2 is encoded at a time, so that the
+// keys are read as few times as possible. Key panels take B/8 at a time, and as much again the encoded rows they are
+// packed from when those are not kept; two read buffers of at most B/16.
 //
 // Invariant: every (query, key) pair is in exactly one strip, but for those that `triangle` leaves out.
 //
-// Best measured, float32 self-join with all decisions, GFLOP/s by CPU time of one thread: 158 for 20,000 x 512,
-// 159 for 20,000 x 768, 131 for 20,000 x 64 (AVX-512 Xeon, two cores shared with other work, November 2026).
+// Best measured: not yet measured.
 #include "cpu/sweep.h"
 
 #include <algorithm>
 #include <atomic>
 #include <cmath>
 #include <limits>
+#include <mutex>
 
 #include "core/parallel.h"
 #include "cpu/kernels.h"
@@ -24,119 +28,281 @@
 namespace clipcid {
 namespace {
 
-constexpr int64_t kTilesPerTask = 32;
+constexpr int64_t kGroupBytes = 512 << 10;
 constexpr int64_t kStripBytes = 384 << 10;
 
-int64_t stripColumns(int64_t dim, int panel) {
-  const int64_t fits = kStripBytes / (4 * std::max<int64_t>(dim, 1)) / panel * panel;
-  return std::clamp<int64_t>(fits, panel, kMostStrip);
-}
-
-struct Pass {
-  const Sweep& sweep;
-  const Context& context;
-  int64_t strip;
-  std::vector<AlignedArray<float>> scores;  // one a worker
-  std::atomic<int64_t> done{0};
-  double total = 0;
+struct Maxima {
+  float error = 0, length = 0;
 };
 
-Status runTask(Pass* pass, const Block& queries, const Block& keys, int64_t tileBegin, int64_t tileEnd,
-               int64_t part, int64_t keyBegin, int64_t keyEnd, int worker) {
-  const Kernels& kernel = kernels();
-  const int64_t dim = pass->sweep.queries->dim;
-  float* scores = pass->scores[static_cast<size_t>(worker)].get();
-  for (int64_t at = keyBegin; at < keyEnd; at += pass->strip) {
-    const int64_t columns = std::min(pass->strip, keyEnd - at);
-    for (int64_t tile = tileBegin; tile < tileEnd; ++tile) {
-      const int64_t row = tile * kernel.tileRows;
-      Strip strip = {&queries, &keys,  queries.begin + row, 0,   keys.begin + at,
-                     columns,  scores, pass->strip,         part};
-      strip.rows = static_cast<int>(std::min<int64_t>(kernel.tileRows, queries.count - row));
-      // The last key of the strip against the first query of the tile.
-      if (pass->sweep.triangle && strip.key + columns - 1 <= strip.query) continue;
-      for (int64_t j = 0; j < columns; j += kernel.panel) {
-        const float* panel = keys.panels.get() + (at + j) * dim;
-        kernel.tile(queries.rows.get() + row * queries.stride, queries.stride, panel, dim, scores + j,
-                    pass->strip);
-      }
-      CLIPCID_TRY(pass->sweep.visit(strip, worker));
-    }
-    if (pass->context.cancelled()) return Status::aborted();
+Maxima maximaOf(const EncodedRows& rows, int64_t begin, int64_t count) {
+  const float* errors = rows.errors.get() + (begin - rows.begin);
+  const float* lengths = rows.lengths.get() + (begin - rows.begin);
+  Maxima most;
+  for (int64_t i = 0; i < count; ++i) {
+    most.error = std::max(most.error, errors[i]);
+    most.length = std::max(most.length, lengths[i]);
   }
-  return {};
+  return most;
 }
 
-Status runPair(Pass* pass, const Block& queries, const Block& keys) {
-  const int64_t tiles = (queries.count + kernels().tileRows - 1) / kernels().tileRows;
-  const int64_t groups = (tiles + kTilesPerTask - 1) / kTilesPerTask;
-  const int64_t strips = (keys.count + pass->strip - 1) / pass->strip;
-  // Few queries: the keys are cut too, so that every thread has work.
-  const int64_t parts = std::clamp<int64_t>(4 * pass->context.threads / groups, 1, strips);
-  if (pass->sweep.begin) pass->sweep.begin(queries, parts);
-  CLIPCID_TRY(parallelTry(pass->context, groups * parts, [&](int64_t task, int worker) -> Status {
-    const int64_t group = task / parts, part = task % parts;
-    const int64_t tileBegin = group * kTilesPerTask, tileEnd = std::min(tileBegin + kTilesPerTask, tiles);
-    const int64_t keyBegin = strips * part / parts * pass->strip;
-    const int64_t keyEnd = std::min(strips * (part + 1) / parts * pass->strip, keys.count);
-    CLIPCID_TRY(runTask(pass, queries, keys, tileBegin, tileEnd, part, keyBegin, keyEnd, worker));
-    const int64_t products = (tileEnd - tileBegin) * kernels().tileRows * (keyEnd - keyBegin);
-    const int64_t done = pass->done.fetch_add(products) + products;
-    // Worker 0 is the calling thread: so calls never overlap, and `done` only grows.
-    if (worker == 0 && pass->context.progress) {
-      pass->context.progress(std::min(static_cast<double>(done), pass->total), pass->total);
+class Pass {
+ public:
+  Pass(const Context& context, const Sweep& sweep)
+      : context_(context),
+        sweep_(sweep),
+        plan_(*sweep.plan),
+        kernel_(*plan_.kernel),
+        words_(plan_.queries.words),
+        budget_(memoryBudget(context)),
+        queryCount_(sweep.rows != nullptr ? sweep.count : sweep.queries->rows) {
+    const int64_t fits = kStripBytes / (4 * words_) / kernel_.panel * kernel_.panel;
+    strip_ = std::clamp<int64_t>(fits, kernel_.panel, kMostStrip / kernel_.panel * kernel_.panel);
+    group_ = std::clamp<int64_t>(kGroupBytes / (4 * words_ * kernel_.tileRows), 4, 64);
+    scale_ =
+        static_cast<float>(static_cast<double>(plan_.queries.step) * static_cast<double>(plan_.keys.step));
+  }
+
+  Status run() {
+    if (queryCount_ == 0 || sweep_.keys->rows == 0) return {};
+    for (int worker = 0; worker < std::max(context_.threads, 1); ++worker)
+      scores_.emplace_back(kernel_.tileRows * strip_);
+    total_ = static_cast<double>(queryCount_) * static_cast<double>(sweep_.keys->rows);
+    CLIPCID_TRY(keepWhatFits());
+    if (queriesKept_) return runQueries(*queriesKept_, 0, queryCount_);
+    const int64_t blockRows = std::clamp<int64_t>(budget_ / 2 / EncodedRows::rowBytes(plan_.queries),
+                                                  kernel_.tileRows, queryCount_);
+    EncodedRows block;
+    for (int64_t at = 0; at < queryCount_; at += blockRows) {
+      const int64_t here = std::min(blockRows, queryCount_ - at);
+      CLIPCID_TRY(encodeQueries(at, here, &block));
+      CLIPCID_TRY(runQueries(block, at, here));
     }
     return {};
-  }));
-  if (pass->sweep.end) pass->sweep.end(queries, parts);
-  return {};
-}
+  }
+
+ private:
+  bool self() const { return sweep_.queries == sweep_.keys && plan_.queries == plan_.keys; }
+
+  Status keepWhatFits() {
+    const int64_t limit = budget_ / 8 * 5;
+    const int64_t ofQueries = sweep_.queries->rows * EncodedRows::rowBytes(plan_.queries);
+    const int64_t ofKeys = self() ? 0 : sweep_.keys->rows * EncodedRows::rowBytes(plan_.keys);
+    const bool keepKeys = ofKeys <= limit;
+    const bool keepQueries = ofQueries + (keepKeys ? ofKeys : 0) <= limit;
+    // Rows of a few listed queries are not worth encoding all for, unless they are encoded already.
+    const bool few = sweep_.rows != nullptr && queryCount_ < sweep_.queries->rows / 8 &&
+                     !sweep_.queries->hasEncoded(plan_.queries);
+    if (keepQueries && !few) CLIPCID_TRY(sweep_.queries->encoded(context_, plan_.queries, &wholeQueries_));
+    if (self()) {
+      wholeKeys_ = wholeQueries_;
+    } else if (keepKeys) {
+      CLIPCID_TRY(sweep_.keys->encoded(context_, plan_.keys, &wholeKeys_));
+    }
+    if (wholeQueries_ && sweep_.rows == nullptr) queriesKept_ = wholeQueries_.get();
+    return {};
+  }
+
+  // Queries [at, at + count), by place.
+  Status encodeQueries(int64_t at, int64_t count, EncodedRows* out) {
+    if (sweep_.rows == nullptr) return sweep_.queries->encode(context_, plan_.queries, at, count, out);
+    const int64_t* rows = sweep_.rows + at;
+    if (wholeQueries_) {
+      gatherEncoded(*wholeQueries_, plan_.queries, rows, count, out);
+    } else {
+      out->allocate(plan_.queries, 0, count);
+      CLIPCID_TRY(parallelTry(context_, count, [&](int64_t place, int) -> Status {
+        const AlignedArray<float> scratch(sweep_.queries->dim);
+        const float* stored;
+        CLIPCID_TRY(sweep_.queries->stored(rows[place], scratch.get(), &stored));
+        EncodedRows one;
+        one.allocate(plan_.queries, rows[place], 1);
+        encodeRange(*sweep_.queries, plan_.queries, rows[place], 1, stored, sweep_.queries->dim, &one);
+        std::copy(one.words.get(), one.words.get() + one.stride, out->row(place));
+        out->sums.get()[place] = one.sums.get()[0];
+        out->errors.get()[place] = one.errors.get()[0];
+        out->lengths.get()[place] = one.lengths.get()[0];
+        return {};
+      }));
+    }
+    out->begin = at;
+    return {};
+  }
+
+  Status runQueries(const EncodedRows& queries, int64_t first, int64_t count) {
+    const int64_t tiles = (count + kernel_.tileRows - 1) / kernel_.tileRows;
+    tileMaxima_.resize(static_cast<size_t>(tiles));
+    for (int64_t tile = 0; tile < tiles; ++tile) {
+      const int64_t row = tile * kernel_.tileRows;
+      tileMaxima_[static_cast<size_t>(tile)] =
+          maximaOf(queries, first + row, std::min<int64_t>(kernel_.tileRows, count - row));
+    }
+    const int64_t keyCount = sweep_.keys->rows;
+    int64_t blockRows = budget_ / 8 / (4 * words_);
+    if (preparedLimits().blockRows > 0) blockRows = preparedLimits().blockRows;
+    blockRows = std::max<int64_t>(blockRows / strip_ * strip_, strip_);
+    // Blocks of about one size.
+    const int64_t blocks = (keyCount + blockRows - 1) / blockRows;
+    blockRows = ((keyCount + blocks - 1) / blocks + strip_ - 1) / strip_ * strip_;
+    // Strips must begin at the same keys whatever the queries, so that panels can be kept.
+    int64_t begin = sweep_.triangle ? first / blockRows * blockRows : 0;
+    for (; begin < keyCount; begin += blockRows) {
+      const int64_t here = std::min(blockRows, keyCount - begin);
+      const EncodedRows* keys = wholeKeys_.get();
+      if (keys == nullptr && self() && begin >= first && begin + here <= first + count) keys = &queries;
+      if (keys == nullptr) {
+        CLIPCID_TRY(sweep_.keys->encode(context_, plan_.keys, begin, here, &keyRows_));
+        keys = &keyRows_;
+      }
+      CLIPCID_TRY(packKeys(*keys, begin, here));
+      CLIPCID_TRY(runBlocks(queries, first, count, *keys, begin, here));
+    }
+    return {};
+  }
+
+  Status packKeys(const EncodedRows& keys, int64_t begin, int64_t count) {
+    const int64_t panels = (count + kernel_.panel - 1) / kernel_.panel, panelWords = words_ * kernel_.panel;
+    if (panels * panelWords > panelsHeld_) {
+      panels_ = AlignedArray<uint32_t>(panels * panelWords);
+      panelsHeld_ = panels * panelWords;
+    }
+    const int64_t strips = (count + strip_ - 1) / strip_, perStrip = strip_ / kernel_.panel;
+    stripMaxima_.resize(static_cast<size_t>(strips));
+    return parallelTry(context_, strips, [&](int64_t strip, int) -> Status {
+      const int64_t row = strip * strip_;
+      stripMaxima_[static_cast<size_t>(strip)] = maximaOf(keys, begin + row, std::min(strip_, count - row));
+      for (int64_t panel = strip * perStrip; panel < std::min(panels, (strip + 1) * perStrip); ++panel) {
+        const int64_t from = panel * kernel_.panel;
+        packPanel(kernel_, keys, words_, begin + from, std::min<int64_t>(kernel_.panel, count - from),
+                  panels_.get() + panel * panelWords);
+      }
+      return {};
+    });
+  }
+
+  Status runBlocks(const EncodedRows& queries, int64_t first, int64_t count, const EncodedRows& keys,
+                   int64_t begin, int64_t keyCount) {
+    // Queries behind all keys have nothing to do in a triangle.
+    int64_t wanted = count;
+    if (sweep_.triangle) wanted = std::clamp<int64_t>(begin + keyCount - 1 - first, 0, count);
+    if (wanted == 0) return {};
+    const int64_t tiles = (wanted + kernel_.tileRows - 1) / kernel_.tileRows;
+    // Enough groups that threads end together.
+    const int64_t group = std::clamp<int64_t>(tiles / (8 * std::max(context_.threads, 1)),
+                                              std::min<int64_t>(8, group_), group_);
+    const int64_t groups = (tiles + group - 1) / group;
+    const int64_t strips = (keyCount + strip_ - 1) / strip_;
+    // Few queries: the keys are cut too, so that every thread has work.
+    const int64_t parts =
+        sweep_.triangle ? 1
+                        : std::clamp<int64_t>(4 * static_cast<int64_t>(context_.threads) / groups, 1, strips);
+    if (sweep_.begin) sweep_.begin(first, wanted, parts);
+    CLIPCID_TRY(parallelTry(context_, groups * parts, [&](int64_t task, int worker) -> Status {
+      const EnterKernel entered(kernel_);
+      const int64_t part = task % parts;
+      Strip strip = {};
+      strip.queries = &queries;
+      strip.keys = &keys;
+      strip.part = part;
+      strip.scores = scores_[static_cast<size_t>(worker)].get();
+      strip.stride = strip_;
+      strip.panel = kernel_.panel;
+      const int64_t tileBegin = task / parts * group, tileEnd = std::min(tileBegin + group, tiles);
+      for (int64_t at = strips * part / parts; at < strips * (part + 1) / parts; ++at) {
+        strip.key = begin + at * strip_;
+        strip.columns = std::min(strip_, begin + keyCount - strip.key);
+        strip.keyError = stripMaxima_[static_cast<size_t>(at)].error;
+        strip.keyLength = stripMaxima_[static_cast<size_t>(at)].length;
+        CLIPCID_TRY(runStrip(&strip, first, wanted, tileBegin, tileEnd, at, worker));
+        if (context_.cancelled()) return Status::aborted();
+      }
+      return {};
+    }));
+    if (sweep_.end) CLIPCID_TRY(sweep_.end(first, wanted, parts));
+    return {};
+  }
+
+  // The strip with each tile of a group.
+  Status runStrip(Strip* strip, int64_t first, int64_t count, int64_t tileBegin, int64_t tileEnd, int64_t at,
+                  int worker) {
+    const int64_t panelWords = words_ * kernel_.panel;
+    const uint32_t* panels = panels_.get() + at * (strip_ / kernel_.panel) * panelWords;
+    const int64_t panelCount = (strip->columns + kernel_.panel - 1) / kernel_.panel;
+    for (int64_t tile = tileBegin; tile < tileEnd; ++tile) {
+      const int64_t row = tile * kernel_.tileRows;
+      strip->query = first + row;
+      strip->rows = static_cast<int>(std::min<int64_t>(kernel_.tileRows, count - row));
+      int64_t panel = 0;
+      // Panels whose last key is not behind the tile's first query.
+      if (sweep_.triangle) panel = std::max<int64_t>((strip->query + 1 - strip->key) / kernel_.panel, 0);
+      if (panel >= panelCount) continue;
+      const Maxima& most = tileMaxima_[static_cast<size_t>(tile)];
+      strip->queryError = most.error;
+      strip->queryLength = most.length;
+      const float limit =
+          sweep_.limit ? sweep_.limit(*strip, worker) : -std::numeric_limits<float>::infinity();
+      const uint32_t* rows = strip->queries->row(strip->query);
+      const int32_t* sums = strip->queries->sums.get() + (strip->query - strip->queries->begin);
+      uint64_t hits = 0;
+      for (; panel < panelCount; ++panel) {
+        const bool hit = kernel_.tile(rows, strip->queries->stride, sums, panels + panel * panelWords, words_,
+                                      scale_, limit, strip->scores + panel * kernel_.panel, strip_);
+        hits |= static_cast<uint64_t>(hit) << panel;
+      }
+      if (hits == 0) continue;
+      strip->hits = hits;
+      CLIPCID_TRY(sweep_.visit(*strip, worker));
+    }
+    progress((tileEnd - tileBegin) * kernel_.tileRows * strip->columns, worker);
+    return {};
+  }
+
+  void progress(int64_t pairs, int worker) {
+    const int64_t done = done_.fetch_add(pairs, std::memory_order_relaxed) + pairs;
+    // Worker 0 is the calling thread: so calls never overlap, and `done` only grows.
+    if (worker != 0 || !context_.progress) return;
+    context_.progress(std::min(static_cast<double>(done), total_), total_);
+  }
+
+  class EnterKernel {
+   public:
+    explicit EnterKernel(const FilterKernel& kernel) : kernel_(kernel) {
+      if (kernel.enter != nullptr) kernel.enter();
+    }
+    ~EnterKernel() {
+      if (kernel_.leave != nullptr) kernel_.leave();
+    }
+    EnterKernel(const EnterKernel&) = delete;
+    EnterKernel& operator=(const EnterKernel&) = delete;
+
+   private:
+    const FilterKernel& kernel_;
+  };
+
+  const Context& context_;
+  const Sweep& sweep_;
+  const FilterPlan& plan_;
+  const FilterKernel& kernel_;
+  const int64_t words_, budget_, queryCount_;
+  int64_t strip_ = 0, group_ = 0;
+  float scale_ = 1;
+  double total_ = 0;
+  std::atomic<int64_t> done_{0};
+  std::vector<AlignedArray<float>> scores_;  // one a worker
+  std::shared_ptr<const EncodedRows> wholeQueries_, wholeKeys_;
+  const EncodedRows* queriesKept_ = nullptr;
+  EncodedRows keyRows_;
+  AlignedArray<uint32_t> panels_;
+  int64_t panelsHeld_ = 0;
+  std::vector<Maxima> tileMaxima_, stripMaxima_;
+};
 
 }  // namespace
 
 Status sweep(const Context& context, const Sweep& sweep) {
-  const CpuPrepared& queries = *sweep.queries;
-  const CpuPrepared& keys = *sweep.keys;
-  if (queries.dim != keys.dim) return {Code::kInternal, "A sweep over rows of different widths"};
-  Pass pass{sweep, context, stripColumns(queries.dim, kernels().panel), {}, {}, 0};
-  for (int worker = 0; worker < std::max(context.threads, 1); ++worker) {
-    pass.scores.emplace_back(kMostTileRows * pass.strip);
-  }
-  pass.total =
-      static_cast<double>(queries.rows) * static_cast<double>(keys.rows) * (sweep.triangle ? 0.5 : 1);
-  for (int64_t i = 0; i < queries.blockCount(); ++i) {
-    std::shared_ptr<const Block> queryBlock;
-    CLIPCID_TRY(queries.block(context, i, false, &queryBlock));
-    for (int64_t j = 0; j < keys.blockCount(); ++j) {
-      if (sweep.triangle && (j + 1) * keys.blockRows() <= queryBlock->begin) continue;
-      std::shared_ptr<const Block> keyBlock;
-      CLIPCID_TRY(keys.block(context, j, true, &keyBlock));
-      CLIPCID_TRY(runPair(&pass, *queryBlock, *keyBlock));
-    }
-  }
-  return {};
-}
-
-double dotBound(int64_t dim, double queryNorm, double keyNorm) {
-  const double product = queryNorm * keyNorm;
-  if (!(product < 1e37)) return std::numeric_limits<double>::infinity();
-  const double unit = std::ldexp(1.0, -24);
-  // Seven more roundings than the chain's, for those of the norms and of the canonical dot, which are far
-  // smaller.
-  const double n = static_cast<double>(dim + 8);
-  return 1.0001 * (n * unit / (1 - n * unit) * product + n * std::ldexp(1.0, -149));
-}
-
-float roundDown(double value) {
-  const auto near = static_cast<float>(value);
-  return static_cast<double>(near) > value ? std::nextafterf(near, -std::numeric_limits<float>::infinity())
-                                           : near;
-}
-
-float roundUp(double value) {
-  const auto near = static_cast<float>(value);
-  return static_cast<double>(near) < value ? std::nextafterf(near, std::numeric_limits<float>::infinity())
-                                           : near;
+  if (sweep.queries->dim != sweep.keys->dim)
+    return {Code::kInternal, "A sweep over rows of different widths"};
+  return Pass(context, sweep).run();
 }
 
 }  // namespace clipcid

@@ -1,52 +1,74 @@
-// The mainloop: Q K^T strip by strip. What is done with a strip is the caller's; nothing larger is ever
-// stored.
+// The mainloop: scores of encoded queries with encoded keys, strip by strip. What is done with a strip is the
+// caller's; nothing larger is ever stored, and of a strip only the tiles that reach a limit.
+//
+//   FilterPlan plan;                    // planner.h: which filter, on what encodings
+//   Sweep pass{.plan = &plan, .queries = &q, .keys = &k, ...};
+//   pass.limit = ...                    // below which score does nothing matter? asked before a strip is computed
+//   pass.visit = ...                    // called when something reached it
+//   CLIPCID_TRY(sweep(context, pass));
+//
+// A score says: the dot is within plan.bound(errors and lengths of both) of it; or, of a plan that is `oneSided`,
+// at most that much above it. Decisions are the visitor's, on canonical dots where the bound leaves it open.
 #pragma once
 
 #include <functional>
 
+#include "cpu/encoding.h"
 #include "cpu/prepared.h"
 
 namespace clipcid {
 
-// Float32 dots of a few queries with a run of keys: scores[r * stride + j] is that of query `query + r` and
-// key `key + j`.
+constexpr int64_t kMostStrip = 512;
+
+// Scores of a tile of queries with a run of keys.
 struct Strip {
-  const Block* queries;
-  const Block* keys;
+  const EncodedRows* queries;
+  const EncodedRows* keys;
+  // Rows of the matrix, or places in Sweep::rows when that is given.
   int64_t query;
   int rows;
+  // Rows of the matrix.
   int64_t key;
   int64_t columns;
+  // Largest error and length among the queries, and among the keys (of the whole strip or more).
+  float queryError, queryLength;
+  float keyError, keyLength;
+  // The keys of a pair of blocks are cut into parts that may be visited at the same time; a query's strips of one
+  // part come one after another, in the order of the keys.
+  int64_t part;
+
+  // Only in visit(). scores[r * stride + j] is that of query `query + r` and key `key + j`. The keys
+  // [panel * p, panel * (p + 1)) were stored if bit p of `hits` is set; else all their scores are below the limit.
   float* scores;
   int64_t stride;
-  // The keys of a pair of blocks are cut into parts that may be visited at the same time; a query's strips of
-  // one part come one after another.
-  int64_t part;
+  int panel;
+  uint64_t hits;
+
+  float errorOf(int64_t r) const { return queries->errors.get()[query + r - queries->begin]; }
+  float lengthOf(int64_t r) const { return queries->lengths.get()[query + r - queries->begin]; }
+  float keyErrorOf(int64_t j) const { return keys->errors.get()[key + j - keys->begin]; }
+  float keyLengthOf(int64_t j) const { return keys->lengths.get()[key + j - keys->begin]; }
 };
 
 struct Sweep {
+  const FilterPlan* plan = nullptr;
   const CpuPrepared* queries = nullptr;
   const CpuPrepared* keys = nullptr;
-  // Leaves out strips in which no key is greater than a query; others come whole.
+  // The queries that are wanted, ascending, and how many; all when null.
+  const int64_t* rows = nullptr;
+  int64_t count = 0;
+  // For a self-join: leaves out panels in which no key is greater than a query; others come whole.
   bool triangle = false;
-  // Before and after the strips of a pair of blocks, on the calling thread.
-  std::function<void(const Block& queries, int64_t parts)> begin;
-  std::function<void(const Block& queries, int64_t parts)> end;
-  std::function<Status(const Strip& strip, int worker)> visit;
+  // Before and after the strips of a pair of blocks, on the calling thread: the queries are those from `first` on,
+  // `count` of them, as in Strip::query.
+  std::function<void(int64_t first, int64_t count, int64_t parts)> begin{};
+  std::function<Status(int64_t first, int64_t count, int64_t parts)> end{};
+  // The smallest score that matters in this strip; -infinity for all. Null: all.
+  std::function<float(const Strip& strip, int worker)> limit{};
+  std::function<Status(const Strip& strip, int worker)> visit{};
 };
 
-constexpr int64_t kMostStrip = 512;
-
+// Progress counts pairs of rows.
 Status sweep(const Context& context, const Sweep& sweep);
-
-// |computed - canonical| <= dotBound(dim, |q|, |k|) for a dot of the sweep, the canonical dot's own rounding
-// included. Infinite where float32 might overflow, so that nothing is decided on its result.
-//   Float32: a chain of at most dim + 1 roundings, gamma(dim + 1) sum |products| (Higham, Accuracy and
-//   Stability, 3.1), and sum |products| <= |q| |k|; underflow adds at most 2^-149 a step.
-double dotBound(int64_t dim, double queryNorm, double keyNorm);
-
-// The float32 next below or equal to / above or equal to a float64.
-float roundDown(double value);
-float roundUp(double value);
 
 }  // namespace clipcid

@@ -117,7 +117,9 @@ void tiles() {
             second += y * y;
           }
           const double got = static_cast<double>(c[static_cast<size_t>(r * (kernel->panel + 3) + j)]);
-          CHECK(std::fabs(got - sum) <= dotBound(depth, std::sqrt(first), std::sqrt(second)));
+          FilterPlan plan;
+          plan.queries.words = depth;
+          CHECK(std::fabs(got - sum) <= plan.bound(0, std::sqrt(first), 0, std::sqrt(second)));
         }
       }
       CHECK(c[static_cast<size_t>(kernel->panel)] == -7);

@@ -161,7 +161,7 @@ void storage() {
   CHECK(!expected.empty());
   const PreparedLimits before = preparedLimits();
   for (const bool small : {false, true}) {
-    if (small) preparedLimits() = {16 * 64 * 4, 0};
+    if (small) preparedLimits() = {20000, 64, 3000};
     Rows chunks;
     chunks.chunks.push_back({{half.data(), Dtype::kFloat16, 100, dim, dim}, {}});
     chunks.chunks.push_back({{}, {path, 8 + 100 * dim * 2, Dtype::kFloat16, 77, dim}});

@@ -90,7 +90,7 @@ void selection() {
   for (float& value : far) value += 1e6f;
   checkSelection(far, far, 16, false);
   const PreparedLimits before = preparedLimits();
-  preparedLimits() = {16 * 48 * 4, 0};
+  preparedLimits() = {20000, 64, 3000};
   checkSelection(clusteredRows(65, 32, 8, 0.3f, 21), clusteredRows(333, 32, 8, 0.3f, 21), 32, true);
   preparedLimits() = before;
 }

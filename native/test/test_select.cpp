@@ -265,7 +265,7 @@ void productsOfDots() {
 // Blocks of a few rows, made anew each time, of two widths.
 void smallBlocks() {
   const PreparedLimits before = preparedLimits();
-  preparedLimits() = {16 * 48 * 4, 0};
+  preparedLimits() = {20000, 64, 3000};
   checkBest(clustered(65, 333, 32, 0.3f, true, 41), true);
   checkTopK(clustered(65, 333, 32, 0.3f, true, 41));
   checkProducts(clustered(30, 333, 32, 0.5f, true, 42), clustered(30, 333, 7, 0.5f, true, 43));

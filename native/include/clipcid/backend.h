@@ -26,7 +26,7 @@ class Prepared {
   // compared as rows of zeros, so that they neither disturb a neighbour nor are chosen for any reason but a
   // tie.
   std::vector<int64_t> faults;
-  // [rows] canonical dot of a row, as compared, with itself; 0 for a fault.
+  // [rows] canonical dot of a row, as compared, with itself; 0 for a fault. Empty where PrepareArgs left it out.
   std::vector<double> squares;
 };
 
@@ -36,6 +36,8 @@ struct PrepareArgs {
   int64_t begin = 0;
   int64_t count = -1;
   bool unit = false;
+  // Whether unit rows get `squares` too, which costs a pass over them; others always do.
+  bool squares = true;
 };
 
 struct Pair {

@@ -1,0 +1,30 @@
+// Chooses how two matrices are compared, from samples of their rows. What is chosen decides the time that an
+// operation takes, never its result.
+#pragma once
+
+#include "clipcid/backend.h"
+#include "cpu/encoding.h"
+#include "cpu/prepared.h"
+
+namespace clipcid {
+
+// Some rows of a matrix, spread evenly over it, as approximateRows makes them.
+struct RowSample {
+  int64_t count = 0;
+  int64_t stride = 0;
+  AlignedArray<float> rows{};  // [count, stride]
+
+  const float* row(int64_t at) const { return rows.get() + at * stride; }
+};
+Status sampleRows(const Context& context, const CpuPrepared& rows, int64_t count, RowSample* out);
+
+// The encodings of a filter that was chosen (kAuto: int8, or what the machine has) without prefix.
+Status planFilter(const Context& context, const CpuPrepared& queries, const CpuPrepared& keys, Filter filter,
+                  FilterPlan* out);
+
+// The filter that is expected to decide which dots are over `threshold` soonest, unless the context names one.
+// `decided`: every pair over it needs its canonical dot anyway.
+Status planJoin(const Context& context, const CpuPrepared& queries, const CpuPrepared& keys, double threshold,
+                bool decided, FilterPlan* out);
+
+}  // namespace clipcid
