@@ -18,6 +18,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   define("balance", balance);
   define("kmeans", kmeans);
   define("nearest", nearest);
+  define("nearestProduct", nearestProduct);
   define("pairs", pairs);
   define("semdedup", semdedup);
   define("loss", loss);

@@ -12,6 +12,7 @@ Napi::Value release(const Napi::CallbackInfo& info);
 Napi::Value balance(const Napi::CallbackInfo& info);
 Napi::Value kmeans(const Napi::CallbackInfo& info);
 Napi::Value nearest(const Napi::CallbackInfo& info);
+Napi::Value nearestProduct(const Napi::CallbackInfo& info);
 Napi::Value pairs(const Napi::CallbackInfo& info);
 Napi::Value semdedup(const Napi::CallbackInfo& info);
 Napi::Value loss(const Napi::CallbackInfo& info);

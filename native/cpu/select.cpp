@@ -86,9 +86,9 @@ class Best {
     pass.queries[0] = &queries_;
     pass.keys[0] = &keys_;
     pass.rows = args_.rows;
-    pass.count = args_.count;
+    pass.count = args_.rows == nullptr ? -1 : args_.count;
     pass.stateBytes = Shortlists::bytes(1) + static_cast<int64_t>(sizeof(Two));
-    pass.begin = [&](const QueryBlock& block, int64_t parts) -> Status {
+    pass.open = [&](const QueryBlock& block, int64_t parts) -> Status {
       lists_ = std::make_unique<Shortlists>(
           block.count, parts, 1, [this, block](int64_t place, int32_t key, int worker, double* score) {
             return decide(block.row(place), key, worker, score);
@@ -101,7 +101,7 @@ class Best {
       for (int r = 0; r < strip.rows; ++r) CLIPCID_TRY(visitRow(strip, r, worker));
       return {};
     };
-    pass.end = [&](const QueryBlock& block) -> Status {
+    pass.close = [&](const QueryBlock& block) -> Status {
       constexpr int64_t kRange = 256;
       return parallelTry(context, (block.count + kRange - 1) / kRange, [&](int64_t range, int worker) {
         Shortlists::Rest rest;
@@ -171,7 +171,7 @@ class Best {
 
   Status finish(const QueryBlock& block, int64_t place, int worker, Shortlists::Rest* rest) {
     lists_->rest(place, rest);
-    const int64_t out = block.begin + place;
+    const int64_t out = block.out + place;
     const bool alone = rest->decided.empty() && rest->pending.size() == 1;
     if (alone) {
       const Candidate& one = rest->pending[0];

@@ -166,7 +166,7 @@ Status runBlock(Pass* pass, const QueryBlock& block) {
   Gathered queries[2];
   for (int side = 0; side < sweep.sides; ++side) CLIPCID_TRY(gather(*pass, side, block, &queries[side]));
   const int64_t parts = partsOf(*pass, block.count);
-  CLIPCID_TRY(sweep.begin(block, parts));
+  CLIPCID_TRY(sweep.open(block, parts));
   KeyRange keys;
   for (; keys.begin < sweep.keys[0]->rows; keys.begin = keys.end) {
     keys.end = sweep.keys[0]->rows;
@@ -181,7 +181,7 @@ Status runBlock(Pass* pass, const QueryBlock& block) {
     }
     CLIPCID_TRY(runKeys(pass, block, queries, keys, parts));
   }
-  return sweep.end(block);
+  return sweep.close(block);
 }
 
 }  // namespace
@@ -204,7 +204,7 @@ Status selectSweep(const Context& context, const SelectSweep& sweep) {
   pass.scoreStride = pass.strip + panel;
   for (int at = 0; at < std::max(context.threads, 1) * sweep.sides; ++at)
     pass.scores.emplace_back(pass.kernel.tileRows * pass.scoreStride);
-  const int64_t count = sweep.rows == nullptr ? sweep.queries[0]->rows : sweep.count;
+  const int64_t count = sweep.count < 0 ? sweep.queries[0]->rows - sweep.begin : sweep.count;
   pass.total = static_cast<double>(count) * static_cast<double>(sweep.keys[0]->rows);
   const int64_t tile = pass.kernel.tileRows;
   const int64_t fits = kStateBytes / std::max<int64_t>(sweep.stateBytes, 1);
@@ -212,7 +212,8 @@ Status selectSweep(const Context& context, const SelectSweep& sweep) {
   int64_t most = std::clamp<int64_t>(fits / tile * tile, tile, kMostQueries);
   if (sweep.rows == nullptr && sweep.queries[0]->blockRows() <= most) most = sweep.queries[0]->blockRows();
   for (int64_t begin = 0; begin < count; begin += most) {
-    CLIPCID_TRY(runBlock(&pass, {sweep.rows, begin, std::min(most, count - begin)}));
+    CLIPCID_TRY(runBlock(&pass, {sweep.rows == nullptr ? nullptr : sweep.rows + begin, sweep.begin + begin,
+                                 std::min(most, count - begin), begin}));
   }
   return {};
 }

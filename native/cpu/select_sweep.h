@@ -9,13 +9,15 @@
 
 namespace clipcid {
 
-// Queries of a pass: places [begin, begin + count) of a list of rows, gathered; `row(place)` is the query's index.
+// Queries of a pass: some that follow one another, or a run of a list. `row(place)` is a query's index, and
+// `out + place` its place in the outputs.
 struct QueryBlock {
-  const int64_t* rows = nullptr;  // all queries in order when null
-  int64_t begin = 0;
+  const int64_t* rows = nullptr;  // a list, or null
+  int64_t begin = 0;              // the first query when there is no list
   int64_t count = 0;
+  int64_t out = 0;
 
-  int64_t row(int64_t place) const { return rows == nullptr ? begin + place : rows[begin + place]; }
+  int64_t row(int64_t place) const { return rows == nullptr ? begin + place : rows[place]; }
 };
 
 // Scores of a few queries of a block with a run of keys, for each of the pairs of matrices:
@@ -37,13 +39,15 @@ struct SelectSweep {
   int sides = 1;
   const CpuPrepared* queries[2] = {};
   const CpuPrepared* keys[2] = {};
-  const int64_t* rows = nullptr;  // ascending queries, or null for all
-  int64_t count = 0;
+  // `count` ascending queries; or, when null, the queries [begin, begin + count), to the end when count is negative.
+  const int64_t* rows = nullptr;
+  int64_t begin = 0;
+  int64_t count = -1;
   // Bytes of state that the visitor has for a query and a part.
   int64_t stateBytes = 0;
   // Before and after all strips of a block of queries, on the calling thread.
-  std::function<Status(const QueryBlock& queries, int64_t parts)> begin;
-  std::function<Status(const QueryBlock& queries)> end;
+  std::function<Status(const QueryBlock& queries, int64_t parts)> open;
+  std::function<Status(const QueryBlock& queries)> close;
   std::function<Status(const SelectStrip& strip, int worker)> visit;
 };
 

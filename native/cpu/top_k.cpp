@@ -55,8 +55,10 @@ class TopK {
       pass.queries[side] = queries_[side];
       pass.keys[side] = keys_[side];
     }
+    pass.begin = args_.begin;
+    pass.count = args_.count;
     pass.stateBytes = Shortlists::bytes(args_.k);
-    pass.begin = [&](const QueryBlock& block, int64_t parts) -> Status {
+    pass.open = [&](const QueryBlock& block, int64_t parts) -> Status {
       lists_ = std::make_unique<Shortlists>(
           block.count, parts, args_.k, [this, block](int64_t place, int32_t key, int worker, double* score) {
             return decide(block.row(place), key, worker, score);
@@ -69,13 +71,13 @@ class TopK {
       }
       return {};
     };
-    pass.end = [&](const QueryBlock& block) -> Status {
+    pass.close = [&](const QueryBlock& block) -> Status {
       constexpr int64_t kRange = 64;
       return parallelTry(context, (block.count + kRange - 1) / kRange, [&](int64_t range, int worker) {
         std::vector<Decided> best;
         for (int64_t place = range * kRange; place < std::min((range + 1) * kRange, block.count); ++place) {
           CLIPCID_TRY(lists_->finish(place, worker, &best));
-          const int64_t out = (block.begin + place) * args_.k;
+          const int64_t out = (block.out + place) * args_.k;
           for (int64_t rank = 0; rank < args_.k; ++rank) {
             args_.indices[out + rank] = best[static_cast<size_t>(rank)].index;
             args_.scores[out + rank] = best[static_cast<size_t>(rank)].score;

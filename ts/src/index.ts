@@ -62,7 +62,14 @@ export {
   sampleCentres,
   softTargets,
 } from './kernels/loss.ts';
-export { type NearestOptions, type NearestResult, nearest } from './kernels/nearest.ts';
+export {
+  type NearestOptions,
+  type NearestProductOptions,
+  type NearestResult,
+  nearest,
+  nearestProduct,
+  type Pairs,
+} from './kernels/nearest.ts';
 export { type PairBatch, type PairsOptions, pairs } from './kernels/pairs.ts';
 export { DeviceMatrix, type Dtype, type FileMatrix, type Matrix, type Rows, upload } from './kernels/rows.ts';
 export { type SemdedupOptions, type SemdedupResult, semdedup } from './kernels/semdedup.ts';

@@ -90,9 +90,12 @@ struct TopKArgs {
   const Prepared* secondKeys = nullptr;     // [keys]
   double cutoff = 2;                        // of the two-matrix form; nothing is over 2
   bool skipSelf = false;                    // leave out key i for query i
+  // The queries [begin, begin + count) of them; to the end when count is negative.
+  int64_t begin = 0;
+  int64_t count = -1;
   int64_t k = 1;
-  int32_t* indices = nullptr;   // [queries, k]
-  double* scores = nullptr;     // [queries, k]
+  int32_t* indices = nullptr;   // [count, k]
+  double* scores = nullptr;     // [count, k]
   std::string* plan = nullptr;  // as JoinArgs::plan
 };
 

@@ -115,6 +115,17 @@ export interface NativeNearestResult {
   indices: Int32Array;
   /** [Q, k] float32 of the canonical score. */
   scores: Float32Array;
+  /** What filter was used. */
+  plan: string;
+}
+
+export interface NativeNearestProductOptions {
+  k: number;
+  /** A cosine over it makes a pair's score 0. */
+  cutoff: number;
+  /** Both or none: without them the pairs are their own queries, and no pair is among its own results. */
+  queryImages?: NativeRows;
+  queryTexts?: NativeRows;
 }
 
 export interface NativeSemdedupOptions {
@@ -251,6 +262,13 @@ export interface NativeAddon {
     base: NativeRows,
     k: number,
     metric: 'cosine' | 'dot',
+  ): Promise<NativeNearestResult>;
+  /** Score: cosine of the images times cosine of the texts. */
+  nearestProduct(
+    context: NativeContext,
+    images: NativeRows,
+    texts: NativeRows,
+    options: NativeNearestProductOptions,
   ): Promise<NativeNearestResult>;
   /** Of `rows`, or of `rows` and `base`, over a cosine. `ready` is called when there is something to take again. */
   pairs(

@@ -1,6 +1,7 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import { nearest } from '../../src/kernels/nearest.ts';
+import type { KernelOptions } from '../../src/index.ts';
+import { nearest, nearestProduct, type Pairs } from '../../src/kernels/nearest.ts';
 import { type Matrix, upload } from '../../src/kernels/rows.ts';
 import type { Device } from '../../src/native/devices.ts';
 import * as reference from '../reference/nearest.ts';
@@ -9,6 +10,15 @@ import { withFiles } from './files.ts';
 import { expectAllSame, expectSame } from './same.ts';
 
 const THREADS = [1, 2, 7];
+const FILTERS = ['float32', 'bfloat16', 'int8'] as const;
+
+/** Each filter over all coordinates and over few, each number of threads at least once with each. */
+function* ways(): Generator<Required<Pick<KernelOptions, 'filter' | 'threads'>> & KernelOptions> {
+  for (const filter of FILTERS) {
+    for (const threads of THREADS) yield { filter, threads, prefix: 0 };
+    for (const prefix of [4, 16]) yield { filter, threads: 2, prefix };
+  }
+}
 
 /** Nearest rows on one device, held to the reference. */
 export function nearestSuite(device: Device): void {
@@ -110,6 +120,64 @@ export function nearestSuite(device: Device): void {
       });
     });
 
+    it('decides the same behind every filter', async () => {
+      const shapes: [number, number, number, number][] = [
+        [1, 1, 3, 1],
+        [40, 300, 40, 1],
+        [33, 1100, 64, 10],
+        [65, 333, 31, 256],
+        [7, 130, 200, 130],
+        [3, 2100, 130, 2],
+      ];
+      for (const [index, [queries, base, dim, k]] of shapes.entries()) {
+        for (const kind of KINDS) {
+          const all = makeRows({ rows: queries + base, dim, seed: index, kind });
+          const [left, right] = chunked(all, [queries]) as [Matrix, Matrix];
+          for (const metric of ['cosine', 'dot'] as const) {
+            const wanted = reference.nearest(left, right, k, metric);
+            for (const way of ways()) {
+              const result = await nearest(left, right, { k, metric, device, ...way });
+              expectAllSame(result, wanted);
+              expect(result.plan).not.toBe('');
+            }
+          }
+        }
+      }
+    });
+
+    it('stays exact where rows are of very different lengths', async () => {
+      const all = makeRows({ rows: 700, dim: 48, seed: 12, kind: 'clusters' });
+      const data = all.data as Float32Array;
+      for (const [row, factor] of [
+        [3, 1e20],
+        [100, 1e-20],
+        [300, 1e15],
+        [500, 1e30],
+        [600, 1e-38],
+      ] as const) {
+        for (let column = 0; column < 48; column++) data[row * 48 + column]! *= factor;
+      }
+      const [queries, base] = chunked(all, [60]) as [Matrix, Matrix];
+      for (const k of [1, 20, 640]) {
+        const wanted = reference.nearest(queries, base, k, 'dot');
+        for (const way of ways()) {
+          expectAllSame(await nearest(queries, base, { k, metric: 'dot', device, ...way }), wanted);
+        }
+      }
+    });
+
+    it('works in little memory, from files on both sides', async () => {
+      const all = makeRows({ rows: 9000, dim: 600, seed: 13, kind: 'clusters' });
+      const [queries, base] = chunked(all, [40]) as [Matrix, Matrix];
+      const wanted = reference.nearest(queries, base, 5, 'cosine');
+      await withFiles([queries, ...chunked(base, [3000, 1])], async ([first, ...rest]) => {
+        for (const filter of FILTERS) {
+          const options = { k: 5, maxMemory: 16 * 2 ** 20, filter, device };
+          expectAllSame(await nearest(first!, rest, options), wanted);
+        }
+      });
+    });
+
     it('names the first bad row of either side', async () => {
       const good = makeRows({ rows: 30, dim: 5, seed: 1, kind: 'normal' });
       const bad = makeRows({ rows: 30, dim: 5, seed: 1, kind: 'normal' });
@@ -149,6 +217,99 @@ export function nearestSuite(device: Device): void {
           expectAllSame(await nearest(left, right, { k, metric, device }), wanted);
         }),
         { numRuns: 150, seed: 4 },
+      );
+    });
+  });
+
+  describe('nearest by a product', () => {
+    async function check(pairs: Pairs, k: number, cutoff: number, queries?: Pairs): Promise<void> {
+      const { images, texts } = pairs as { images: Matrix; texts: Matrix };
+      const others = queries as { images: Matrix; texts: Matrix } | undefined;
+      const wanted = reference.nearestProduct(images, texts, k, cutoff, others);
+      for (const way of ways()) {
+        const options = { k, cutoff, device, ...(queries ? { queries } : {}), ...way };
+        const result = await nearestProduct(images, texts, options);
+        expectAllSame(result, wanted);
+        expect(result.plan).not.toBe('');
+      }
+    }
+
+    const pairsOf = (rows: number, dims: [number, number], seed: number, kind: (typeof KINDS)[number]) => ({
+      images: makeRows({ rows, dim: dims[0], seed, kind }),
+      texts: makeRows({ rows, dim: dims[1], seed: seed + 1, kind }),
+    });
+
+    const shapes: [number, [number, number], number, number][] = [
+      [2, [3, 5], 1, 0.98],
+      [13, [1, 1], 12, 0.5],
+      [33, [16, 48], 32, 0.98],
+      [64, [40, 7], 3, 0.2],
+      [150, [24, 130], 100, 0.9],
+      [131, [65, 64], 1, 2],
+      [97, [20, 20], 30, -0.5],
+    ];
+    for (const [rows, dims, k, cutoff] of shapes) {
+      it(`${k} of ${rows} pairs, widths ${dims.join(' and ')}, cut-off ${cutoff}`, async () => {
+        for (const kind of KINDS) await check(pairsOf(rows, dims, rows, kind), k, cutoff);
+      });
+    }
+
+    it('takes queries of their own', async () => {
+      const [queries, base] = [pairsOf(37, [30, 50], 5, 'clusters'), pairsOf(300, [30, 50], 5, 'clusters')];
+      for (const k of [1, 20, 300]) await check(base, k, 0.95, queries);
+      const none = {
+        images: { ...queries.images, data: new Float32Array(0), rows: 0 },
+        texts: queries.texts,
+      };
+      const empty = { ...none, texts: { ...none.texts, data: new Float32Array(0), rows: 0 } };
+      const result = await nearestProduct(base.images, base.texts, { queries: empty, device });
+      expectSame('indices', result.indices, new Int32Array(0));
+    });
+
+    it('counts copies and what is over the cut-off as 0, and never finds the query itself', async () => {
+      // Pairs 0 to 3: alike in both; 4 and 5: their copies; 6: the image of 0 with another text; 7: turned round.
+      const images = [1, 0.1, 1, 0.2, 1, 0.3, 0.9, 0.5, 1, 0.1, 1, 0.2, 1, 0.1, -1, 0];
+      const texts = [1, 0.6, 1, 0.5, 1, 0.1, 0.9, 0.5, 1, 0.6, 1, 0.5, 0, 1, -1, -0.2];
+      const matrix = (data: number[]): Matrix => ({ data: Float32Array.from(data), rows: 8, dim: 2 });
+      await check({ images: matrix(images), texts: matrix(texts) }, 7, 0.98);
+      const { indices, scores } = await nearestProduct(matrix(images), matrix(texts), { device });
+      expect(indices.length).toBe(8 * 7);
+      for (let pair = 0; pair < 8; pair++) {
+        const found = indices.subarray(7 * pair, 7 * pair + 7);
+        expect(new Set([...found, pair]).size).toBe(8);
+        expect([...found]).not.toContain(pair);
+      }
+      const ofFirst = [...indices.subarray(0, 7)];
+      expect(scores[ofFirst.indexOf(4)]).toBe(0);
+      expect(scores[ofFirst.indexOf(6)]).toBe(0);
+      expect(scores[ofFirst.indexOf(7)]).toBeGreaterThan(0.7);
+    });
+
+    it('takes files, chunks, other element types and device matrices', async () => {
+      const { images, texts } = pairsOf(120, [21, 34], 9, 'clusters');
+      const half = convert(images, 'float16');
+      const wanted = reference.nearestProduct(half, texts, 9, 0.97);
+      await withFiles([...chunked(half, [33, 1]), texts], async (files) => {
+        const options = { k: 9, cutoff: 0.97, device };
+        expectAllSame(await nearestProduct(files.slice(0, 3), files[3]!, options), wanted);
+        using resident = await upload(half, { device });
+        expectAllSame(await nearestProduct(resident, chunked(texts, [50]), options), wanted);
+      });
+    });
+
+    it('names the first bad row', async () => {
+      const good = pairsOf(30, [5, 6], 1, 'normal');
+      const bad = pairsOf(30, [5, 6], 1, 'normal');
+      (bad.texts.data as Float32Array).fill(0, 12 * 6, 13 * 6);
+      const failure = (message: string) => ({
+        code: 'INVALID_DATA',
+        message: expect.stringContaining(message),
+      });
+      await expect(nearestProduct(bad.images, bad.texts, { device })).rejects.toMatchObject(
+        failure('Row 12 of texts'),
+      );
+      await expect(nearestProduct(good.images, good.texts, { device, queries: bad })).rejects.toMatchObject(
+        failure('Row 12 of queries.texts'),
       );
     });
   });

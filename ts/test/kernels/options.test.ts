@@ -1,7 +1,7 @@
 import { describe, expect, it } from 'vitest';
 import { balance, cosineThreshold, summarizeBalance } from '../../src/kernels/balance.ts';
 import { kmeans } from '../../src/kernels/kmeans.ts';
-import { nearest } from '../../src/kernels/nearest.ts';
+import { nearest, nearestProduct } from '../../src/kernels/nearest.ts';
 import { checkRows, DeviceMatrix, type Matrix, upload } from '../../src/kernels/rows.ts';
 import { makeRows } from './data.ts';
 
@@ -119,6 +119,40 @@ describe('options', () => {
     await refused(() => nearest(rows, rows, { k: 11 }), RangeError, 'at most 10, the rows of base, for k');
     await refused(() => nearest(rows, rows, { k: 0 }), RangeError, 'for k but received 0');
     await refused(() => nearest(rows, rows, wrong({ k: 1, metric: 'euclidean' })), RangeError, 'for metric');
+  });
+
+  it('of nearest by a product are checked', async () => {
+    const other = makeRows({ rows: 9, dim: 4, seed: 1, kind: 'normal' });
+    const wide = makeRows({ rows: 10, dim: 5, seed: 1, kind: 'normal' });
+    const one: Matrix = { data: new Float32Array(4).fill(1), rows: 1, dim: 4 };
+    const cases: [Matrix, Matrix, object, typeof TypeError | typeof RangeError, string][] = [
+      [rows, other, {}, RangeError, '10, as in images, for the rows of texts but received 9'],
+      [rows, wide, { k: 10 }, RangeError, 'at most 9, the other pairs, for k but received 10'],
+      [rows, wide, { k: 0 }, RangeError, 'for k but received 0'],
+      [rows, wide, { cutoff: 3 }, RangeError, 'from -1 to 2 for cutoff but received 3'],
+      [rows, wide, { cutoff: '1' }, TypeError, 'for cutoff but received "1"'],
+      [rows, wide, { metric: 'dot' }, TypeError, '"metric"'],
+      [rows, wide, { queries: rows }, TypeError, 'images, texts for queries but received "data"'],
+      [rows, wide, { queries: { images: rows, texts: other } }, RangeError, 'the rows of queries.texts'],
+      [
+        rows,
+        wide,
+        { queries: { images: rows, texts: rows } },
+        RangeError,
+        '5, as in texts, for queries.texts.dim',
+      ],
+      [
+        rows,
+        wide,
+        { queries: { images: rows, texts: wide }, k: 11 },
+        RangeError,
+        'at most 10, the pairs, for k',
+      ],
+      [one, one, {}, RangeError, 'at least 2 rows for images but received 1'],
+    ];
+    for (const [images, texts, options, type, message] of cases) {
+      await refused(() => nearestProduct(images, texts, wrong(options)), type, message);
+    }
   });
 
   it('common to all are checked', async () => {

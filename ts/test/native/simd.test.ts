@@ -17,12 +17,14 @@ const PROGRAM = `
       const hash = createHash('sha256');
       const add = (result) => {
         for (const key of Object.keys(result).sort()) {
+          if (key === 'plan') continue; // names the instruction set
           const value = result[key];
           hash.update(key).update(ArrayBuffer.isView(value) ? new Uint8Array(value.buffer) : String(value));
         }
       };
       for (const threshold of [0.6, 0.9, 1 - 1e-6]) add(await addon.balance(context, [matrix], threshold));
       for (const metric of ['cosine', 'dot']) add(await addon.nearest(context, [matrix], [matrix], 5, metric));
+      add(await addon.nearestProduct(context, [matrix], [matrix], { k: 9, cutoff: 0.98 }));
       for (const spherical of [true, false]) {
         const options = { clusters: 13, spherical, init: 'k-means++', maxIterations: 4, tolerance: 0 };
         add(await addon.kmeans(context, [matrix], options));
