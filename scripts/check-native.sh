@@ -21,7 +21,7 @@ for check in ${1:-plain valgrind thread address}; do
   case $check in
     plain)
       build test-plain ''
-      for simd in plain avx2 avx512; do CLIP_CID_SIMD=$simd run test-plain; done
+      for simd in plain avx2 avx2-vnni avx512 avx512-vnni amx; do CLIP_CID_SIMD=$simd run test-plain; done
       ;;
     valgrind)
       # Valgrind knows no AVX-512. It runs one thread at a time, so this takes minutes.

@@ -1,21 +1,36 @@
 #include "cpu/kernels.h"
 
-#include "cpu/isa.h"
-
 namespace clipcid {
 
-const Kernels& kernels() {
+Kernels kernelsOf(Isa level) {
+  Kernels table = plainKernels();
 #if defined(__x86_64__)
-  switch (isa()) {
-    case Isa::kAvx512:
-      return avx512Kernels();
-    case Isa::kAvx2:
-      return avx2Kernels();
-    default:
-      break;
+  if (level >= Isa::kAvx2) table = avx2Kernels();
+  if (level == Isa::kAvx2Vnni) table.int8 = &avx2VnniInt8();
+  if (level >= Isa::kAvx512) table = avx512Kernels();
+  if (level >= Isa::kAvx512Vnni) {
+    table.int8 = &avx512Int8();
+    if (wantsBfloat16()) table.bfloat16 = &avx512Bfloat16();
   }
+  if (level == Isa::kAmx) {
+    table.int8 = &amxInt8();
+    table.bfloat16 = &amxBfloat16();
+  }
+#elif defined(__aarch64__)
+  if (level >= Isa::kNeon) table = neonKernels();
+  if (level == Isa::kNeonDotprod) {
+    table.int8 = &neonInt8();
+    if (wantsBfloat16()) table.bfloat16 = &neonBfloat16();
+  }
+#else
+  (void)level;
 #endif
-  return plainKernels();
+  return table;
+}
+
+const Kernels& kernels() {
+  static const Kernels chosen = kernelsOf(isa());
+  return chosen;
 }
 
 }  // namespace clipcid

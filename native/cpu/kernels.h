@@ -7,28 +7,32 @@
 
 #include <cstdint>
 
+#include "cpu/isa.h"
+
 namespace clipcid {
 
 // A microkernel of the filters. Rows are words of 32 bits: one float32, two bfloat16 (the lower half first) or
-// four int8 (the lowest byte first).
+// four int8 (the lowest byte first), each from -127 to 127.
 struct FilterKernel {
   // The tile is `tileRows` rows of A by `panel` rows of B.
   int tileRows;
-  int panel;   // a multiple of 16
-  int step;    // the number of words of a row is a multiple of it; words that fill up are zero
-  int offset;  // int8 only: what is added to the values of B, to make them unsigned; 0 or 128
+  int panel;  // a multiple of 16
+  int step;   // the number of words of a row is a multiple of it; words that fill up are zero
+  int offset;  // int8 only: what is added to the values of B, to make them unsigned, in words that fill up too; 0
+               // or 128
 
   // scores[r, j] = scale * (sum over the row's elements of a[r, k] b[k, j]), float32. A is row-major, all tileRows
   // rows readable, `strideA` words apart; B is one packed panel, [words, panel], 64-byte aligned.
-  // int8: the sum is exact, then rounded to float32, and again by the scale; `sums` has for each row the sum of its
-  // elements, [tileRows], which a kernel with an offset needs.
+  // int8: the sum is exact for up to kMostInt8 elements, then rounded to float32, and again by the scale, which is
+  // above zero; `sums` has for each row the sum of its elements, [tileRows]; it is read where there is an offset.
   // float32, bfloat16: the sum takes at most words + 8 (bfloat16: 2 words + 8) roundings to float32, each of which
-  // may be a truncation; bfloat16 elements and sums below 2^-126 may count as zero. The scale is 1.
-  // Returns false when every score is below `limit`; then the scores need not have been written.
+  // may be a truncation; bfloat16 elements and sums below 2^-126 may count as zero. The scale is taken for 1.
+  // Returns false when every score is below `limit`, which NaN is not; then the scores need not have been written.
   bool (*tile)(const uint32_t* a, int64_t strideA, const int32_t* sums, const uint32_t* b, int64_t words,
                float scale, float limit, float* scores, int64_t strideScores);
 
-  // Around every run of calls on a thread, when not null: AMX sets its tiles up and lets them go.
+  // Around every run of calls on a thread, when not null: AMX sets its tiles up and lets them go. Nothing else in
+  // the process may use AMX on the thread between them.
   void (*enter)();
   void (*leave)();
 
@@ -66,12 +70,26 @@ struct Kernels {
 
 constexpr int kMostTileRows = 32;
 constexpr int kMostPanel = 64;
+// 127 * 127 * 65,536 is below 2^31. Sums on the way may leave that range: they are modulo 2^32.
+constexpr int64_t kMostInt8 = 65536;
 
-// Of this machine and CLIP_CID_SIMD.
+// Of isa().
 const Kernels& kernels();
 
+// Those of one instruction set, which this machine must have (isasHere).
+Kernels kernelsOf(Isa level);
+
+// The tables and filters of kernels_*.cpp, by file.
 const Kernels& plainKernels();
 const Kernels& avx2Kernels();
+const FilterKernel& avx2VnniInt8();
 const Kernels& avx512Kernels();
+const FilterKernel& avx512Int8();
+const FilterKernel& avx512Bfloat16();
+const FilterKernel& amxInt8();
+const FilterKernel& amxBfloat16();
+const Kernels& neonKernels();
+const FilterKernel& neonInt8();
+const FilterKernel& neonBfloat16();
 
 }  // namespace clipcid

@@ -1,11 +1,16 @@
 // Whatever the compiler's baseline has: SSE2 on x86-64, NEON on AArch64. No fused multiply-add is assumed.
+#include <cstdint>
 #include <cstring>
 
 namespace {
 
 struct Vec {
   typedef float Type __attribute__((vector_size(16)));
-  static constexpr int width = 4, rows = 4, columns = 2;
+  using Sum = Type;
+  using Vector = Type;
+  using Element = float;
+  static constexpr int width = 4, rows = 4, columns = 4;
+  static constexpr double speed = 4;
   static Type zero() { return Type{}; }
   static Type load(const float* p) {
     Type value;
@@ -13,9 +18,17 @@ struct Vec {
     return value;
   }
   static Type broadcast(const float* p) { return Type{*p, *p, *p, *p}; }
-  static Type fma(Type a, Type b, Type c) { return a * b + c; }
+  static Type add(Type a, Type b, Type c) { return a * b + c; }
   static void store(float* p, Type value) { memcpy(p, &value, sizeof value); }
   static Type max(Type a, Type b) { return a > b ? a : b; }
+  struct Below {
+    typedef int32_t Bits __attribute__((vector_size(16)));
+    explicit Below(float limit) : limit{limit, limit, limit, limit} {}
+    void also(Type value) { below &= value < limit; }
+    bool all() const { return (below[0] & below[1] & below[2] & below[3]) != 0; }
+    Type limit;
+    Bits below = {-1, -1, -1, -1};
+  };
   static unsigned mask(const float* p, float low) {
     unsigned bits = 0;
     for (int i = 0; i < 16; ++i) bits |= static_cast<unsigned>(!(p[i] < low)) << i;

@@ -1,0 +1,284 @@
+// The inner loops of every instruction set that this machine has, against scalar arithmetic: sums, the bounds that
+// kernels.h states, and when a tile may be passed over.
+#include <algorithm>
+#include <cstring>
+#include <limits>
+
+#include "check.h"
+#include "core/aligned.h"
+#include "cpu/kernels.h"
+
+using namespace clipcid;
+
+namespace {
+
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+constexpr float kUntouched = -12345;
+
+enum class Type { kFloat32, kBfloat16, kInt8 };
+
+int perWord(Type type) { return type == Type::kFloat32 ? 1 : type == Type::kBfloat16 ? 2 : 4; }
+
+// Element `at` of a row of words.
+double element(Type type, const uint32_t* words, int64_t at) {
+  if (type == Type::kFloat32) {
+    float value;
+    memcpy(&value, words + at, 4);
+    return value;
+  }
+  if (type == Type::kBfloat16) return widenBfloat16(static_cast<uint16_t>(words[at / 2] >> (at % 2 * 16)));
+  return static_cast<int8_t>(words[at / 4] >> (at % 4 * 8));
+}
+
+void setElement(Type type, uint32_t* words, int64_t at, float value) {
+  if (type == Type::kFloat32) {
+    memcpy(words + at, &value, 4);
+  } else if (type == Type::kBfloat16) {
+    uint32_t bits;
+    memcpy(&bits, &value, 4);  // truncated: every bfloat16 is a good one here
+    const int shift = static_cast<int>(at % 2 * 16);
+    words[at / 2] = (words[at / 2] & ~(0xffffu << shift)) | (bits >> 16) << shift;
+  } else {
+    const int shift = static_cast<int>(at % 4 * 8);
+    const auto byte = static_cast<uint8_t>(static_cast<int>(value));
+    words[at / 4] = (words[at / 4] & ~(0xffu << shift)) | static_cast<uint32_t>(byte) << shift;
+  }
+}
+
+// One tile's worth of both sides, and what a kernel makes of it.
+struct Case {
+  Case(const FilterKernel& kernel, Type type, int64_t words)
+      : kernel(kernel),
+        type(type),
+        words(words),
+        stride(words + 3),
+        elements(words * perWord(type)),
+        a(std::max<int64_t>(kernel.tileRows * stride, 1)),
+        b(std::max<int64_t>(kernel.panel * words, 1)),
+        packed(std::max<int64_t>(kernel.panel * words, 1)),
+        sums(static_cast<size_t>(kernel.tileRows)),
+        scores(static_cast<size_t>(kernel.tileRows * strideScores())) {
+    std::fill(a.get(), a.get() + kernel.tileRows * stride, 0x7fc07fc0u);  // NaN between the rows
+    for (int r = 0; r < kernel.tileRows; ++r) std::fill(rowA(r), rowA(r) + words, 0u);
+    std::fill(b.get(), b.get() + kernel.panel * words, 0u);
+  }
+
+  int64_t strideScores() const { return kernel.panel + 5; }
+  uint32_t* rowA(int64_t row) { return a.get() + row * stride; }
+  uint32_t* rowB(int64_t row) { return b.get() + row * words; }
+  float score(int row, int column) const {
+    return scores[static_cast<size_t>(row * strideScores() + column)];
+  }
+  // A as `first` says and B as `second`, by row and element.
+  template <typename First, typename Second>
+  void fill(First first, Second second) {
+    for (int r = 0; r < kernel.tileRows; ++r) {
+      for (int64_t k = 0; k < elements; ++k) setElement(type, rowA(r), k, first(r, k));
+    }
+    for (int j = 0; j < kernel.panel; ++j) {
+      for (int64_t k = 0; k < elements; ++k) setElement(type, rowB(j), k, second(j, k));
+    }
+  }
+
+  bool run(float scale, float limit) {
+    const uint32_t flip = kernel.offset == 128 ? 0x80808080u : 0;
+    for (int64_t w = 0; w < words; ++w) {
+      for (int j = 0; j < kernel.panel; ++j) packed.get()[w * kernel.panel + j] = rowB(j)[w] ^ flip;
+    }
+    for (int r = 0; r < kernel.tileRows; ++r) {
+      double sum = 0;
+      if (type == Type::kInt8) {
+        for (int64_t k = 0; k < elements; ++k) sum += element(type, rowA(r), k);
+      }
+      sums[static_cast<size_t>(r)] = static_cast<int32_t>(sum);
+    }
+    std::fill(scores.begin(), scores.end(), kUntouched);
+    if (kernel.enter != nullptr) kernel.enter();
+    const bool hit = kernel.tile(a.get(), stride, sums.data(), packed.get(), words, scale, limit,
+                                 scores.data(), strideScores());
+    if (kernel.leave != nullptr) kernel.leave();
+    for (int r = 0; r < kernel.tileRows; ++r) {
+      for (int64_t j = kernel.panel; j < strideScores(); ++j)
+        CHECK(score(r, static_cast<int>(j)) == kUntouched);
+    }
+    return hit;
+  }
+
+  // Whether every score is what kernels.h promises; returns the largest.
+  float checkScores(float scale) {
+    float most = -kInfinity;
+    const double unit = std::ldexp(1.0, -23);  // a truncation
+    const double roundings = static_cast<double>((type == Type::kBfloat16 ? 2 * words : words) + 8);
+    for (int r = 0; r < kernel.tileRows; ++r) {
+      for (int j = 0; j < kernel.panel; ++j) {
+        double sum = 0, size = 0;
+        for (int64_t k = 0; k < elements; ++k) {
+          const double product = element(type, rowA(r), k) * element(type, rowB(j), k);
+          sum += product;
+          size += std::fabs(product);
+        }
+        const float got = score(r, j);
+        if (type == Type::kInt8) {
+          CHECK(got == static_cast<float>(static_cast<int32_t>(sum)) * scale);
+        } else {
+          const double bound = 1.0001 * roundings * unit * size + roundings * std::ldexp(1.0, -125);
+          CHECK(std::fabs(static_cast<double>(got) - sum) <= bound + 1e-13 * size);
+        }
+        most = std::max(most, got);
+      }
+    }
+    return most;
+  }
+
+  const FilterKernel& kernel;
+  const Type type;
+  const int64_t words, stride, elements;
+  AlignedArray<uint32_t> a, b, packed;
+  std::vector<int32_t> sums;
+  std::vector<float> scores;
+};
+
+float draw(Type type, uint64_t stream, int64_t row, int64_t k) {
+  const auto index = static_cast<uint64_t>(row * 100003 + k);
+  if (type == Type::kInt8)
+    return static_cast<float>(static_cast<int>(philox64(3, stream, index) % 255) - 127);
+  return test::noise(stream, index);
+}
+
+// Sums of random rows at depths round every unrolling, and the promise about `limit`.
+void depths(const FilterKernel& kernel, Type type) {
+  for (const int64_t steps : {0, 1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 33, 64, 129}) {
+    const int64_t words = steps * kernel.step;
+    if (words > 1100) continue;
+    Case tile(kernel, type, words);
+    tile.fill([&](int r, int64_t k) { return draw(type, 1, r, k); },
+              [&](int j, int64_t k) { return draw(type, 2, j, k); });
+    const float scale = type == Type::kInt8 ? 0.37f / 127 : 1;
+    CHECK(tile.run(scale, -kInfinity));
+    const float most = tile.checkScores(scale);
+    CHECK(tile.run(scale, most));
+    CHECK(!tile.run(scale, std::nextafterf(most, kInfinity)));
+    CHECK(!tile.run(scale, kInfinity));
+  }
+}
+
+// Every place of the tile, one hit alone in it.
+void places(const FilterKernel& kernel, Type type) {
+  const int64_t words = 2 * kernel.step;
+  for (int r = 0; r < kernel.tileRows; ++r) {
+    for (int j = 0; j < kernel.panel; ++j) {
+      Case tile(kernel, type, words);
+      const int64_t at = (r + 5 * j) % tile.elements;
+      // Everything else is below zero.
+      tile.fill([&](int row, int64_t k) { return row == r && k == at ? 3.0f : -1.0f; },
+                [&](int column, int64_t k) { return column == j ? (k == at ? 100.0f : 0.0f) : 4.0f; });
+      CHECK(tile.run(1, 300));
+      CHECK(tile.score(r, j) == 300);
+      CHECK(!tile.run(1, 300.5f));
+    }
+  }
+}
+
+void extremes(const FilterKernel& kernel, Type type) {
+  if (type == Type::kInt8) {
+    for (const float first : {-127.0f, 127.0f}) {
+      for (const float second : {-127.0f, 127.0f}) {
+        Case tile(kernel, type, kMostInt8 / 4);
+        tile.fill([&](int, int64_t) { return first; }, [&](int, int64_t) { return second; });
+        CHECK(tile.run(1, -kInfinity));
+        tile.checkScores(1);
+      }
+    }
+    return;
+  }
+  const int64_t words = 16 * kernel.step;
+  {
+    // Cancelling signs, one huge product.
+    Case tile(kernel, type, words);
+    tile.fill([&](int r, int64_t k) { return (k == r ? 1e6f : 1.5f) * (k % 2 == 0 ? 1.0f : -1.0f); },
+              [&](int j, int64_t k) { return k == j % 7 ? -1e6f : 1.25f + static_cast<float>(k % 5); });
+    CHECK(tile.run(1, -kInfinity));
+    tile.checkScores(1);
+  }
+  {
+    // Denormals, alone and beside elements that are not.
+    Case tile(kernel, type, words);
+    tile.fill([&](int r, int64_t k) { return std::ldexp(1.0f, r % 3 == 0 ? -130 : (k % 2 == 0 ? -130 : 0)); },
+              [&](int j, int64_t k) { return std::ldexp(1.0f, j % 2 == 0 ? -4 : (k % 3 == 0 ? -128 : 1)); });
+    CHECK(tile.run(1, -kInfinity));
+    // A flushed element changes a sum by less than 2^-126 times its partner, at most 2 here.
+    const double flushed = static_cast<double>(tile.elements) * std::ldexp(1.0, -125);
+    for (int r = 0; r < kernel.tileRows; ++r) {
+      for (int j = 0; j < kernel.panel; ++j) {
+        double sum = 0;
+        for (int64_t k = 0; k < tile.elements; ++k) {
+          sum += element(type, tile.rowA(r), k) * element(type, tile.rowB(j), k);
+        }
+        CHECK(std::fabs(static_cast<double>(tile.score(r, j)) - sum) <= 4 * flushed + 1e-4 * std::fabs(sum));
+      }
+    }
+  }
+  // NaN and infinity reach every limit, in every place, alone.
+  for (const bool nan : {false, true}) {
+    for (int r = 0; r < kernel.tileRows; ++r) {
+      for (int j = 0; j < kernel.panel; ++j) {
+        Case tile(kernel, type, kernel.step);
+        // At (r, j) infinity times zero or infinity; elsewhere in the row minus infinity.
+        tile.fill([&](int row, int64_t k) { return row == r && k == 0 ? kInfinity : 0.5f; },
+                  [&](int column, int64_t) { return column != j ? -0.5f
+                                                    : nan       ? 0.0f
+                                                                : 1.0f; });
+        CHECK(tile.run(1, 3e38f));
+        CHECK(nan ? std::isnan(tile.score(r, j)) : tile.score(r, j) == kInfinity);
+      }
+    }
+  }
+}
+
+void filter(const FilterKernel& kernel, Type type) {
+  CHECK(kernel.tileRows <= kMostTileRows && kernel.panel <= kMostPanel && kernel.panel % 16 == 0);
+  CHECK(kernel.offset == 0 || kernel.offset == 128);
+  depths(kernel, type);
+  places(kernel, type);
+  extremes(kernel, type);
+}
+
+void checkIsa() {
+  const std::vector<Isa> here = isasHere();
+  CHECK(!here.empty() && here.front() == Isa::kPlain);
+  const Isa used = isa();
+  CHECK(std::find(here.begin(), here.end(), used) != here.end());
+  const char* forced = std::getenv("CLIP_CID_SIMD");
+  if (forced == nullptr || *forced == 0) {
+    CHECK(used == here.back());
+  } else {
+    // The level that is named, or where it is not here one below it.
+    bool found = false;
+    for (const Isa level : here) found = found || std::strcmp(isaName(level), forced) == 0;
+    CHECK(!found || std::strcmp(isaName(used), forced) == 0);
+  }
+  CHECK(chooseIsa(isaName(used)));
+  if (here.size() > 1) CHECK(!chooseIsa(isaName(used == Isa::kPlain ? here.back() : Isa::kPlain)));
+  CHECK(!chooseIsa("fast") && !chooseIsa("") && !chooseIsa(nullptr));
+  CHECK(isa() == used);
+}
+
+}  // namespace
+
+int main() {
+  checkIsa();
+  for (const Isa level : isasHere()) {
+    if (level > isa()) break;
+    const Kernels table = kernelsOf(level);
+    const int before = test::failures();
+    filter(*table.float32, Type::kFloat32);
+    if (table.bfloat16 != nullptr) filter(*table.bfloat16, Type::kBfloat16);
+    if (table.int8 != nullptr) filter(*table.int8, Type::kInt8);
+    if (test::failures() > before) std::fprintf(stderr, "with %s\n", isaName(level));
+  }
+  // Not in every table of a processor that has the instruction.
+#if defined(__x86_64__)
+  if (hasBfloat16() && isa() >= Isa::kAvx512Vnni) filter(avx512Bfloat16(), Type::kBfloat16);
+#endif
+  return test::report("kernels");
+}
