@@ -13,7 +13,7 @@ Napi::Value devices(const Napi::CallbackInfo& info) {
   cpu.Set("device", "cpu");
   cpu.Set("name", cpuName());
   cpu.Set("memory", static_cast<double>(cpuBackend().memory().total));
-  cpu.Set("architecture", isaName(isa()));
+  cpu.Set("architecture", isaName());
   cpu.Set("usable", true);
   list.Set(list.Length(), cpu);
   int index = 0;

@@ -29,7 +29,7 @@ Isa isa();
 bool chooseIsa(const char* name);
 
 // 'plain', 'avx2', 'avx2-vnni', 'avx512', 'avx512-vnni', 'amx', 'neon' or 'neon-dotprod'.
-const char* isaName(Isa level);
+const char* isaName(Isa level = isa());
 
 // Whether the processor has a dot product of bfloat16 in its vector instructions, and whether that outruns float32:
 // not all do.
