@@ -64,7 +64,9 @@ describe('devices()', () => {
     expect(report.addon).toMatch(/\.node$/);
     expect(report.devices[0]).toMatchObject({ device: 'cpu', usable: true });
     expect(report.devices[0]!.memory).toBeGreaterThan(2 ** 20);
-    expect(report.devices[0]!.architecture).toMatch(/^(plain|avx2(-vnni)?|avx512(-vnni)?|amx|neon(-dotprod)?)$/);
+    expect(report.devices[0]!.architecture).toMatch(
+      /^(plain|avx2(-vnni)?|avx512(-vnni)?|amx|neon(-dotprod)?)$/,
+    );
     const gpus = report.devices.filter((info) => info.device.startsWith('cuda:'));
     expect(report.devices).toHaveLength(1 + gpus.length);
     if (gpus.length === 0) expect(report.cuda).toMatch(/\S/);
