@@ -69,7 +69,7 @@ Status project(Backend& backend, const Context& context, const LossArgs& args, c
   const int64_t size = args.batch * args.teacherDim;
   out->gradient = FloatBuffer(size);
   if (projection == nullptr) {
-    CLIPCID_TRY(normaliseRows(context, name, raw, args.batch, args.dim, nullptr, &out->unit));
+    CLIPCID_TRY(normaliseRows(backend, context, name, raw, args.batch, args.dim, &out->unit));
   } else {
     MatmulArgs product;
     product.a = raw;
@@ -79,8 +79,8 @@ Status project(Backend& backend, const Context& context, const LossArgs& args, c
     product.n = product.strideB = product.strideC = args.teacherDim;
     product.k = product.strideA = args.dim;
     CLIPCID_TRY(backend.matmul(context, product));
-    CLIPCID_TRY(normaliseRows(context, name + " after its projection", out->gradient.get(), args.batch,
-                              args.teacherDim, nullptr, &out->unit));
+    CLIPCID_TRY(normaliseRows(backend, context, name + " after its projection", out->gradient.get(),
+                              args.batch, args.teacherDim, &out->unit));
   }
   std::memset(out->gradient.get(), 0, static_cast<size_t>(size) * sizeof(float));
   return {};
@@ -174,12 +174,12 @@ Status distil(Backend& backend, const Context& context, const LossArgs& args, Lo
   CLIPCID_TRY(project(backend, context, args, "image", args.image, args.imageProjection, &image));
   const bool ownPass = args.klWeight > 0 && args.softCentroids == nullptr;
   if (ownPass || args.useInstance()) {
-    CLIPCID_TRY(normaliseRows(context, "teacherImage", args.teacherImage, args.batch, args.teacherDim,
-                              nullptr, &teacherImage));
+    CLIPCID_TRY(normaliseRows(backend, context, "teacherImage", args.teacherImage, args.batch,
+                              args.teacherDim, &teacherImage));
   }
   if (args.useInstance()) {
     CLIPCID_TRY(project(backend, context, args, "text", args.text, args.textProjection, &text));
-    CLIPCID_TRY(normaliseRows(context, "teacherText", args.teacherText, args.batch, args.teacherDim, nullptr,
+    CLIPCID_TRY(normaliseRows(backend, context, "teacherText", args.teacherText, args.batch, args.teacherDim,
                               &teacherText));
     CLIPCID_TRY(instanceTerm(backend, context, args, image, text, teacherImage, teacherText, result));
     CLIPCID_TRY(projectBack(backend, context, args, args.text, args.textProjection, text, result->text,
@@ -207,8 +207,8 @@ Status clusterInstanceLoss(Backend& backend, const Context& context, const LossA
     // Raw rows are checked whether or not a term needs them as they are, so that a fault is named where it
     // is.
     UnitRows image, text;
-    CLIPCID_TRY(normaliseRows(context, "image", args.image, args.batch, args.dim, nullptr, &image));
-    CLIPCID_TRY(normaliseRows(context, "text", args.text, args.batch, args.dim, nullptr, &text));
+    CLIPCID_TRY(normaliseRows(backend, context, "image", args.image, args.batch, args.dim, &image));
+    CLIPCID_TRY(normaliseRows(backend, context, "text", args.text, args.batch, args.dim, &text));
     if (args.clipWeight > 0) {
       CLIPCID_TRY(clipTerm(backend, context, args, image, text, result));
     } else {

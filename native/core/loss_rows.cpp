@@ -16,25 +16,26 @@ int64_t blocks(int64_t count, int64_t size) { return (count + size - 1) / size; 
 
 }  // namespace
 
-Status normaliseRows(const Context& context, const std::string& name, const float* raw, int64_t rows,
-                     int64_t dim, const int32_t* indices, UnitRows* out, int64_t firstRow) {
-  out->rows = rows;
-  out->dim = dim;
-  out->unit = FloatBuffer(rows * dim);
-  out->norms.resize(static_cast<size_t>(rows));
+void forRows(const Context& context, int64_t rows, const std::function<void(int64_t)>& body) {
   parallelFor(context.threads, blocks(rows, kRowBlock), [&](int64_t block, int) {
     const int64_t end = std::min(rows, (block + 1) * kRowBlock);
-    for (int64_t i = block * kRowBlock; i < end; ++i) {
-      const float* x = raw + (indices != nullptr ? indices[i] : i) * dim;
-      float* u = out->unit.get() + i * dim;
-      const double norm = canonicalNorm(x, dim);
-      out->norms[static_cast<size_t>(i)] = norm;
-      const double inverse = 1 / norm;
-      for (int64_t k = 0; k < dim; ++k) u[k] = static_cast<float>(static_cast<double>(x[k]) * inverse);
-    }
+    for (int64_t i = block * kRowBlock; i < end; ++i) body(i);
   });
+}
+
+Status normsOf(Backend& backend, const Context& context, const std::string& name, const float* raw,
+               int64_t rows, int64_t dim, const int32_t* indices, std::vector<double>* norms,
+               int64_t firstRow) {
+  norms->resize(static_cast<size_t>(rows));
+  RowNormsArgs args;
+  args.data = raw;
+  args.count = rows;
+  args.dim = dim;
+  args.indices = indices;
+  args.norms = norms->data();
+  CLIPCID_TRY(backend.rowNorms(context, args));
   for (int64_t i = 0; i < rows; ++i) {
-    const double norm = out->norms[static_cast<size_t>(i)];
+    const double norm = args.norms[i];
     if (!(norm > 0) || !std::isfinite(norm)) {
       const int64_t row = firstRow + (indices != nullptr ? indices[i] : i);
       return {Code::kInvalidData, "Row " + std::to_string(row) + " of " + name + " is zero, NaN or infinite"};
@@ -43,23 +44,48 @@ Status normaliseRows(const Context& context, const std::string& name, const floa
   return {};
 }
 
+Status normaliseRows(Backend& backend, const Context& context, const std::string& name, const float* raw,
+                     int64_t rows, int64_t dim, UnitRows* out, int64_t firstRow) {
+  out->rows = rows;
+  out->dim = dim;
+  out->unit = FloatBuffer(rows * dim);
+  CLIPCID_TRY(normsOf(backend, context, name, raw, rows, dim, nullptr, &out->norms, firstRow));
+  forRows(context, rows, [&](int64_t i) {
+    const float* x = raw + i * dim;
+    float* u = out->unit.get() + i * dim;
+    const double inverse = 1 / out->norms[static_cast<size_t>(i)];
+    for (int64_t k = 0; k < dim; ++k) u[k] = static_cast<float>(static_cast<double>(x[k]) * inverse);
+  });
+  return {};
+}
+
 void throughNormalise(const Context& context, const UnitRows& unit, const float* gradient, float factor,
-                      bool add, float* out, const int32_t* indices) {
+                      bool add, float* out) {
   const int64_t dim = unit.dim;
-  parallelFor(context.threads, blocks(unit.rows, kRowBlock), [&](int64_t block, int) {
-    const int64_t end = std::min(unit.rows, (block + 1) * kRowBlock);
-    for (int64_t i = block * kRowBlock; i < end; ++i) {
-      const float* u = unit.row(i);
-      const float* g = gradient + i * dim;
-      float* target = out + (indices != nullptr ? indices[i] : i) * dim;
-      const auto along = static_cast<float>(canonicalDot(g, u, dim));
-      const auto scale = static_cast<float>(factor / unit.norms[static_cast<size_t>(i)]);
-      if (add) {
-        for (int64_t k = 0; k < dim; ++k) target[k] += (g[k] - along * u[k]) * scale;
-      } else {
-        for (int64_t k = 0; k < dim; ++k) target[k] = (g[k] - along * u[k]) * scale;
-      }
+  forRows(context, unit.rows, [&](int64_t i) {
+    const float* u = unit.row(i);
+    const float* g = gradient + i * dim;
+    float* target = out + i * dim;
+    const auto along = static_cast<float>(canonicalDot(g, u, dim));
+    const auto scale = static_cast<float>(factor / unit.norms[static_cast<size_t>(i)]);
+    if (add) {
+      for (int64_t k = 0; k < dim; ++k) target[k] += (g[k] - along * u[k]) * scale;
+    } else {
+      for (int64_t k = 0; k < dim; ++k) target[k] = (g[k] - along * u[k]) * scale;
     }
+  });
+}
+
+void throughNormalise(const Context& context, const SoftmaxSide& raw, int64_t dim, float factor,
+                      float* gradient) {
+  forRows(context, raw.count, [&](int64_t i) {
+    const int64_t row = raw.indices != nullptr ? raw.indices[i] : i;
+    const float* x = raw.data + row * dim;
+    float* g = gradient + row * dim;
+    const double inverse = 1 / raw.norms[i];
+    const auto along = static_cast<float>(canonicalDot(g, x, dim) * inverse * inverse);
+    const auto scale = static_cast<float>(static_cast<double>(factor) * inverse);
+    for (int64_t k = 0; k < dim; ++k) g[k] = (g[k] - along * x[k]) * scale;
   });
 }
 

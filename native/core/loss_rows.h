@@ -1,6 +1,7 @@
 // Rows on the unit sphere, and gradients through the normalisation. Elementwise work on the host's threads.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -26,18 +27,31 @@ struct UnitRows {
 
   const float* data() const { return unit.get(); }
   const float* row(int64_t index) const { return unit.get() + index * dim; }
+  SoftmaxSide side() const { return {unit.get(), rows, nullptr, nullptr}; }
 };
 
-// `raw` is dense; with `indices`, [rows] of them, only these rows of it. kInvalidData: "Row 3 of <name> is
-// zero, NaN or infinite", the first such row, where raw's row 0 counts as `firstRow`.
-Status normaliseRows(const Context& context, const std::string& name, const float* raw, int64_t rows,
-                     int64_t dim, const int32_t* indices, UnitRows* out, int64_t firstRow = 0);
+// Canonical norms of rows of `raw`, dense: of those with these indices, or of the first. kInvalidData: "Row 3 of
+// <name> is zero, NaN or infinite", the first such row, where raw's row 0 counts as `firstRow`.
+Status normsOf(Backend& backend, const Context& context, const std::string& name, const float* raw,
+               int64_t rows, int64_t dim, const int32_t* indices, std::vector<double>* norms,
+               int64_t firstRow = 0);
+
+// As normsOf, and the rows over their norms.
+Status normaliseRows(Backend& backend, const Context& context, const std::string& name, const float* raw,
+                     int64_t rows, int64_t dim, UnitRows* out, int64_t firstRow = 0);
 
 // Gradient of the raw rows from the gradient of the unit rows, factor * gradient: (g - (g . u) u) / norm.
-// Adds to `out` or overwrites it; `out` may be `gradient`. With `indices`, row i goes to row indices[i] of
-// `out`.
+// Adds to `out` or overwrites it; `out` may be `gradient`.
 void throughNormalise(const Context& context, const UnitRows& unit, const float* gradient, float factor,
-                      bool add, float* out, const int32_t* indices = nullptr);
+                      bool add, float* out);
+
+// The same in place, for rows that are `raw` over their norms, and lie in `gradient` as they do in `raw`: by their
+// indices, or the first.
+void throughNormalise(const Context& context, const SoftmaxSide& raw, int64_t dim, float factor,
+                      float* gradient);
+
+// body(i) for every row, some at a time on a thread.
+void forRows(const Context& context, int64_t rows, const std::function<void(int64_t)>& body);
 
 // out[i] += factor * x[i]
 void addScaled(const Context& context, const float* x, float factor, int64_t count, float* out);

@@ -8,154 +8,168 @@
 #include "clipcid/canonical.h"
 
 namespace clipcid {
+namespace {
+
+double inOrder(const std::vector<double>& values) {
+  return std::accumulate(values.begin(), values.end(), 0.0);
+}
+
+}  // namespace
 
 Status contrastTerm(Backend& backend, const Context& context, const ContrastArgs& args, double* value,
                     double* logScaleGradient) {
   const int64_t batch = args.x->rows;
   const int64_t dim = args.x->dim;
+  const auto count = static_cast<double>(batch);
   const double scale = std::exp(args.logScale);
   std::vector<int32_t> diagonal(static_cast<size_t>(batch));
   std::iota(diagonal.begin(), diagonal.end(), 0);
-  std::vector<float> rowLse(static_cast<size_t>(batch)), targetLogit(static_cast<size_t>(batch));
+  std::vector<double> rowLse(diagonal.size()), columnLse, targetLogit(diagonal.size());
   FloatBuffer values(batch * dim);
 
-  SoftmaxLossArgs forward;
-  forward.q = args.x->data();
-  forward.k = args.y->data();
-  forward.queries = forward.keys = batch;
+  SoftmaxArgs forward;
+  SoftmaxArgs::Queries queries;
+  queries.rows = args.x->side();
+  queries.scale = scale;
+  queries.targets = diagonal.data();
+  queries.lse = rowLse.data();
+  queries.targetLogit = targetLogit.data();
+  forward.keys = args.y->side();
   forward.dim = dim;
-  forward.scale = scale;
-  forward.targets = diagonal.data();
-  forward.lse = rowLse.data();
-  forward.targetLogit = targetLogit.data();
-  if (!args.columns) forward.values = values.get();
-  CLIPCID_TRY(backend.softmaxLoss(context, forward));
-
-  double sum = 0;
-  for (int64_t i = 0; i < batch; ++i)
-    sum += static_cast<double>(rowLse[i]) - static_cast<double>(targetLogit[i]);
+  if (args.columns) {
+    columnLse.resize(diagonal.size());
+    forward.columnLse = columnLse.data();
+  } else {
+    queries.values = values.get();
+  }
+  forward.queries = {queries};
+  CLIPCID_TRY(backend.softmax(context, forward));
+  const double byRow = inOrder(rowLse) - inOrder(targetLogit);
 
   if (!args.columns) {
     // d loss / dx_i = scale / B (sum_j p_ij y_j - y_i): the expectation of the forward pass is all that is
     // needed.
-    addScaled(context, args.y->data(), -1, batch * dim, values.get());
-    double along = 0;
-    for (int64_t i = 0; i < batch; ++i) along += canonicalDot(args.x->row(i), values.get() + i * dim, dim);
-    const double factor = args.weight * scale / static_cast<double>(batch);
-    addScaled(context, values.get(), static_cast<float>(factor), batch * dim, args.dx);
-    *logScaleGradient = factor * along;
-    *value = sum / static_cast<double>(batch);
+    const double factor = args.weight * scale / count;
+    std::vector<double> along(diagonal.size());
+    forRows(context, batch, [&](int64_t i) {
+      float* row = values.get() + i * dim;
+      const float* y = args.y->row(i);
+      float* dx = args.dx + i * dim;
+      for (int64_t k = 0; k < dim; ++k) row[k] -= y[k];
+      along[static_cast<size_t>(i)] = canonicalDot(args.x->row(i), row, dim);
+      for (int64_t k = 0; k < dim; ++k) dx[k] += static_cast<float>(factor) * row[k];
+    });
+    *logScaleGradient = factor * inOrder(along);
+    *value = byRow / count;
     return {};
   }
 
-  std::vector<float> columnLse(static_cast<size_t>(batch));
-  SoftmaxLossArgs columns = forward;
-  columns.q = forward.k;
-  columns.k = forward.q;
-  columns.targets = nullptr;
-  columns.targetLogit = nullptr;
-  columns.lse = columnLse.data();
-  CLIPCID_TRY(backend.softmaxLoss(context, columns));
-  for (int64_t i = 0; i < batch; ++i)
-    sum += static_cast<double>(columnLse[i]) - static_cast<double>(targetLogit[i]);
-  *value = sum / (2 * static_cast<double>(batch));
-
-  SoftmaxLossArgs backward;
-  backward.q = args.x->data();
-  backward.k = args.y->data();
-  backward.queries = backward.keys = batch;
+  *value = (byRow + inOrder(columnLse) - inOrder(targetLogit)) / (2 * count);
+  const double weight = args.weight / count;
+  SoftmaxGradientArgs backward;
+  backward.queries = args.x->side();
+  backward.keys = args.y->side();
   backward.dim = dim;
   backward.scale = scale;
   backward.targets = diagonal.data();
   backward.rowLse = rowLse.data();
   backward.columnLse = columnLse.data();
-  backward.rowWeight = backward.columnWeight =
-      static_cast<float>(args.weight / (2 * static_cast<double>(batch)));
-  backward.values = values.get();
+  backward.rowWeight = backward.columnWeight = 0.5;
+  backward.sums = values.get();
   backward.logitGradient = logScaleGradient;
-  CLIPCID_TRY(backend.softmaxLoss(context, backward));
-  addScaled(context, values.get(), static_cast<float>(scale), batch * dim, args.dx);
+  CLIPCID_TRY(backend.softmaxGradient(context, backward));
+  *logScaleGradient *= weight;
+  addScaled(context, values.get(), static_cast<float>(weight * scale), batch * dim, args.dx);
   if (args.dy == nullptr) return {};
 
-  std::swap(backward.q, backward.k);
+  std::swap(backward.queries, backward.keys);
   std::swap(backward.rowLse, backward.columnLse);
+  backward.mirrored = true;
   backward.logitGradient = nullptr;
-  CLIPCID_TRY(backend.softmaxLoss(context, backward));
-  addScaled(context, values.get(), static_cast<float>(scale), batch * dim, args.dy);
+  CLIPCID_TRY(backend.softmaxGradient(context, backward));
+  addScaled(context, values.get(), static_cast<float>(weight * scale), batch * dim, args.dy);
   return {};
 }
 
 namespace {
 
 // What one pass over the centres says of each row.
-struct Softmax {
-  std::vector<float> lse;
-  std::vector<float> targetLogit;
+struct OverCentres {
+  std::vector<double> lse;
+  std::vector<double> targetLogit;
   FloatBuffer expectation;  // [B, D]
+
+  SoftmaxArgs::Queries queries(const UnitRows& rows, double temperature, const int32_t* targets) {
+    lse.resize(static_cast<size_t>(rows.rows));
+    expectation = FloatBuffer(rows.rows * rows.dim);
+    SoftmaxArgs::Queries set;
+    set.rows = rows.side();
+    set.scale = 1 / temperature;
+    set.lse = lse.data();
+    set.values = expectation.get();
+    if (targets != nullptr) {
+      targetLogit.resize(lse.size());
+      set.targets = targets;
+      set.targetLogit = targetLogit.data();
+    }
+    return set;
+  }
 };
 
-Status overCentres(Backend& backend, const Context& context, const UnitRows& rows, const UnitRows& centres,
-                   double temperature, const int32_t* targets, Softmax* out) {
-  out->lse.resize(static_cast<size_t>(rows.rows));
-  out->expectation = FloatBuffer(rows.rows * rows.dim);
-  SoftmaxLossArgs args;
-  args.q = rows.data();
-  args.k = centres.data();
-  args.queries = rows.rows;
-  args.keys = centres.rows;
-  args.dim = rows.dim;
-  args.scale = 1 / temperature;
-  args.lse = out->lse.data();
-  args.values = out->expectation.get();
-  if (targets != nullptr) {
-    out->targetLogit.resize(static_cast<size_t>(rows.rows));
-    args.targets = targets;
-    args.targetLogit = out->targetLogit.data();
-  }
-  return backend.softmaxLoss(context, args);
-}
-
 // The gradient of the unit centres: sum_i dz_ij s_i / temperature with dz_ij = ((ce + kl) Q_ij - kl P_ij - ce
-// [j = target(i)]) / B.
+// [j = target(i)]) / B. It is summed up where the gradient of the raw centres will be.
 Status centreGradient(Backend& backend, const Context& context, const LossArgs& args, const UnitRows& s,
-                      const UnitRows* t, const UnitRows& centres, const Softmax& student,
-                      const Softmax& teacher, const int32_t* targets, LossResult* result) {
-  const int64_t size = centres.rows * centres.dim;
-  const auto batch = static_cast<double>(s.rows);
-  FloatBuffer gradient(size);
-  SoftmaxLossArgs backward;
-  backward.q = centres.data();
-  backward.k = s.data();
-  backward.queries = centres.rows;
-  backward.keys = s.rows;
-  backward.dim = centres.dim;
+                      const UnitRows* t, const SoftmaxSide& centres, const OverCentres& student,
+                      const OverCentres& teacher, LossResult* result) {
+  const int64_t dim = s.dim;
+  if (args.sample != nullptr) {
+    std::memset(result->centroids, 0, static_cast<size_t>(args.clusters * dim) * sizeof(float));
+  }
+  SoftmaxGradientArgs backward;
+  backward.queries = centres;
+  backward.keys = s.side();
+  backward.dim = dim;
   backward.scale = 1 / args.temperature;
+  backward.mirrored = true;
   backward.columnLse = student.lse.data();
-  backward.columnWeight = static_cast<float>((args.ceWeight + args.klWeight) / batch);
-  backward.values = gradient.get();
-  CLIPCID_TRY(backend.softmaxLoss(context, backward));
+  backward.columnWeight = args.ceWeight + args.klWeight;
+  backward.sums = result->centroids;
+  CLIPCID_TRY(backend.softmaxGradient(context, backward));
   if (args.klWeight > 0) {
-    FloatBuffer ofTeacher(size);
-    backward.k = t->data();
-    backward.v = s.data();
+    backward.keys = t->side();
+    backward.values = s.side();
     backward.scale = 1 / args.teacherTemperature;
     backward.columnLse = teacher.lse.data();
-    backward.columnWeight = static_cast<float>(-args.klWeight / batch);
-    backward.values = ofTeacher.get();
-    CLIPCID_TRY(backend.softmaxLoss(context, backward));
-    addScaled(context, ofTeacher.get(), 1, size, gradient.get());
+    backward.columnWeight = -args.klWeight;
+    backward.add = true;
+    CLIPCID_TRY(backend.softmaxGradient(context, backward));
   }
   if (args.ceWeight > 0) {
-    const auto weight = static_cast<float>(args.ceWeight / batch);
+    const auto weight = static_cast<float>(args.ceWeight);
     for (int64_t i = 0; i < s.rows; ++i) {
       const float* row = s.row(i);
-      float* target = gradient.get() + targets[i] * s.dim;
-      for (int64_t k = 0; k < s.dim; ++k) target[k] -= weight * row[k];
+      float* target = result->centroids + args.labels[i] * dim;
+      for (int64_t k = 0; k < dim; ++k) target[k] -= weight * row[k];
     }
   }
-  std::memset(result->centroids, 0, static_cast<size_t>(args.clusters * args.teacherDim) * sizeof(float));
-  throughNormalise(context, centres, gradient.get(), static_cast<float>(1 / args.temperature), false,
-                   result->centroids, args.sample);
+  const double factor = 1 / (args.temperature * static_cast<double>(s.rows));
+  throughNormalise(context, centres, dim, static_cast<float>(factor), result->centroids);
+  return {};
+}
+
+// Labels as positions in the sample.
+Status targetsOf(const LossArgs& args, std::vector<int32_t>* targets) {
+  targets->assign(args.labels, args.labels + args.batch);
+  if (args.sample == nullptr) return {};
+  for (int32_t& target : *targets) {
+    const int32_t* end = args.sample + args.sampleCount;
+    const int32_t* found = std::lower_bound(args.sample, end, target);
+    if (found == end || *found != target) {
+      return {Code::kInvalidArgument,
+              "Centre " + std::to_string(target) + " is a label but not in the sample"};
+    }
+    target = static_cast<int32_t>(found - args.sample);
+  }
   return {};
 }
 
@@ -165,68 +179,61 @@ Status clusterTerms(Backend& backend, const Context& context, const LossArgs& ar
                     const UnitRows* t, float* ds, LossResult* result) {
   const int64_t batch = s.rows;
   const int64_t dim = s.dim;
-  const int64_t count = args.sample != nullptr ? args.sampleCount : args.clusters;
-  UnitRows centres;
-  CLIPCID_TRY(normaliseRows(context, "centroids", args.centroids, count, dim, args.sample, &centres));
+  const bool ce = args.ceWeight > 0, kl = args.klWeight > 0;
+  // The centres are never copied: a pass normalises them as it goes by.
+  SoftmaxSide centres;
+  std::vector<double> norms;
+  centres.data = args.centroids;
+  centres.count = args.sample != nullptr ? args.sampleCount : args.clusters;
+  centres.indices = args.sample;
+  CLIPCID_TRY(
+      normsOf(backend, context, "centroids", args.centroids, centres.count, dim, args.sample, &norms));
+  centres.norms = norms.data();
 
-  // Labels as positions in the sample.
   std::vector<int32_t> targets;
-  if (args.ceWeight > 0) {
-    targets.assign(args.labels, args.labels + batch);
-    if (args.sample != nullptr) {
-      for (int32_t& target : targets) {
-        const int32_t* end = args.sample + count;
-        const int32_t* found = std::lower_bound(args.sample, end, target);
-        if (found == end || *found != target) {
-          return {Code::kInvalidArgument,
-                  "Centre " + std::to_string(target) + " is a label but not in the sample"};
-        }
-        target = static_cast<int32_t>(found - args.sample);
-      }
-    }
-  }
-  const int32_t* target = targets.empty() ? nullptr : targets.data();
+  if (ce) CLIPCID_TRY(targetsOf(args, &targets));
 
-  Softmax student;
-  CLIPCID_TRY(overCentres(backend, context, s, centres, args.temperature, target, &student));
+  // Student and teacher share the pass.
+  OverCentres student, teacher;
+  SoftmaxArgs pass;
+  pass.keys = centres;
+  pass.dim = dim;
+  pass.queries.push_back(student.queries(s, args.temperature, ce ? targets.data() : nullptr));
+  const bool ownPass = kl && args.softCentroids == nullptr;
+  if (ownPass) pass.queries.push_back(teacher.queries(*t, args.teacherTemperature, nullptr));
+  CLIPCID_TRY(backend.softmax(context, pass));
+
   // d / ds_i = ((ce + kl) E_Q[c] - ce c_target - kl o_i) / (B temperature)
   const double factor = 1 / (args.temperature * static_cast<double>(batch));
-  addScaled(context, student.expectation.get(), static_cast<float>((args.ceWeight + args.klWeight) * factor),
-            batch * dim, ds);
-
-  if (args.ceWeight > 0) {
-    const auto weight = static_cast<float>(args.ceWeight * factor);
-    double sum = 0;
-    for (int64_t i = 0; i < batch; ++i) {
-      sum += static_cast<double>(student.lse[i]) - static_cast<double>(student.targetLogit[i]);
-      const float* centre = centres.row(targets[i]);
-      for (int64_t k = 0; k < dim; ++k) ds[i * dim + k] -= weight * centre[k];
+  const auto ofStudent = static_cast<float>((args.ceWeight + args.klWeight) * factor);
+  const auto ofTeacher = static_cast<float>(args.klWeight * factor);
+  const float* soft = ownPass ? teacher.expectation.get() : args.softCentroids;
+  std::vector<double> divergences(kl ? static_cast<size_t>(batch) : 0);
+  forRows(context, batch, [&](int64_t i) {
+    const auto at = static_cast<size_t>(i);
+    float* gradient = ds + i * dim;
+    const float* expectation = student.expectation.get() + i * dim;
+    for (int64_t k = 0; k < dim; ++k) gradient[k] += ofStudent * expectation[k];
+    if (ce) {
+      const float* centre = args.centroids + args.labels[i] * dim;
+      const double inverse = 1 / norms[static_cast<size_t>(targets[at])];
+      const auto weight = static_cast<float>(args.ceWeight * factor * inverse);
+      for (int64_t k = 0; k < dim; ++k) gradient[k] -= weight * centre[k];
     }
-    result->clusterCe = sum / static_cast<double>(batch);
+    if (!kl) return;
+    const float* o = soft + i * dim;
+    for (int64_t k = 0; k < dim; ++k) gradient[k] -= ofTeacher * o[k];
+    const double entropy = ownPass
+                               ? teacher.lse[at] - canonicalDot(t->row(i), o, dim) / args.teacherTemperature
+                               : static_cast<double>(args.entropies[i]);
+    divergences[at] = student.lse[at] - canonicalDot(s.row(i), o, dim) / args.temperature - entropy;
+  });
+  if (ce) {
+    result->clusterCe = (inOrder(student.lse) - inOrder(student.targetLogit)) / static_cast<double>(batch);
   }
-
-  Softmax teacher;
-  if (args.klWeight > 0) {
-    const float* soft = args.softCentroids;
-    if (soft == nullptr) {
-      CLIPCID_TRY(overCentres(backend, context, *t, centres, args.teacherTemperature, nullptr, &teacher));
-      soft = teacher.expectation.get();
-    }
-    double sum = 0;
-    for (int64_t i = 0; i < batch; ++i) {
-      const float* o = soft + i * dim;
-      const double entropy = args.softCentroids != nullptr
-                                 ? static_cast<double>(args.entropies[i])
-                                 : static_cast<double>(teacher.lse[i]) -
-                                       canonicalDot(t->row(i), o, dim) / args.teacherTemperature;
-      sum +=
-          static_cast<double>(student.lse[i]) - canonicalDot(s.row(i), o, dim) / args.temperature - entropy;
-    }
-    result->clusterKl = sum / static_cast<double>(batch);
-    addScaled(context, soft, static_cast<float>(-args.klWeight * factor), batch * dim, ds);
-  }
+  if (kl) result->clusterKl = inOrder(divergences) / static_cast<double>(batch);
   if (!args.learned) return {};
-  return centreGradient(backend, context, args, s, t, centres, student, teacher, target, result);
+  return centreGradient(backend, context, args, s, t, centres, student, teacher, result);
 }
 
 }  // namespace clipcid

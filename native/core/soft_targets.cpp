@@ -12,13 +12,19 @@ namespace {
 
 constexpr int64_t kBlock = 4096;  // rows of the teacher at a time
 
-// Rows [begin, begin + count) as unit rows; a fault is named by its place in the whole matrix.
-Status readUnit(const Context& context, const std::string& name, const Rows& rows, int64_t begin,
-                int64_t count, UnitRows* out) {
+// Rows [begin, begin + count), dense: where they lie, or read into `copy`.
+Status floatRows(const Rows& rows, int64_t begin, int64_t count, FloatBuffer* copy, const float** out) {
   const int64_t dim = rows.dim();
-  FloatBuffer raw(count * dim);
-  CLIPCID_TRY(readRows(rows, begin, count, raw.get(), dim));
-  return normaliseRows(context, name, raw.get(), count, dim, nullptr, out, begin);
+  if (!rows.device && rows.chunks.size() == 1 && !rows.chunks[0].inFile()) {
+    const MatrixView& view = rows.chunks[0].view;
+    if (view.dtype == Dtype::kFloat32 && view.stride == dim) {
+      *out = view.floats() + begin * dim;
+      return {};
+    }
+  }
+  *copy = FloatBuffer(count * dim);
+  *out = copy->get();
+  return readRows(rows, begin, count, copy->get(), dim);
 }
 
 }  // namespace
@@ -31,28 +37,37 @@ Status softTargets(Backend& backend, const Context& context, const SoftTargetsAr
   }
   if (!(args.temperature > 0)) return {Code::kInvalidArgument, "The temperature isn't above 0"};
   try {
-    UnitRows centres;
-    CLIPCID_TRY(readUnit(context, "centroids", args.centroids, 0, args.centroids.count(), &centres));
-    std::vector<float> lse(static_cast<size_t>(std::min(count, kBlock)));
+    FloatBuffer copy;
+    std::vector<double> norms;
+    SoftmaxSide centres;
+    centres.count = args.centroids.count();
+    CLIPCID_TRY(floatRows(args.centroids, 0, centres.count, &copy, &centres.data));
+    CLIPCID_TRY(normsOf(backend, context, "centroids", centres.data, centres.count, dim, nullptr, &norms));
+    centres.norms = norms.data();
+    std::vector<double> lse(static_cast<size_t>(std::min(count, kBlock)));
     for (int64_t begin = 0; begin < count; begin += kBlock) {
       const int64_t rows = std::min(kBlock, count - begin);
+      FloatBuffer raw;
+      const float* data = nullptr;
+      CLIPCID_TRY(floatRows(args.teacher, begin, rows, &raw, &data));
       UnitRows teacher;
-      CLIPCID_TRY(readUnit(context, "teacher", args.teacher, begin, rows, &teacher));
-      SoftmaxLossArgs pass;
-      pass.q = teacher.data();
-      pass.k = centres.data();
-      pass.queries = rows;
-      pass.keys = centres.rows;
+      // A fault is named by its place in the whole matrix.
+      CLIPCID_TRY(normaliseRows(backend, context, "teacher", data, rows, dim, &teacher, begin));
+      SoftmaxArgs::Queries set;
+      set.rows = teacher.side();
+      set.scale = 1 / args.temperature;
+      set.lse = lse.data();
+      set.values = args.softCentroids + begin * dim;
+      SoftmaxArgs pass;
+      pass.queries = {set};
+      pass.keys = centres;
       pass.dim = dim;
-      pass.scale = 1 / args.temperature;
-      pass.lse = lse.data();
-      pass.values = args.softCentroids + begin * dim;
-      CLIPCID_TRY(backend.softmaxLoss(context, pass));
-      for (int64_t i = 0; i < rows; ++i) {
-        const double along = canonicalDot(teacher.row(i), pass.values + i * dim, dim);
-        const double entropy = static_cast<double>(lse[static_cast<size_t>(i)]) - along / args.temperature;
+      CLIPCID_TRY(backend.softmax(context, pass));
+      forRows(context, rows, [&](int64_t i) {
+        const double along = canonicalDot(teacher.row(i), set.values + i * dim, dim);
+        const double entropy = lse[static_cast<size_t>(i)] - along / args.temperature;
         args.entropies[begin + i] = static_cast<float>(entropy);
-      }
+      });
       if (context.progress) context.progress(static_cast<double>(begin + rows), static_cast<double>(count));
     }
   } catch (const std::bad_alloc&) {

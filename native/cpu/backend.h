@@ -21,7 +21,9 @@ class CpuBackend final : public Backend {
   Status gather(const Context& context, const GatherArgs& args) override;
   Status segmentSum(const Context& context, const SegmentSumArgs& args) override;
   Status matmul(const Context& context, const MatmulArgs& args) override;
-  Status softmaxLoss(const Context& context, const SoftmaxLossArgs& args) override;
+  Status rowNorms(const Context& context, const RowNormsArgs& args) override;
+  Status softmax(const Context& context, const SoftmaxArgs& args) override;
+  Status softmaxGradient(const Context& context, const SoftmaxGradientArgs& args) override;
   Status adamw(const Context& context, const AdamwArgs& args) override;
 };
 

@@ -1,7 +1,11 @@
-// The softmax epilogue of one row of a tile of logits.
+// The softmax epilogue of rows of a tile of dots, compiled once for each instruction set.
 //
-// Rows hold a multiple of kRowLanes logits; the padding is kPadding, whose weight is exactly 0. Sums run in
-// kRowLanes lanes, in order, whatever the width of the machine's vectors.
+// Logits are scale * dot, rounded to float32 and in units of ln(2): exponentials are powers of two. Rows hold a
+// multiple of kRowLanes dots. Sums run in kRowLanes lanes, in order, whatever the width of the machine's vectors; only
+// whether multiplications and additions are fused differs between instruction sets.
+//
+// 2^x is right to 4 roundings; for x below -100 it is 2^-100, which no sum of float32 weights near 1 can tell from 0,
+// and for x over 8.5 that of 8.5. (Logits are never more than kLag above what is subtracted from them.)
 #pragma once
 
 #include <cstdint>
@@ -9,14 +13,38 @@
 namespace clipcid {
 
 constexpr int kRowLanes = 16;
-constexpr float kPadding = -1e30f;
+// What is subtracted from a row's logits follows their maximum only when it is this far behind: then what the row has
+// summed up need not be rescaled for every small rise.
+constexpr float kLag = 8;
 
-// z[i] = exp(z[i] - m) with m = max(previous, every z); returns m, and the sum of the new z in `sum`.
-float softmaxRow(float* z, int64_t count, float previous, double* sum);
+// The weights of the backward form: row and column part of
+//   rowWeight 2^(scale z - rowLse) + columnWeights[j] 2^(scale z - columnLse[j])
+// An absent part has null `columnWeights`, or a weight of 0.
+struct WeighRow {
+  float scale;
+  float rowWeight, rowLse;
+  const float* columnWeights;
+  const float* columnLse;
+};
 
-// z[i] = rowWeight exp(z[i] - rowLse) + columnWeight exp(z[i] - columnLse[i]), without the part of a weight
-// that is 0; returns the sum of the new z times the old.
-double weighRow(float* z, int64_t count, float rowWeight, float rowLse, float columnWeight,
-                const float* columnLse);
+struct SoftmaxRows {
+  // z[i] = 2^(scale z[i] - m), where m = previous, or the largest of scale z if that is over previous + kLag; returns
+  // m, and the sum of the new z in `sum`.
+  float (*softmax)(float* z, int64_t count, float scale, float previous, double* sum);
+  // z[i] = the weights; returns the sum of the new z times the old.
+  double (*weigh)(float* z, int64_t count, const WeighRow& args);
+  // Takes `rows` rows, `stride` apart, into the running maxima and sums of 2^(scale z - maximum) of columns.
+  void (*columns)(const float* z, int64_t stride, int64_t rows, int64_t count, float scale, float* maxima,
+                  float* sums);
+  // out[k] = float32(x[k] factor)
+  void (*scaled)(const float* x, int64_t dim, double factor, float* out);
+};
+
+// Of this machine and CLIP_CID_SIMD.
+const SoftmaxRows& softmaxRows();
+
+const SoftmaxRows& plainSoftmaxRows();
+const SoftmaxRows& avx2SoftmaxRows();
+const SoftmaxRows& avx512SoftmaxRows();
 
 }  // namespace clipcid

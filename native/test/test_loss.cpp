@@ -6,7 +6,9 @@
 #include <random>
 
 #include "check.h"
+#include "core/aligned.h"
 #include "core/loss.h"
+#include "cpu/product.h"
 
 using namespace clipcid;
 using clipcid::test::contextOf;
@@ -20,73 +22,218 @@ std::vector<float> draw(std::mt19937& random, int64_t count) {
   return values;
 }
 
-void primitive(int64_t queries, int64_t keys, int64_t dim, int threads) {
+// Packed products of both kinds against float64, inside the bound that product.h states, and equal to the bit when the
+// operands change places. Rows of very different sizes, one huge product that cancels, and elements that bfloat16
+// rounds badly.
+void products(const Product& product, int64_t depth, double bound) {
+  std::mt19937 random(4);
+  const int64_t m = product.rows, n = product.columns;
+  std::vector<float> a = draw(random, m * depth), b = draw(random, n * depth);
+  for (int64_t k = 0; k < depth; ++k) {
+    a[k] *= 1e30f;
+    if (m > 1) a[depth + k] *= 1e-20f;
+    b[k] *= 1e-5f;
+    if (n > 1) b[depth + k] = 1 + 255.0f / 65536;  // halfway between two bfloat16, twice
+  }
+  if (depth > 3) {
+    a[3 * depth] = a[3 * depth + 3] = 1e10f;
+    for (int64_t j = 0; j < n; ++j) b[j * depth + 3] = -b[j * depth];
+  }
+  // The transpose of b, for the other packing.
+  std::vector<float> columns(n * depth);
+  for (int64_t j = 0; j < n; ++j) {
+    for (int64_t k = 0; k < depth; ++k) columns[k * n + j] = b[j * depth + k];
+  }
+  const int64_t stride = kMostProductColumns;
+  const AlignedArray<float> left(m * product.leftWords(depth)), right(n * product.rightWords(depth)),
+      mirrorLeft(m * product.leftWords(depth)), mirrorRight(n * product.rightWords(depth)),
+      c(kMostProductRows * stride), d(kMostProductRows * stride), e(kMostProductRows * stride);
+  product.packLeft(a.data(), depth, m, depth, left.get());
+  product.enter();
+  product.packRightRows(b.data(), depth, n, depth, right.get());
+  product.multiply(left.get(), right.get(), depth, c.get(), stride, false, false);
+  // In two parts, where the depth allows it.
+  const int64_t part = depth > 32 ? 32 : depth;
+  product.packRight(columns.data(), n, n, 0, part, depth, right.get());
+  if (part < depth)
+    product.packRight(columns.data() + part * n, n, n, part, depth - part, depth, right.get());
+  product.multiply(left.get(), right.get(), depth, d.get(), stride, false, false);
+  for (int64_t i = 0; i < m; ++i)
+    std::copy(d.get() + i * stride, d.get() + i * stride + n, e.get() + i * stride);
+  product.multiply(left.get(), right.get(), depth, e.get(), stride, true, false);
+  double worst = 0;
+  for (int64_t i = 0; i < m; ++i) {
+    for (int64_t j = 0; j < n; ++j) {
+      double sum = 0, size = 0;
+      for (int64_t k = 0; k < depth; ++k) {
+        const double term = static_cast<double>(a[i * depth + k]) * static_cast<double>(b[j * depth + k]);
+        sum += term;
+        size += std::fabs(term);
+      }
+      const float value = c.get()[i * stride + j];
+      CHECK(value == d.get()[i * stride + j]);
+      CHECK(std::fabs(static_cast<double>(e.get()[i * stride + j]) - 2 * sum) <= 3 * bound * size);
+      worst = std::fmax(worst, std::fabs(static_cast<double>(value) - sum) / size);
+    }
+  }
+  CHECK(worst <= bound);
+  // Rows and columns that are missing count as zeros; the operands the other way round.
+  const int64_t few = std::min(m, n) - (m > 1 ? 1 : 0);
+  product.packLeft(b.data(), depth, few, depth, mirrorLeft.get());
+  product.packRightRows(a.data(), depth, few, depth, mirrorRight.get());
+  product.multiply(mirrorLeft.get(), mirrorRight.get(), depth, d.get(), stride, false, true);
+  product.leave();
+  for (int64_t i = 0; i < m; ++i) {
+    for (int64_t j = 0; j < n; ++j) {
+      const float value = d.get()[i * stride + j];
+      CHECK(value == (i < few && j < few ? c.get()[j * stride + i] : 0.0f));
+    }
+  }
+}
+
+// Largest error, and largest error over the sum of the absolute summands where these may cancel.
+struct Errors {
+  double most = 0;
+  void take(double actual, double expected, double summands = 0) {
+    most = std::fmax(most, std::fabs(actual - expected) / (1 + summands));
+  }
+};
+
+std::vector<double> logits(const std::vector<float>& q, const std::vector<float>& k, int64_t dim,
+                           double scale) {
+  const auto queries = static_cast<int64_t>(q.size()) / dim, keys = static_cast<int64_t>(k.size()) / dim;
+  std::vector<double> z(static_cast<size_t>(queries * keys));
+  for (int64_t i = 0; i < queries; ++i) {
+    for (int64_t j = 0; j < keys; ++j) {
+      for (int64_t d = 0; d < dim; ++d)
+        z[i * keys + j] += scale * static_cast<double>(q[i * dim + d]) * static_cast<double>(k[j * dim + d]);
+    }
+  }
+  return z;
+}
+
+// Log-sum-exp of `count` logits, `stride` apart.
+double lseOf(const double* z, int64_t count, int64_t stride) {
+  double most = -INFINITY, sum = 0;
+  for (int64_t i = 0; i < count; ++i) most = std::fmax(most, z[i * stride]);
+  for (int64_t i = 0; i < count; ++i) sum += std::exp(z[i * stride] - most);
+  return most + std::log(sum);
+}
+
+// Both softmax primitives against their equations, and against themselves with one thread.
+void primitive(int64_t queries, int64_t keys, int64_t dim, double scale, int threads) {
   std::mt19937 random(1);
   const std::vector<float> q = draw(random, queries * dim), k = draw(random, keys * dim),
                            v = draw(random, keys * dim);
-  const std::vector<float> columnLse = draw(random, keys);
-  std::vector<int32_t> targets;
+  std::vector<int32_t> targets, backwards;
   for (int64_t i = 0; i < queries; ++i) targets.push_back(static_cast<int32_t>((i * 7) % keys));
-  std::vector<float> lse(queries), logit(queries), values(queries * dim), weighted(queries * dim);
-  double gradient = 0;
-  SoftmaxLossArgs args;
-  args.q = q.data();
-  args.k = k.data();
-  args.queries = queries;
-  args.keys = keys;
-  args.dim = dim;
-  args.scale = 0.5;
-  args.targets = targets.data();
-  args.lse = lse.data();
-  args.targetLogit = logit.data();
-  args.values = values.data();
-  CHECK_OK(cpuBackend().softmaxLoss(contextOf(threads), args));
-  args.v = v.data();
-  args.values = weighted.data();
-  args.rowLse = lse.data();
-  args.columnLse = columnLse.data();
-  args.rowWeight = 0.25f;
-  args.columnWeight = 0.125f;
-  args.logitGradient = &gradient;
-  CHECK_OK(cpuBackend().softmaxLoss(contextOf(threads), args));
+  // The second set reads the rows from the last to the first, and each over a norm of 2.
+  for (int64_t i = 0; i < queries; ++i) backwards.push_back(static_cast<int32_t>(queries - 1 - i));
+  const std::vector<double> norms(static_cast<size_t>(std::max(queries, keys)), 2.0);
+  std::vector<double> lse(queries), logit(queries), second(queries), columnLse(keys), again(queries);
+  std::vector<float> values(queries * dim), secondValues(queries * dim);
 
-  double errorLse = 0, errorValues = 0, errorWeighted = 0, expectedGradient = 0, size = 0;
-  std::vector<double> z(keys), sums(dim), weights(dim);
+  SoftmaxArgs forward;
+  forward.keys = {k.data(), keys, nullptr, nullptr};
+  forward.dim = dim;
+  SoftmaxArgs::Queries set;
+  set.rows = {q.data(), queries, nullptr, nullptr};
+  set.scale = scale;
+  set.targets = targets.data();
+  set.lse = lse.data();
+  set.targetLogit = logit.data();
+  set.values = values.data();
+  SoftmaxArgs::Queries other = set;
+  other.rows = {q.data(), queries, backwards.data(), norms.data()};
+  other.scale = 2 * scale;
+  other.targets = nullptr;
+  other.lse = second.data();
+  other.values = secondValues.data();
+  forward.queries = {set, other};
+  CHECK_OK(cpuBackend().softmax(contextOf(threads), forward));
+  for (int64_t i = 0; i < queries; ++i) CHECK(second[queries - 1 - i] == lse[i]);
+  for (int64_t i = 0; i < queries * dim; ++i)
+    CHECK(secondValues[(queries - 1 - i / dim) * dim + i % dim] == values[i]);
+
+  set.lse = again.data();
+  set.values = nullptr;
+  forward.queries = {set};
+  forward.columnLse = columnLse.data();
+  CHECK_OK(cpuBackend().softmax(contextOf(threads), forward));
+  CHECK(again == lse);
+
+  SoftmaxGradientArgs backward;
+  backward.queries = {q.data(), queries, nullptr, nullptr};
+  backward.keys = {k.data(), keys, nullptr, nullptr};
+  backward.values = {v.data(), keys, nullptr, nullptr};
+  backward.dim = dim;
+  backward.scale = scale;
+  backward.targets = targets.data();
+  backward.rowLse = lse.data();
+  backward.columnLse = columnLse.data();
+  backward.rowWeight = 0.25;
+  backward.columnWeight = 0.125;
+  std::vector<float> sums(queries * dim), mirrored(keys * dim), twice;
+  double gradient = 0, gradientAgain = 0;
+  backward.sums = sums.data();
+  backward.logitGradient = &gradient;
+  CHECK_OK(cpuBackend().softmaxGradient(contextOf(threads), backward));
+  twice = sums;
+  backward.sums = twice.data();
+  backward.logitGradient = &gradientAgain;
+  backward.add = true;
+  CHECK_OK(cpuBackend().softmaxGradient(contextOf(1), backward));
+  CHECK(gradientAgain == gradient);
+  for (int64_t i = 0; i < queries * dim; ++i) CHECK(twice[i] == 2 * sums[i]);
+  SoftmaxGradientArgs back;
+  back.queries = {k.data(), keys, nullptr, nullptr};
+  back.keys = {q.data(), queries, nullptr, nullptr};
+  back.dim = dim;
+  back.scale = scale;
+  back.mirrored = true;
+  back.columnLse = lse.data();
+  back.columnWeight = 1;
+  back.sums = mirrored.data();
+  CHECK_OK(cpuBackend().softmaxGradient(contextOf(threads), back));
+
+  const std::vector<double> z = logits(q, k, dim, scale);
+  Errors lseErrors, valueErrors, sumErrors, mirroredErrors;
+  double expectedGradient = 0, size = 0;
+  std::vector<double> expectedMirrored(static_cast<size_t>(keys * dim));
+  for (int64_t j = 0; j < keys; ++j) lseErrors.take(columnLse[j], lseOf(&z[j], queries, keys));
   for (int64_t i = 0; i < queries; ++i) {
-    double total = 0;
-    for (int64_t j = 0; j < keys; ++j) {
-      z[j] = 0;
-      for (int64_t d = 0; d < dim; ++d)
-        z[j] += 0.5 * static_cast<double>(q[i * dim + d]) * static_cast<double>(k[j * dim + d]);
-      total += std::exp(z[j]);
-    }
-    const double expected = std::log(total);
-    errorLse = std::fmax(errorLse, std::fabs(expected - static_cast<double>(lse[i])));
-    errorLse = std::fmax(errorLse, std::fabs(z[targets[i]] - static_cast<double>(logit[i])));
-    std::fill(sums.begin(), sums.end(), 0.0);
-    std::fill(weights.begin(), weights.end(), 0.0);
+    const double* row = &z[i * keys];
+    const double total = lseOf(row, keys, 1);
+    lseErrors.take(lse[i], total);
+    lseErrors.take(logit[i], row[targets[i]]);
+    std::vector<double> expectation(dim), weighted(dim);
     for (int64_t j = 0; j < keys; ++j) {
       const double hit = j == targets[i] ? 1 : 0;
-      const double g = 0.25 * (std::exp(z[j] - expected) - hit) +
-                       0.125 * (std::exp(z[j] - static_cast<double>(columnLse[j])) - hit);
-      expectedGradient += g * z[j];
-      size += std::fabs(g * z[j]);
+      const double p = std::exp(row[j] - total);
+      const double g = 0.25 * (p - hit) + 0.125 * (std::exp(row[j] - columnLse[j]) - hit);
+      expectedGradient += g * row[j];
+      size += std::fabs(g * row[j]);
       for (int64_t d = 0; d < dim; ++d) {
-        sums[d] += std::exp(z[j] - expected) * static_cast<double>(k[j * dim + d]);
-        weights[d] += g * static_cast<double>(v[j * dim + d]);
+        expectation[d] += p * static_cast<double>(k[j * dim + d]);
+        weighted[d] += g * static_cast<double>(v[j * dim + d]);
+        expectedMirrored[j * dim + d] += p * static_cast<double>(q[i * dim + d]);
       }
     }
     for (int64_t d = 0; d < dim; ++d) {
-      errorValues = std::fmax(errorValues, std::fabs(sums[d] - static_cast<double>(values[i * dim + d])));
-      errorWeighted =
-          std::fmax(errorWeighted, std::fabs(weights[d] - static_cast<double>(weighted[i * dim + d])) /
-                                       (1 + static_cast<double>(keys)));
+      valueErrors.take(static_cast<double>(values[i * dim + d]), expectation[d]);
+      sumErrors.take(static_cast<double>(sums[i * dim + d]), weighted[d]);
     }
   }
-  CHECK(errorLse < 1e-5);
-  CHECK(errorValues < 1e-5);
-  CHECK(errorWeighted < 1e-5);
-  CHECK(std::fabs(gradient - expectedGradient) < 1e-5 * (1 + size));
+  for (int64_t i = 0; i < keys * dim; ++i)
+    mirroredErrors.take(static_cast<double>(mirrored[i]), expectedMirrored[i]);
+  // The roundings of a logit's summands, each up to 2^-16 of it, are as good as independent, and move exponentials as
+  // much as they move the logit.
+  const double bound = 4e-6 * (2 + scale * std::sqrt(static_cast<double>(dim)));
+  CHECK(lseErrors.most < bound);
+  CHECK(valueErrors.most < bound);
+  CHECK(sumErrors.most < bound);
+  CHECK(mirroredErrors.most < bound * (1 + static_cast<double>(queries) / static_cast<double>(keys)));
+  CHECK(std::fabs(gradient - expectedGradient) < bound * (1 + size));
 }
 
 void loss(int64_t batch, int64_t dim, int64_t teacherDim, int64_t clusters, bool sampled, Pairing pairing,
@@ -193,11 +340,20 @@ void adamw(int threads) {
 }  // namespace
 
 int main() {
+  for (const int64_t depth : {1, 2, 31, 32, 33, 100, 512}) {
+    const double rounding = std::ldexp(1.0, -24) * static_cast<double>(depth);
+    products(floatProduct(), depth, 1.01 * rounding);
+    // Another kind only where the machine has one.
+    products(productFor(kMostProductRows, kMostProductRows, depth), depth,
+             3 * std::ldexp(1.0, -18) + std::ldexp(static_cast<double>(2 * depth + 96), -23));
+  }
   for (const int threads : {1, 3}) {
-    primitive(1, 1, 1, threads);
-    primitive(13, 33, 31, threads);
-    primitive(12, 256, 32, threads);
-    primitive(29, 517, 70, threads);
+    primitive(1, 1, 1, 0.5, threads);
+    primitive(13, 33, 31, 0.5, threads);
+    primitive(12, 256, 32, 1, threads);
+    primitive(29, 517, 70, 0.5, threads);
+    primitive(33, 257, 65, 10, threads);
+    primitive(131, 64, 9, 0.01, threads);
     loss(1, 1, 1, 1, false, Pairing::kBoth, threads);
     loss(13, 7, 9, 300, true, Pairing::kSame, threads);
     loss(25, 33, 20, 40, false, Pairing::kCross, threads);

@@ -4,7 +4,7 @@
 // Every primitive takes a plain argument struct. Pointers are to host memory, lengths are in the comments,
 // and an output pointer may be null only where it says so. Decisions (join, best, topK, pairDots, segmentSum)
 // are those of canonical.h, bit for bit, on every device and for every number of threads; `matmul`,
-// `softmaxLoss` and `adamw` are floating point, equal for one device, build and number of threads.
+// `softmax`, `softmaxGradient` and `adamw` are floating point, equal for one device and build.
 #pragma once
 
 #include "types.h"
@@ -148,32 +148,62 @@ struct MatmulArgs {
   float beta = 0;
 };
 
-// The softmax epilogue: logits z[i, j] = scale * q[i] . k[j], tile by tile, never stored. All float32, dense.
-//
-// Forward, when rowLse and columnLse are null: writes lse, and where asked for the target's logit and the
-// expectation of the values under the softmax (as in attention), all in one pass.
-//
-// Backward, when one of them is given: the weight of a tile's element is
+// Canonical norms of rows, dense float32: sqrt of the canonical dot of a row with itself.
+struct RowNormsArgs {
+  const float* data = nullptr;
+  int64_t count = 0, dim = 0;
+  const int32_t* indices = nullptr;  // [count] row of `data` of each, or null for the first `count`
+  double* norms = nullptr;           // [count]
+};
+
+// One side of a matrix of logits: row i is that of `data` with index indices[i], or i, over norms[i], or 1.
+struct SoftmaxSide {
+  const float* data = nullptr;  // [., dim]
+  int64_t count = 0;
+  const int32_t* indices = nullptr;  // [count]
+  const double* norms = nullptr;     // [count]
+};
+
+// Softmaxes over the keys, streaming: logits z[i, j] = scale * q[i] . k[j], tile by tile, never stored. Several sets of
+// queries may share the pass over the keys. For each query the log-sum-exp of its logits and, where asked for, its
+// target's logit and the expectation of the keys under the softmax (as in attention).
+struct SoftmaxArgs {
+  struct Queries {
+    SoftmaxSide rows;
+    double scale = 1;
+    const int32_t* targets = nullptr;  // [rows], or null
+    double* lse = nullptr;             // [rows]
+    double* targetLogit = nullptr;     // [rows], or null
+    float* values = nullptr;           // [rows, dim], or null; all sets or none
+  };
+  std::vector<Queries> queries;
+  SoftmaxSide keys;
+  int64_t dim = 0;
+  // Log-sum-exps over the queries, [keys], or null; with one set of queries and without values.
+  double* columnLse = nullptr;
+};
+
+// Weighted sums of values, with the weights of a softmax's gradient:
 //   g[i, j] = rowWeight    (exp(z[i, j] - rowLse[i])    - [j == targets[i]])
 //           + columnWeight (exp(z[i, j] - columnLse[j]) - [j == targets[i]])
-// with an absent side left out; `values` receives sum_j g[i, j] v[j] (unscaled), and `logitGradient`
-// sum_ij g[i, j] z[i, j].
-struct SoftmaxLossArgs {
-  const float* q = nullptr;  // [queries, dim]
-  const float* k = nullptr;  // [keys, dim]
-  const float* v = nullptr;  // [keys, dim] what `values` sums; the keys when null
-  int64_t queries = 0, keys = 0, dim = 0;
+// with an absent side left out. The log-sum-exps are those of a SoftmaxArgs pass over the same logits: no exponential
+// is over 1, up to rounding.
+struct SoftmaxGradientArgs {
+  SoftmaxSide queries, keys;
+  SoftmaxSide values;  // [keys]; `data` null: the keys
+  int64_t dim = 0;
   double scale = 1;
-  const int32_t* targets = nullptr;  // [queries], or null
-
-  float* lse = nullptr;          // forward: [queries]
-  float* targetLogit = nullptr;  // forward: [queries], or null
-  float* values = nullptr;       // forward, or null; backward: [queries, dim]
-
-  const float* rowLse = nullptr;     // backward: [queries], or null
-  const float* columnLse = nullptr;  // backward: [keys], or null
-  float rowWeight = 0, columnWeight = 0;
-  double* logitGradient = nullptr;  // backward: one number, or null
+  // The pass that gave the log-sum-exps had these keys as its queries. Then logits are summed up as they were there,
+  // and equal to the bit.
+  bool mirrored = false;
+  const int32_t* targets = nullptr;   // [queries], or null
+  const double* rowLse = nullptr;     // [queries], or null
+  const double* columnLse = nullptr;  // [keys], or null
+  double rowWeight = 0, columnWeight = 0;
+  // [., dim] sum_j g[i, j] values[j], unscaled; row i at queries.indices[i]. Overwritten, or added to.
+  float* sums = nullptr;
+  bool add = false;
+  double* logitGradient = nullptr;  // sum_ij g[i, j] z[i, j], or null
 };
 
 struct AdamwGroup {
@@ -222,7 +252,9 @@ class Backend {
   virtual Status gather(const Context& context, const GatherArgs& args) = 0;
   virtual Status segmentSum(const Context& context, const SegmentSumArgs& args) = 0;
   virtual Status matmul(const Context& context, const MatmulArgs& args) = 0;
-  virtual Status softmaxLoss(const Context& context, const SoftmaxLossArgs& args) = 0;
+  virtual Status rowNorms(const Context& context, const RowNormsArgs& args) = 0;
+  virtual Status softmax(const Context& context, const SoftmaxArgs& args) = 0;
+  virtual Status softmaxGradient(const Context& context, const SoftmaxGradientArgs& args) = 0;
   virtual Status adamw(const Context& context, const AdamwArgs& args) = 0;
 };
 

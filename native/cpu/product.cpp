@@ -1,0 +1,98 @@
+#include "cpu/product.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "cpu/isa.h"
+#include "cpu/kernels.h"
+
+namespace clipcid {
+namespace {
+
+// Rows of a left block are this much longer than what they hold: a stride of a power of two would put all rows of a
+// tile into the same few sets of the first cache.
+constexpr int kSkew = 16;
+
+void packLeft(const float* a, int64_t stride, int64_t count, int64_t depth, float* out) {
+  const int rows = kernels().tileRows;
+  for (int64_t r = 0; r < rows; ++r, out += depth + kSkew) {
+    if (r < count) {
+      memcpy(out, a + r * stride, static_cast<size_t>(depth) * sizeof(float));
+    } else {
+      std::fill(out, out + depth, 0.0f);
+    }
+  }
+}
+
+void packRightRows(const float* b, int64_t stride, int64_t count, int64_t depth, float* out) {
+  constexpr int64_t kRun = 16;
+  const int64_t width = kernels().panel;
+  for (int64_t from = 0; from < depth; from += kRun) {
+    const int64_t to = std::min(depth, from + kRun);
+    for (int64_t j = 0; j < count; ++j) {
+      const float* row = b + j * stride;
+      for (int64_t k = from; k < to; ++k) out[k * width + j] = row[k];
+    }
+    for (int64_t k = from; k < to; ++k) std::fill(out + k * width + count, out + (k + 1) * width, 0.0f);
+  }
+}
+
+void packRight(const float* b, int64_t stride, int64_t count, int64_t begin, int64_t length, int64_t,
+               float* out) {
+  const int64_t width = kernels().panel;
+  out += begin * width;
+  for (int64_t k = 0; k < length; ++k, out += width) {
+    memcpy(out, b + k * stride, static_cast<size_t>(count) * sizeof(float));
+    std::fill(out + count, out + width, 0.0f);
+  }
+}
+
+void multiply(const float* left, const float* right, int64_t depth, float* c, int64_t strideC, bool add,
+              bool) {
+  const Kernels& kernel = kernels();
+  if (!add) return kernel.tile(left, depth + kSkew, right, depth, c, strideC);
+  alignas(64) float tile[kMostTileRows * kMostPanel];
+  kernel.tile(left, depth + kSkew, right, depth, tile, kernel.panel);
+  for (int r = 0; r < kernel.tileRows; ++r) {
+    for (int j = 0; j < kernel.panel; ++j) c[r * strideC + j] += tile[r * kernel.panel + j];
+  }
+}
+
+void nothing() {}
+
+bool hasSplit() {
+#if defined(__x86_64__)
+  return isa() == Isa::kAmx && __builtin_cpu_supports("avx512bf16");
+#else
+  return false;
+#endif
+}
+
+}  // namespace
+
+const Product& floatProduct() {
+  static const Product product = {kernels().tileRows, kernels().panel, 1,        kSkew,   packLeft,
+                                  packRightRows,      packRight,       multiply, nothing, nothing};
+  return product;
+}
+
+const Product& productFor(int64_t m, int64_t n, int64_t k) {
+#if defined(__x86_64__)
+  static const bool split = hasSplit();
+  if (split) {
+    // What a machine does beyond the elements that were asked for counts; the split is about four times as fast.
+    const auto padded = [](int64_t count, int unit) {
+      return static_cast<double>((count + unit - 1) / unit * unit);
+    };
+    const Product& fast = amxProduct();
+    const Product& plain = floatProduct();
+    const double fastCost = padded(m, fast.rows) * padded(n, fast.columns) * padded(k, fast.step);
+    const double plainCost = padded(m, plain.rows) * padded(n, plain.columns) * static_cast<double>(k);
+    if (fastCost < 4 * plainCost) return fast;
+  }
+#endif
+  static_cast<void>(m), static_cast<void>(n), static_cast<void>(k);
+  return floatProduct();
+}
+
+}  // namespace clipcid
