@@ -1,186 +1,312 @@
 #include "core/kmeans.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstring>
+#include <mutex>
 #include <numeric>
 
-#include "clipcid/canonical.h"
+#include "clipcid/philox.h"
 #include "core/faults.h"
+#include "core/kmeans_assign.h"
 #include "core/kmeans_init.h"
+#include "core/kmeans_means.h"
 
 namespace clipcid {
 namespace {
 
+// A problem up to this size, in bytes of float32 rows, leaves all threads but one idle for much of its time.
+constexpr int64_t kSmallProblem = int64_t{16} << 20;
+
+// Progress over all problems, from whichever thread.
+class Progress {
+ public:
+  Progress(const Context& context, const KmeansArgs& args)
+      : context_(context), perProblem_(args.runs * args.maxIterations), problems_(args.batch) {}
+
+  // A run's iteration; what ended early counts whole.
+  void iteration() { advance(1); }
+  void ended(int64_t iterationsLeft) { advance(iterationsLeft); }
+
+ private:
+  void advance(int64_t by) {
+    if (!context_.progress || by == 0) return;
+    std::lock_guard<std::mutex> lock(mutex_);
+    done_ += by;
+    context_.progress(static_cast<double>(done_), static_cast<double>(perProblem_ * problems_));
+  }
+
+  const Context& context_;
+  const int64_t perProblem_, problems_;
+  std::mutex mutex_;
+  int64_t done_ = 0;
+};
+
+struct Result {
+  float* centroids;
+  int32_t* labels;
+  int64_t iterations = 0;
+  double inertia = 0;
+};
+
 // One batch element.
 class Problem {
  public:
-  Problem(Backend& backend, const Context& context, const KmeansArgs& args, int64_t element)
+  // `context` is without progress.
+  Problem(Backend& backend, const Context& context, const KmeansArgs& args, int64_t element, Progress* progress)
       : backend_(backend),
         context_(context),
         args_(args),
         element_(element),
         count_(args.rows.count() / args.batch),
         dim_(args.rows.dim()),
-        centroids_(args.centroids + element * args.clusters * dim_),
-        labels_(args.labels + element * count_),
-        counts_(args.counts + element * args.clusters),
-        scores_(static_cast<size_t>(count_)) {}
+        weights_(args.weights == nullptr ? nullptr : args.weights + element * count_),
+        progress_(progress) {}
 
   Status run() {
+    double heaviest = 1;
+    CLIPCID_TRY(checkWeights(&heaviest));
     CLIPCID_TRY(backend_.prepare(
         context_, {.rows = args_.rows, .begin = element_ * count_, .count = count_, .unit = args_.spherical},
         &rows_));
     CLIPCID_TRY(requireSound(*rows_, "rows", element_ * count_));
-    Context quiet = context_;
-    quiet.progress = nullptr;
-    CLIPCID_TRY(start(quiet));
-    CLIPCID_TRY(assign(quiet));
-    int64_t iterations = 0;
-    std::vector<int32_t> before(static_cast<size_t>(count_));
-    while (iterations < args_.maxIterations) {
-      reseed();
-      CLIPCID_TRY(update(quiet));
-      ++iterations;
-      std::copy(labels_, labels_ + count_, before.begin());
-      CLIPCID_TRY(assign(quiet));
-      int64_t changed = 0;
-      for (int64_t i = 0; i < count_; ++i) changed += labels_[i] != before[static_cast<size_t>(i)];
-      if (context_.progress) {
-        context_.progress(static_cast<double>(element_ * args_.maxIterations + iterations),
-                          static_cast<double>(args_.batch * args_.maxIterations));
+    const Points points{backend_,        context_,   *rows_,         weights_, heaviest,
+                        args_.spherical, args_.skip, args_.clusters, element_};
+    if (args_.movement > 0) CLIPCID_TRY(rowVariance(points, &variance_));
+
+    Result best{args_.centroids + element_ * args_.clusters * dim_, args_.labels + element_ * count_};
+    CLIPCID_TRY(solve(points, context_.seed, &best));
+    if (args_.runs > 1) {
+      std::vector<float> centroids(static_cast<size_t>(args_.clusters * dim_));
+      std::vector<int32_t> labels(static_cast<size_t>(count_));
+      for (int64_t run = 1; run < args_.runs; ++run) {
+        Result next{centroids.data(), labels.data()};
+        const auto index = static_cast<uint64_t>(run);
+        CLIPCID_TRY(solve(points, philox64(context_.seed, kPhiloxKmeansRun, index), &next));
+        if (!(next.inertia < best.inertia)) continue;
+        std::copy(centroids.begin(), centroids.end(), best.centroids);
+        std::copy(labels.begin(), labels.end(), best.labels);
+        best.iterations = next.iterations;
+        best.inertia = next.inertia;
       }
-      if (static_cast<double>(changed) <= args_.tolerance * static_cast<double>(count_)) break;
     }
-    args_.iterations[element_] = static_cast<int32_t>(iterations);
-    args_.inertia[element_] = inertia();
+    args_.iterations[element_] = static_cast<int32_t>(best.iterations);
+    args_.inertia[element_] = best.inertia;
+    int32_t* counts = args_.counts + element_ * args_.clusters;
+    std::fill(counts, counts + args_.clusters, 0);
+    for (int64_t i = 0; i < count_; ++i) ++counts[best.labels[i]];
     return {};
   }
 
  private:
-  Status start(const Context& context) {
+  Status checkWeights(double* heaviest) const {
+    if (weights_ == nullptr) return {};
+    *heaviest = 0;
+    for (int64_t i = 0; i < count_; ++i) {
+      const auto weight = static_cast<double>(weights_[i]);
+      if (!(weight >= 0) || !std::isfinite(weight)) {
+        return {Code::kInvalidArgument, "Expected a finite number of at least 0 for weights[" +
+                                            std::to_string(element_ * count_ + i) + "] but received " +
+                                            std::to_string(weight)};
+      }
+      *heaviest = std::max(*heaviest, weight);
+    }
+    if (*heaviest > 0) return {};
+    return {Code::kInvalidArgument, "Expected a number over 0 among the weights of problem " +
+                                        std::to_string(element_) + " but received zeros"};
+  }
+
+  Status solve(const Points& points, uint64_t seed, Result* result) {
+    CLIPCID_TRY(start(points, seed, result->centroids));
+    Assigner assigner(points, result->labels);
+    Means means(points);
+    std::vector<double> drift;
+    int64_t changed;
+    CLIPCID_TRY(assigner.assign(result->centroids, drift, &changed));
+    while (result->iterations < args_.maxIterations) {
+      CLIPCID_TRY(reseed(points, result->labels, &assigner, &means));
+      double moved = 0;
+      CLIPCID_TRY(
+          means.update(result->labels, result->centroids, &drift, args_.movement > 0 ? &moved : nullptr));
+      ++result->iterations;
+      CLIPCID_TRY(assigner.assign(result->centroids, drift, &changed));
+      progress_->iteration();
+      if (static_cast<double>(changed) <= args_.tolerance * static_cast<double>(count_)) break;
+      if (args_.movement > 0 && moved <= args_.movement * variance_) break;
+    }
+    progress_->ended(args_.maxIterations - result->iterations);
+    return sumInertia(points, assigner.centres(), result);
+  }
+
+  Status start(const Points& points, uint64_t seed, float* centroids) {
     switch (args_.init) {
       case KmeansInit::kRandom:
-        return chooseRandom(backend_, context, *rows_, args_.clusters, element_, centroids_);
+        return chooseRandom(points, seed, centroids);
       case KmeansInit::kPlusPlus:
-        return choosePlusPlus(backend_, context, *rows_, args_.clusters, element_, centroids_);
+        return choosePlusPlus(points, seed, centroids);
+      case KmeansInit::kParallel:
+        return chooseParallel(points, seed, centroids);
       case KmeansInit::kGiven:
         break;
     }
     const float* given = args_.given + element_ * args_.clusters * dim_;
     std::unique_ptr<Prepared> prepared;
     CLIPCID_TRY(backend_.prepare(
-        context, {.rows = Rows(floatView(given, args_.clusters, dim_)), .unit = args_.spherical}, &prepared));
+        context_, {.rows = Rows(floatView(given, args_.clusters, dim_)), .unit = args_.spherical}, &prepared));
     CLIPCID_TRY(requireSound(*prepared, "centroids", element_ * args_.clusters));
     std::vector<int64_t> all(static_cast<size_t>(args_.clusters));
     std::iota(all.begin(), all.end(), 0);
-    return backend_.gather(
-        context, {.rows = prepared.get(), .indices = all.data(), .count = args_.clusters, .out = centroids_});
-  }
-
-  Status assign(const Context& context) {
-    std::unique_ptr<Prepared> centres;
-    CLIPCID_TRY(
-        backend_.prepare(context, {.rows = Rows(floatView(centroids_, args_.clusters, dim_))}, &centres));
-    CLIPCID_TRY(backend_.best(context, {.queries = rows_.get(),
-                                        .keys = centres.get(),
-                                        .euclidean = !args_.spherical,
-                                        .indices = labels_,
-                                        .scores = scores_.data()}));
-    CLIPCID_TRY(backend_.synchronise(context));
-    std::fill(counts_, counts_ + args_.clusters, 0);
-    for (int64_t i = 0; i < count_; ++i) ++counts_[labels_[i]];
-    return {};
-  }
-
-  double distance(int64_t i) const {
-    const double score = scores_[static_cast<size_t>(i)];
-    return std::max(0.0, args_.spherical ? 1 - score : rows_->squares[static_cast<size_t>(i)] - 2 * score);
+    CLIPCID_TRY(backend_.gather(
+        context_, {.rows = prepared.get(), .indices = all.data(), .count = args_.clusters, .out = centroids}));
+    return backend_.synchronise(context_);
   }
 
   // Moves the farthest rows to centres without any.
-  void reseed() {
+  static Status reseed(const Points& points, int32_t* labels, Assigner* assigner, Means* means) {
+    means->count(labels);
+    std::vector<int64_t>& sizes = means->sizes();
     std::vector<int32_t> empty;
-    for (int64_t j = 0; j < args_.clusters; ++j) {
-      if (counts_[j] == 0) empty.push_back(static_cast<int32_t>(j));
+    for (size_t j = 0; j < sizes.size(); ++j) {
+      if (sizes[j] == 0) empty.push_back(static_cast<int32_t>(j));
     }
-    if (empty.empty()) return;
-    std::vector<std::pair<double, int64_t>> order(static_cast<size_t>(count_));
-    for (int64_t i = 0; i < count_; ++i) order[static_cast<size_t>(i)] = {-distance(i), i};
-    std::sort(order.begin(), order.end());
-    size_t filled = 0;
-    for (size_t at = 0; filled < empty.size() && at < order.size(); ++at) {
-      int32_t& label = labels_[order[at].second];
-      if (counts_[label] == 1) continue;
-      --counts_[label];
-      label = empty[filled++];
-      counts_[label] = 1;
+    if (empty.empty()) return {};
+    std::vector<double> scores(static_cast<size_t>(points.count()));
+    CLIPCID_TRY(labelScores(points, assigner->centres(), labels, 0, points.count(), scores.data()));
+    std::vector<std::pair<double, int64_t>> heap;  // the top is the farthest row, the first of equals
+    heap.reserve(scores.size());
+    for (int64_t i = 0; i < points.count(); ++i) {
+      if (points.weight(i) > 0)
+        heap.emplace_back(points.distance(i, scores[static_cast<size_t>(i)]), -i);
     }
-  }
-
-  Status update(const Context& context) {
-    const double scale = fixedScale(rows_->largest, count_);
-    std::vector<int64_t> sums(static_cast<size_t>(args_.clusters * dim_));
-    CLIPCID_TRY(backend_.segmentSum(context, {.rows = rows_.get(),
-                                              .segments = labels_,
-                                              .segmentCount = args_.clusters,
-                                              .scale = scale,
-                                              .sums = sums.data()}));
-    CLIPCID_TRY(backend_.synchronise(context));
-    std::vector<float> mean(static_cast<size_t>(dim_));
-    for (int64_t j = 0; j < args_.clusters; ++j) {
-      const int64_t* sum = sums.data() + j * dim_;
-      float* centroid = centroids_ + j * dim_;
-      for (int64_t k = 0; k < dim_; ++k) mean[static_cast<size_t>(k)] = fixedMean(sum[k], scale, counts_[j]);
-      if (args_.spherical) {
-        const double norm = canonicalNorm(mean.data(), dim_);
-        if (norm > 0) canonicalRow(mean.data(), dim_, norm, centroid);
-      } else {
-        std::copy(mean.begin(), mean.end(), centroid);
-      }
+    std::make_heap(heap.begin(), heap.end());
+    for (size_t filled = 0; filled < empty.size() && !heap.empty();) {
+      std::pop_heap(heap.begin(), heap.end());
+      const int64_t row = -heap.back().second;
+      heap.pop_back();
+      int64_t& from = sizes[static_cast<size_t>(labels[row])];
+      if (from == 1) continue;
+      --from;
+      labels[row] = empty[filled++];
+      sizes[static_cast<size_t>(labels[row])] = 1;
+      assigner->forget(row);
     }
     return {};
   }
 
-  double inertia() const {
-    double most = args_.spherical ? 2 : 0;
-    if (!args_.spherical) {
-      for (int64_t i = 0; i < count_; ++i) most = std::max(most, distance(i));
+  static Status sumInertia(const Points& points, const Prepared& centres, Result* result) {
+    const int64_t count = points.count();
+    std::vector<double> distances(static_cast<size_t>(count));
+    CLIPCID_TRY(labelScores(points, centres, result->labels, 0, count, distances.data()));
+    double most = points.spherical ? 2 * points.heaviest : 0;
+    for (int64_t i = 0; i < count; ++i) {
+      double& distance = distances[static_cast<size_t>(i)];
+      distance = points.weight(i) * points.distance(i, distance);
+      if (!points.spherical) most = std::max(most, distance);
     }
-    const double scale = fixedScale(most, count_);
+    const double scale = fixedScale(most, count);
     int64_t sum = 0;
-    for (int64_t i = 0; i < count_; ++i) sum += toFixed(distance(i), scale);
-    return static_cast<double>(sum) / scale;
+    for (const double distance : distances) sum += toFixed(distance, scale);
+    result->inertia = static_cast<double>(sum) / scale;
+    return {};
   }
 
   Backend& backend_;
   const Context& context_;
   const KmeansArgs& args_;
   const int64_t element_, count_, dim_;
-  float* const centroids_;
-  int32_t* const labels_;
-  int32_t* const counts_;
-  std::vector<double> scores_;  // of a row and its centre
+  const float* const weights_;
+  Progress* const progress_;
   std::unique_ptr<Prepared> rows_;
+  double variance_ = 0;
 };
+
+// Runs body(element, context) for every problem: several small ones at a time, each on one thread, or one after
+// the other. The failure returned is that of the first problem that fails.
+Status eachProblem(const Context& context, int64_t batch, int64_t problemBytes,
+                   const std::function<Status(int64_t, const Context&)>& body) {
+  Context inner = context;
+  inner.progress = nullptr;
+  if (context.threads < 2 || batch < 2 * context.threads || problemBytes > kSmallProblem) {
+    for (int64_t element = 0; element < batch; ++element) CLIPCID_TRY(body(element, inner));
+    return {};
+  }
+  inner.threads = 1;
+  inner.maxMemory = context.maxMemory / context.threads;
+  std::mutex mutex;
+  Status failure;
+  std::atomic<int64_t> failed{batch};
+  parallelFor(context.threads, batch, [&](int64_t element, int) {
+    if (element > failed.load()) return;
+    Status status = context.cancelled() ? Status::aborted() : guarded([&] { return body(element, inner); });
+    if (status.ok()) return;
+    std::lock_guard<std::mutex> lock(mutex);
+    if (element > failed.load()) return;
+    failed = element;
+    failure = std::move(status);
+  });
+  return failure;
+}
+
+Status checkShape(const Rows& rows, int64_t batch, int64_t clusters) {
+  const int64_t total = rows.count();
+  if (batch < 1 || total % batch != 0) {
+    return {Code::kInvalidArgument, "Expected a divisor of the number of rows, " + std::to_string(total) +
+                                        ", for batch but received " + std::to_string(batch)};
+  }
+  if (clusters >= 1) return {};
+  return {Code::kInvalidArgument,
+          "Expected an integer of at least 1 for clusters but received " + std::to_string(clusters)};
+}
+
+int64_t problemBytes(const Rows& rows, int64_t batch) { return rows.count() / batch * rows.dim() * 4; }
 
 }  // namespace
 
 Status kmeans(Backend& backend, const Context& context, const KmeansArgs& args) {
+  CLIPCID_TRY(checkShape(args.rows, args.batch, args.clusters));
   const int64_t total = args.rows.count();
-  if (args.batch < 1 || total % args.batch != 0) {
-    return {Code::kInvalidArgument, "Expected a divisor of the number of rows, " + std::to_string(total) +
-                                        ", for batch but received " + std::to_string(args.batch)};
-  }
-  if (args.clusters < 1 || args.clusters > total / args.batch) {
+  if (args.clusters > total / args.batch) {
     return {Code::kInvalidArgument, "Expected an integer from 1 to " + std::to_string(total / args.batch) +
                                         ", the rows of a problem, for clusters but received " +
                                         std::to_string(args.clusters)};
   }
-  for (int64_t element = 0; element < args.batch; ++element) {
-    CLIPCID_TRY(Problem(backend, context, args, element).run());
-  }
-  return {};
+  Progress progress(context, args);
+  return eachProblem(context, args.batch, problemBytes(args.rows, args.batch),
+                     [&](int64_t element, const Context& inner) {
+                       return Problem(backend, inner, args, element, &progress).run();
+                     });
+}
+
+Status predict(Backend& backend, const Context& context, const PredictArgs& args) {
+  CLIPCID_TRY(checkShape(args.rows, args.batch, args.clusters));
+  const int64_t count = args.rows.count() / args.batch, dim = args.rows.dim();
+  if (count == 0) return {};
+  return eachProblem(
+      context, args.batch, problemBytes(args.rows, args.batch),
+      [&](int64_t element, const Context& inner) -> Status {
+        std::unique_ptr<Prepared> rows, centres;
+        CLIPCID_TRY(backend.prepare(
+            inner,
+            {.rows = args.rows, .begin = element * count, .count = count, .unit = args.spherical}, &rows));
+        CLIPCID_TRY(requireSound(*rows, "rows", element * count));
+        const float* centroids = args.centroids + element * args.clusters * dim;
+        CLIPCID_TRY(
+            backend.prepare(inner, {.rows = Rows(floatView(centroids, args.clusters, dim))}, &centres));
+        CLIPCID_TRY(requireSound(*centres, "centroids", element * args.clusters));
+        std::vector<double> scores(static_cast<size_t>(count));
+        CLIPCID_TRY(backend.best(inner, {.queries = rows.get(),
+                                         .keys = centres.get(),
+                                         .euclidean = !args.spherical,
+                                         .indices = args.labels + element * count,
+                                         .scores = scores.data()}));
+        CLIPCID_TRY(backend.synchronise(inner));
+        const Points points{backend, inner, *rows, nullptr, 1, args.spherical, false, args.clusters, element};
+        for (int64_t i = 0; i < count; ++i)
+          args.distances[element * count + i] =
+              static_cast<float>(points.distance(i, scores[static_cast<size_t>(i)]));
+        return {};
+      });
 }
 
 }  // namespace clipcid

@@ -9,7 +9,16 @@
 namespace clipcid {
 
 // Streams keep the draws of different purposes apart.
-enum PhiloxStream : uint64_t { kPhiloxKmeansPlusPlus = 1, kPhiloxKmeansRandom = 2, kPhiloxSemdedup = 32 };
+enum PhiloxStream : uint64_t {
+  kPhiloxKmeansPlusPlus = 1,
+  kPhiloxKmeansRandom = 2,
+  kPhiloxKmeansAccept = 16,
+  kPhiloxKmeansOversample = 17,
+  kPhiloxKmeansReduce = 18,
+  kPhiloxKmeansReduceAccept = 19,
+  kPhiloxKmeansRun = 20,
+  kPhiloxSemdedup = 32,
+};
 
 struct Philox4 {
   uint32_t word[4];
