@@ -17,6 +17,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   define("release", release);
   define("balance", balance);
   define("kmeans", kmeans);
+  define("predict", predict);
   define("nearest", nearest);
   define("nearestProduct", nearestProduct);
   define("pairs", pairs);

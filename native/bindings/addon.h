@@ -11,6 +11,7 @@ Napi::Value download(const Napi::CallbackInfo& info);
 Napi::Value release(const Napi::CallbackInfo& info);
 Napi::Value balance(const Napi::CallbackInfo& info);
 Napi::Value kmeans(const Napi::CallbackInfo& info);
+Napi::Value predict(const Napi::CallbackInfo& info);
 Napi::Value nearest(const Napi::CallbackInfo& info);
 Napi::Value nearestProduct(const Napi::CallbackInfo& info);
 Napi::Value pairs(const Napi::CallbackInfo& info);

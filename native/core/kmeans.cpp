@@ -54,7 +54,8 @@ struct Result {
 class Problem {
  public:
   // `context` is without progress.
-  Problem(Backend& backend, const Context& context, const KmeansArgs& args, int64_t element, Progress* progress)
+  Problem(Backend& backend, const Context& context, const KmeansArgs& args, int64_t element,
+          Progress* progress)
       : backend_(backend),
         context_(context),
         args_(args),
@@ -153,12 +154,14 @@ class Problem {
     const float* given = args_.given + element_ * args_.clusters * dim_;
     std::unique_ptr<Prepared> prepared;
     CLIPCID_TRY(backend_.prepare(
-        context_, {.rows = Rows(floatView(given, args_.clusters, dim_)), .unit = args_.spherical}, &prepared));
+        context_, {.rows = Rows(floatView(given, args_.clusters, dim_)), .unit = args_.spherical},
+        &prepared));
     CLIPCID_TRY(requireSound(*prepared, "centroids", element_ * args_.clusters));
     std::vector<int64_t> all(static_cast<size_t>(args_.clusters));
     std::iota(all.begin(), all.end(), 0);
     CLIPCID_TRY(backend_.gather(
-        context_, {.rows = prepared.get(), .indices = all.data(), .count = args_.clusters, .out = centroids}));
+        context_,
+        {.rows = prepared.get(), .indices = all.data(), .count = args_.clusters, .out = centroids}));
     return backend_.synchronise(context_);
   }
 
@@ -176,8 +179,7 @@ class Problem {
     std::vector<std::pair<double, int64_t>> heap;  // the top is the farthest row, the first of equals
     heap.reserve(scores.size());
     for (int64_t i = 0; i < points.count(); ++i) {
-      if (points.weight(i) > 0)
-        heap.emplace_back(points.distance(i, scores[static_cast<size_t>(i)]), -i);
+      if (points.weight(i) > 0) heap.emplace_back(points.distance(i, scores[static_cast<size_t>(i)]), -i);
     }
     std::make_heap(heap.begin(), heap.end());
     for (size_t filled = 0; filled < empty.size() && !heap.empty();) {
@@ -287,8 +289,8 @@ Status predict(Backend& backend, const Context& context, const PredictArgs& args
       [&](int64_t element, const Context& inner) -> Status {
         std::unique_ptr<Prepared> rows, centres;
         CLIPCID_TRY(backend.prepare(
-            inner,
-            {.rows = args.rows, .begin = element * count, .count = count, .unit = args.spherical}, &rows));
+            inner, {.rows = args.rows, .begin = element * count, .count = count, .unit = args.spherical},
+            &rows));
         CLIPCID_TRY(requireSound(*rows, "rows", element * count));
         const float* centroids = args.centroids + element * args.clusters * dim;
         CLIPCID_TRY(

@@ -154,9 +154,8 @@ Assigner::Split Assigner::chooseSplit(const Geometry& geometry, const std::vecto
 
 Status Assigner::assign(const float* centroids, const std::vector<double>& drift, int64_t* changed) {
   *changed = 0;
-  CLIPCID_TRY(
-      points_.backend.prepare(points_.context,
-                              {.rows = Rows(floatView(centroids, points_.clusters, points_.dim()))}, &centres_));
+  CLIPCID_TRY(points_.backend.prepare(
+      points_.context, {.rows = Rows(floatView(centroids, points_.clusters, points_.dim()))}, &centres_));
   Geometry geometry;
   geometry.factor = std::ldexp(static_cast<double>(points_.dim()) / 16 + 8, -50);
   geometry.most = *std::max_element(centres_->squares.begin(), centres_->squares.end());

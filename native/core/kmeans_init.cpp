@@ -14,8 +14,8 @@ constexpr int64_t kRounds = 5;
 constexpr int64_t kKeys = 16384;  // candidates in one comparison, which bounds their memory
 
 Status gatherRows(const Points& points, const int64_t* rows, int64_t count, float* out) {
-  CLIPCID_TRY(
-      points.backend.gather(points.context, {.rows = &points.rows, .indices = rows, .count = count, .out = out}));
+  CLIPCID_TRY(points.backend.gather(points.context,
+                                    {.rows = &points.rows, .indices = rows, .count = count, .out = out}));
   return points.backend.synchronise(points.context);
 }
 
@@ -100,8 +100,8 @@ class PlusPlus {
     Draw draw;
     CLIPCID_TRY(Draw::make(points_, nearest_.count(), p, &draw));
     if (draw.total() == 0) return takeUnchosen();
-    const int64_t size = std::min({std::max<int64_t>(1, taken_ / kBlockShare), kMostBlock,
-                                   points_.clusters - taken_});
+    const int64_t size =
+        std::min({std::max<int64_t>(1, taken_ / kBlockShare), kMostBlock, points_.clusters - taken_});
     std::vector<int64_t> places;
     std::vector<uint64_t> shares;
     for (int64_t n = 0; n < size; ++n, ++drawn_) {
@@ -137,7 +137,8 @@ class PlusPlus {
     CLIPCID_TRY(gatherRows(points_, rows.data(), static_cast<int64_t>(count), gathered.data()));
     std::unique_ptr<Prepared> drawn;
     CLIPCID_TRY(points_.backend.prepare(
-        points_.context, {.rows = Rows(floatView(gathered.data(), static_cast<int64_t>(count), dim))}, &drawn));
+        points_.context, {.rows = Rows(floatView(gathered.data(), static_cast<int64_t>(count), dim))},
+        &drawn));
     std::vector<Pair> pairs;
     for (size_t n = 1; n < count; ++n) {
       for (size_t m = 0; m < n; ++m) pairs.push_back({static_cast<int32_t>(n), static_cast<int32_t>(m)});
@@ -165,7 +166,8 @@ class PlusPlus {
 };
 
 // The candidates of k-means||, in their order.
-Status chooseCandidates(const Points& points, uint64_t seed, Nearest* nearest, std::vector<int64_t>* candidates) {
+Status chooseCandidates(const Points& points, uint64_t seed, Nearest* nearest,
+                        std::vector<int64_t>* candidates) {
   const int64_t count = points.count(), dim = points.dim();
   const auto first = static_cast<uint64_t>(points.element) * static_cast<uint64_t>(kRounds * count + 1);
   std::vector<float> rows;

@@ -98,15 +98,14 @@ Status Means::sumRange(const int32_t* labels, const std::vector<int32_t>& touche
   for (const int64_t i : rows) segments.push_back((*segmentOf)[static_cast<size_t>(labels[i])]);
   for (size_t at = begin; at < end; ++at) (*segmentOf)[static_cast<size_t>(touched[at])] = -1;
   std::vector<float> gathered;
-  return points_.backend.segmentSum(points_.context,
-                                    {.rows = &points_.rows,
-                                     .indices = rows.data(),
-                                     .count = static_cast<int64_t>(rows.size()),
-                                     .segments = segments.data(),
-                                     .segmentCount = static_cast<int64_t>(end - begin),
-                                     .weights = gatherWeights(points_, rows, &gathered),
-                                     .scale = scale_,
-                                     .sums = sums_.data()});
+  return points_.backend.segmentSum(points_.context, {.rows = &points_.rows,
+                                                      .indices = rows.data(),
+                                                      .count = static_cast<int64_t>(rows.size()),
+                                                      .segments = segments.data(),
+                                                      .segmentCount = static_cast<int64_t>(end - begin),
+                                                      .weights = gatherWeights(points_, rows, &gathered),
+                                                      .scale = scale_,
+                                                      .sums = sums_.data()});
 }
 
 void Means::place(const int64_t* sum, int32_t centre, float* centroid, float* mean, double* drift,

@@ -13,8 +13,8 @@ Nearest::Nearest(const Points& points, const std::vector<int64_t>* rows)
 
 Status Nearest::add(const float* centres, int64_t count) {
   std::unique_ptr<Prepared> keys;
-  CLIPCID_TRY(points_.backend.prepare(points_.context, {.rows = Rows(floatView(centres, count, points_.dim()))},
-                                      &keys));
+  CLIPCID_TRY(points_.backend.prepare(points_.context,
+                                      {.rows = Rows(floatView(centres, count, points_.dim()))}, &keys));
   std::vector<int32_t> found(static_cast<size_t>(count_));
   std::vector<double> scores(static_cast<size_t>(count_));
   CLIPCID_TRY(points_.backend.best(points_.context, {.queries = &points_.rows,

@@ -167,8 +167,8 @@ struct Outcome {
   bool operator==(const Outcome&) const = default;
 };
 
-Outcome cluster(const std::vector<float>& data, int64_t dim, KmeansArgs args, int threads,
-                uint64_t seed = 5) {
+Outcome cluster(const std::vector<float>& data, int64_t dim, KmeansArgs args, int threads, uint64_t seed = 5,
+                int64_t maxMemory = 0) {
   const int64_t rows = static_cast<int64_t>(data.size()) / dim, centres = args.batch * args.clusters;
   Outcome out{std::vector<float>(static_cast<size_t>(centres * dim)),
               std::vector<int32_t>(static_cast<size_t>(rows)),
@@ -181,15 +181,119 @@ Outcome cluster(const std::vector<float>& data, int64_t dim, KmeansArgs args, in
   args.counts = out.counts.data();
   args.inertia = out.inertia.data();
   args.iterations = out.iterations.data();
-  CHECK_OK(kmeans(cpuBackend(), contextOf(threads, seed), args));
+  Context context = contextOf(threads, seed);
+  context.maxMemory = maxMemory;
+  CHECK_OK(kmeans(cpuBackend(), context, args));
   return out;
+}
+
+// Rows that bounds spare would not have moved, and sums kept by differences are those made anew.
+void sparing() {
+  struct Case {
+    int64_t rows, dim, clusters, iterations, centres;
+    float spread;
+  };
+  // Enough centres in the last that the few which move much are split from the others.
+  const Case cases[] = {
+      {3000, 24, 40, 40, 30, 0.6f}, {3000, 3, 60, 60, 20, 0.5f}, {2000, 40, 7, 30, 5, 0.1f},
+      {500, 1, 30, 50, 9, 0.4f},    {900, 6, 900, 4, 9, 0.4f},   {9000, 4, 2200, 12, 900, 0.05f},
+  };
+  for (const Case& one : cases) {
+    const std::vector<float> data = clusteredRows(one.rows, one.dim, one.centres, one.spread, 61);
+    std::vector<float> weights(static_cast<size_t>(one.rows));
+    for (size_t i = 0; i < weights.size(); ++i) weights[i] = static_cast<float>(i % 5) * 0.7f;
+    for (const bool spherical : {true, false}) {
+      for (const bool weighted : {true, false}) {
+        KmeansArgs args{.weights = weighted ? weights.data() : nullptr,
+                        .clusters = one.clusters,
+                        .spherical = spherical,
+                        .init = KmeansInit::kRandom,
+                        .maxIterations = one.iterations,
+                        .skip = false};
+        const Outcome plain = cluster(data, one.dim, args, 1);
+        args.skip = true;
+        CHECK(cluster(data, one.dim, args, 2) == plain);
+        // Too little for bounds, and for the sums of all centres.
+        CHECK(cluster(data, one.dim, args, 2, 5, 40000) == plain);
+      }
+    }
+  }
+  // Far from the origin, float64 leaves the distances few digits.
+  for (const float offset : {1e3f, 1e5f, 1e7f}) {
+    std::vector<float> data = clusteredRows(1500, 5, 12, 0.3f, 62);
+    for (float& value : data) value += offset;
+    KmeansArgs args{.clusters = 12, .spherical = false, .maxIterations = 25, .skip = false};
+    const Outcome plain = cluster(data, 5, args, 2);
+    args.skip = true;
+    CHECK(cluster(data, 5, args, 2) == plain);
+  }
+}
+
+// Lloyd's iterations in plain float64 from the same start.
+double plainInertia(const std::vector<float>& rows, int64_t dim, const std::vector<float>& start,
+                    bool spherical, int64_t iterations) {
+  const auto width = static_cast<size_t>(dim);
+  const size_t count = rows.size() / width, clusters = start.size() / width;
+  std::vector<double> x(rows.begin(), rows.end()), centres(start.begin(), start.end());
+  const auto normalise = [&](std::vector<double>& values) {
+    for (size_t at = 0; spherical && at < values.size(); at += width) {
+      double square = 0;
+      for (size_t k = 0; k < width; ++k) square += values[at + k] * values[at + k];
+      for (size_t k = 0; k < width; ++k) values[at + k] /= std::sqrt(square);
+    }
+  };
+  normalise(x);
+  normalise(centres);
+  for (int64_t iteration = 0;; ++iteration) {
+    std::vector<double> sums(centres.size()), sizes(clusters);
+    double inertia = 0;
+    for (size_t i = 0; i < count; ++i) {
+      double least = std::numeric_limits<double>::infinity();
+      size_t label = 0;
+      for (size_t j = 0; j < clusters; ++j) {
+        double square = 0;
+        for (size_t k = 0; k < width; ++k) {
+          const double step = x[i * width + k] - centres[j * width + k];
+          square += step * step;
+        }
+        if (square < least) {
+          least = square;
+          label = j;
+        }
+      }
+      inertia += spherical ? least / 2 : least;
+      sizes[label] += 1;
+      for (size_t k = 0; k < width; ++k) sums[label * width + k] += x[i * width + k];
+    }
+    if (iteration == iterations) return inertia;
+    for (size_t at = 0; at < sums.size(); ++at) centres[at] = sums[at] / sizes[at / width];
+    normalise(centres);
+  }
+}
+
+void likeFloat64() {
+  for (const bool spherical : {true, false}) {
+    for (const int64_t dim : {3, 20, 64}) {
+      const std::vector<float> data = clusteredRows(1200, dim, 25, 0.7f, 63);
+      const std::vector<float> start(data.begin(), data.begin() + 25 * dim);
+      const KmeansArgs args{.clusters = 25,
+                            .spherical = spherical,
+                            .init = KmeansInit::kGiven,
+                            .given = start.data(),
+                            .maxIterations = 10,
+                            .tolerance = -1};
+      const Outcome ours = cluster(data, dim, args, 2);
+      const double wanted = plainInertia(data, dim, start, spherical, ours.iterations[0]);
+      CHECK(std::fabs(ours.inertia[0] / wanted - 1) < 1e-6);
+    }
+  }
 }
 
 void clustering() {
   const int64_t dim = 10, rows = 240;
   const std::vector<float> data = clusteredRows(rows, dim, 6, 0.2f, 51);
   for (const bool spherical : {true, false}) {
-    for (const KmeansInit init : {KmeansInit::kPlusPlus, KmeansInit::kRandom}) {
+    for (const KmeansInit init : {KmeansInit::kPlusPlus, KmeansInit::kParallel, KmeansInit::kRandom}) {
       for (const int64_t batch : {1, 3}) {
         const KmeansArgs args{
             .batch = batch, .clusters = 6, .spherical = spherical, .init = init, .maxIterations = 30};
@@ -254,5 +358,7 @@ int main() {
   nearestRows();
   products();
   clustering();
+  sparing();
+  likeFloat64();
   return report("kmeans");
 }

@@ -50,7 +50,14 @@ export {
   balance,
   summarizeBalance,
 } from './kernels/balance.ts';
-export { type KmeansOptions, type KmeansResult, kmeans } from './kernels/kmeans.ts';
+export {
+  type KmeansOptions,
+  type KmeansResult,
+  kmeans,
+  type PredictOptions,
+  type PredictResult,
+  predict,
+} from './kernels/kmeans.ts';
 export {
   clusterInstanceLoss,
   type LossInputs,

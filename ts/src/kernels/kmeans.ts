@@ -8,7 +8,7 @@ import {
   failRange,
 } from '../native/check.ts';
 import { expectOptions, type KernelOptions, runNative } from '../native/context.ts';
-import { checkRows, deviceOf, type Rows } from './rows.ts';
+import { type CheckedRows, checkRows, deviceOf, type Rows } from './rows.ts';
 
 export interface KmeansOptions extends KernelOptions {
   /** Centres K of each problem, 1 to the rows of a problem. */
@@ -21,15 +21,26 @@ export interface KmeansOptions extends KernelOptions {
    */
   readonly spherical?: boolean;
   /**
-   * How it starts: `'k-means++'` (each next centre drawn with a chance proportional to the squared distance to the
-   * nearest so far), `'random'` rows, or the centres themselves, [B, K, D]. Defaults to `'k-means++'`.
+   * How it starts: `'k-means++'` (each next centre drawn with a chance proportional to the weighted squared distance to the
+   * nearest so far; Arthur and Vassilvitskii, 2007), `'k-means||'` (five rounds in which about K rows at once are drawn with
+   * those chances, which k-means++ then reduces to K; Bahmani et al., 2012), `'random'` rows, or the centres themselves,
+   * [B, K, D]. The first two cost about as much as one and ten iterations. Defaults to `'k-means++'`.
    */
-  readonly init?: 'k-means++' | 'random' | Float32Array;
+  readonly init?: 'k-means++' | 'k-means||' | 'random' | Float32Array;
+  /** Starts with draws of their own, of which the one of smallest inertia counts, for each problem. Defaults to 1. */
+  readonly nInit?: number;
+  /** [B · N] weight of each row, finite and at least 0, one of each problem over 0. Defaults to 1 for every row. */
+  readonly weights?: Float32Array;
   /** Most iterations, each an assignment of all rows and an update of all centres; at least 1. Defaults to 50. */
   readonly iterations?: number;
   /** Ends when at most this share of the rows changed its centre in an iteration, 0 to 1. Defaults to 0.001. */
   readonly tolerance?: number;
-  /** Seed of the start and of re-seeding, 0 to 2^53 − 1. Defaults to 0. */
+  /**
+   * Ends also when Σ ‖step of a centre‖² in an iteration is at most this times the rows' variance (mean over the
+   * dimensions), which is what `tol` of scikit-learn and cuML means; at least 0. Defaults to 0: `tolerance` alone decides.
+   */
+  readonly movement?: number;
+  /** Seed of the draws, 0 to 2^53 − 1. Defaults to 0. */
   readonly seed?: number;
 }
 
@@ -40,7 +51,7 @@ export interface KmeansResult {
   readonly labels: Int32Array;
   /** [B · K] rows of a centre. */
   readonly counts: Int32Array;
-  /** [B] Σ ‖x − c‖² over the rows, or Σ (1 − x·c) when spherical. */
+  /** [B] Σ w ‖x − c‖² over the rows, or Σ w (1 − x·c) when spherical. */
   readonly inertia: Float64Array;
   /** [B] iterations done. */
   readonly iterations: Int32Array;
@@ -52,6 +63,9 @@ export interface KmeansResult {
 /**
  * K-means: exact nearest centres, batched, spherical or Euclidean. A centre that loses all its rows is placed anew. The
  * answer is the same, bit for bit, on every device and for every number of threads.
+ *
+ * Rows that provably keep their centre are not compared again, so late iterations are cheap. With file-backed rows,
+ * `maxMemory` bounds what is held of them.
  *
  * @param rows [B · N, D]. A zero (when spherical), NaN or infinite row is an error that names the first one.
  * @throws TypeError, RangeError for options; CidError INVALID_DATA for bad rows, and others for devices, files, memory
@@ -66,14 +80,17 @@ export async function kmeans(rows: Rows, options: KmeansOptions): Promise<Kmeans
     'batch',
     'spherical',
     'init',
+    'nInit',
+    'weights',
     'iterations',
     'tolerance',
+    'movement',
     'seed',
   ]);
-  const { batch = 1, spherical = true, init = 'k-means++', iterations = 50, tolerance = 0.001 } = options;
+  const { spherical = true, init = 'k-means++', nInit = 1, iterations = 50 } = options;
+  const { tolerance = 0.001, movement = 0, weights } = options;
   const input = checkRows('rows', rows);
-  expectInteger('batch', batch, 1);
-  if (input.rows % batch !== 0) failRange(`a divisor of the ${input.rows} rows`, 'batch', batch);
+  const batch = checkBatch(input, options.batch);
   const clusters = expectInteger('clusters', options.clusters, 1);
   if (clusters > input.rows / batch) {
     failRange(
@@ -86,15 +103,73 @@ export async function kmeans(rows: Rows, options: KmeansOptions): Promise<Kmeans
     clusters,
     batch,
     spherical: expectBoolean('spherical', spherical),
+    runs: expectInteger('nInit', nInit, 1, 2 ** 31 - 1),
     maxIterations: expectInteger('iterations', iterations, 1, 2 ** 31 - 1),
     tolerance: expectNumber('tolerance', tolerance, 0, 1),
+    movement: expectNumber('movement', movement, 0),
     init: 'k-means++',
   };
-  if (typeof init === 'string') native.init = expectOneOf('init', init, ['k-means++', 'random']);
-  else native.centroids = expectFloat32('init', init, batch * clusters * input.dim, '[B, K, D]');
+  if (typeof init === 'string') {
+    native.init = expectOneOf('init', init, ['k-means++', 'k-means||', 'random']);
+  } else {
+    native.centroids = expectFloat32('init', init, batch * clusters * input.dim, '[B, K, D]');
+    if (nInit > 1) failRange('1 when the centres are given', 'nInit', nInit);
+  }
+  if (weights !== undefined) native.weights = expectFloat32('weights', weights, input.rows, '[B · N]');
 
   const result = await runNative(deviceOf(options, rows), options.seed ?? 0, (addon, context) =>
     addon.kmeans(context, input.native, native),
   );
   return { ...result, batch, clusters, dim: input.dim };
+}
+
+export interface PredictOptions extends KernelOptions {
+  /** Problems B, as for {@link kmeans}: rows of a problem are compared with its own centroids. Defaults to 1. */
+  readonly batch?: number;
+  /** As the centroids were made. Defaults to true. */
+  readonly spherical?: boolean;
+}
+
+export interface PredictResult {
+  /** [B · N] nearest centre of a row within its problem, ties to the smaller: as {@link kmeans} decides. */
+  readonly labels: Int32Array;
+  /** [B · N] ‖x − c‖² to it, or 1 − x·c when spherical. */
+  readonly distances: Float32Array;
+}
+
+/**
+ * The nearest centre of each row, exactly, by the decisions of {@link kmeans}: for the rows it was given and the centroids it
+ * returned, its labels.
+ *
+ * @param rows [B · N, D]. A zero (when spherical), NaN or infinite row is an error that names the first one.
+ * @param centroids [B, K, D], taken as they are: for the cosine they should be unit rows, as `kmeans` returns them.
+ * @throws TypeError, RangeError for options; CidError INVALID_DATA for bad rows, and others for devices, files, memory
+ * and abort.
+ *
+ * @example
+ * const { centroids } = await kmeans(rows, { clusters: 100 });
+ * const { labels, distances } = await predict(others, centroids);
+ */
+export async function predict(
+  rows: Rows,
+  centroids: Float32Array,
+  options: PredictOptions = {},
+): Promise<PredictResult> {
+  expectOptions('options', options, ['batch', 'spherical']);
+  const spherical = expectBoolean('spherical', options.spherical ?? true);
+  const input = checkRows('rows', rows);
+  const batch = checkBatch(input, options.batch);
+  const clusters = expectFloat32('centroids', centroids).length / (batch * input.dim);
+  if (!Number.isInteger(clusters) || clusters < 1) {
+    failRange(`a Float32Array of B × K × ${input.dim}, with B = ${batch},`, 'centroids', centroids);
+  }
+  return runNative(deviceOf(options, rows), 0, (addon, context) =>
+    addon.predict(context, input.native, centroids, { batch, clusters, spherical }),
+  );
+}
+
+function checkBatch(input: CheckedRows, batch = 1): number {
+  expectInteger('batch', batch, 1);
+  if (input.rows % batch !== 0) failRange(`a divisor of the ${input.rows} rows`, 'batch', batch);
+  return batch;
 }

@@ -89,12 +89,18 @@ export interface NativeKmeansOptions {
   /** Independent problems of equal size; rows are B·N in order. Defaults to 1. */
   batch?: number;
   spherical: boolean;
-  init: 'k-means++' | 'random';
+  init: 'k-means++' | 'k-means||' | 'random';
   /** [B, K, D] starting centres, instead of `init`. */
   centroids?: Float32Array;
+  /** [B·N] at least 0, finite; 1 for every row when absent. */
+  weights?: Float32Array;
+  /** Starts, of which the best result counts. */
+  runs: number;
   maxIterations: number;
   /** Stop when at most this share of the rows changes its label. */
   tolerance: number;
+  /** Stop when Σ ‖centre's step‖² is at most this times the rows' variance; 0: not looked at. */
+  movement: number;
 }
 
 export interface NativeKmeansResult {
@@ -255,6 +261,13 @@ export interface NativeAddon {
 
   balance(context: NativeContext, rows: NativeRows, threshold: number): Promise<NativeBalanceResult>;
   kmeans(context: NativeContext, rows: NativeRows, options: NativeKmeansOptions): Promise<NativeKmeansResult>;
+  /** Nearest of `centroids` [B, K, D], taken as they are. */
+  predict(
+    context: NativeContext,
+    rows: NativeRows,
+    centroids: Float32Array,
+    options: { batch: number; clusters: number; spherical: boolean },
+  ): Promise<{ labels: Int32Array; distances: Float32Array }>;
   /** `metric` 'cosine' normalises both sides canonically; 'dot' takes rows as they are. */
   nearest(
     context: NativeContext,

@@ -1,14 +1,15 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import { type KmeansOptions, kmeans } from '../../src/kernels/kmeans.ts';
+import { type KmeansOptions, kmeans, predict } from '../../src/kernels/kmeans.ts';
 import { type Matrix, upload } from '../../src/kernels/rows.ts';
 import type { Device } from '../../src/native/devices.ts';
 import * as reference from '../reference/kmeans.ts';
-import { chunked, convert, KINDS, makeRows, permutation, reorder } from './data.ts';
+import { chunked, convert, generator, KINDS, makeRows, permutation, reorder } from './data.ts';
 import { withFiles } from './files.ts';
 import { expectAllSame, expectSame } from './same.ts';
 
 const THREADS = [1, 2, 7];
+const INITS = ['k-means++', 'k-means||', 'random'] as const;
 const DEFAULTS = {
   batch: 1,
   spherical: true,
@@ -17,6 +18,16 @@ const DEFAULTS = {
   tolerance: 0,
   seed: 1,
 };
+
+/** Weights of many sizes, some of them zero and one far over all others. */
+function makeWeights(rows: number, seed: number): Float32Array {
+  const uniform = generator(seed);
+  const weights = Float32Array.from({ length: rows }, () =>
+    uniform() < 0.2 ? 0 : 10 ** (4 * uniform() - 2),
+  );
+  weights[Math.floor(uniform() * rows)] = 1e4;
+  return weights;
+}
 
 /** K-means on one device, held to the reference. */
 export function kmeansSuite(device: Device): void {
@@ -56,6 +67,7 @@ export function kmeansSuite(device: Device): void {
           const matrix = makeRows({ rows, dim, seed: rows + dim, kind });
           await check(matrix, { clusters, spherical });
           await check(matrix, { clusters, spherical, init: 'random', seed: 2 ** 53 - 1, iterations: 3 });
+          await check(matrix, { clusters, spherical, init: 'k-means||', iterations: 3 });
         });
       }
     }
@@ -93,10 +105,155 @@ export function kmeansSuite(device: Device): void {
       // Fewer different rows than centres: some stay empty whatever is done.
       const few = makeRows({ rows: 30, dim: 4, seed: 2, kind: 'duplicates' });
       for (const spherical of [true, false]) {
-        for (const init of ['k-means++', 'random'] as const) {
-          await check(few, { clusters: 9, spherical, init });
+        for (const init of INITS) await check(few, { clusters: 9, spherical, init });
+      }
+    });
+
+    it('draws each next centre by its share of the squared distances, in blocks too', async () => {
+      // Far apart, so that a start which leaves one out is all but impossible; then every row is drawn at most once.
+      const centres = makeRows({ rows: 90, dim: 12, seed: 2, kind: 'normal' }).data as Float32Array;
+      const near = makeRows({ rows: 900, dim: 12, seed: 3, kind: 'normal' }).data as Float32Array;
+      const data = near.map((value, at) => 1e-4 * value + 100 * centres[at % centres.length]!);
+      for (const init of ['k-means++', 'k-means||'] as const) {
+        const options = { clusters: 90, spherical: false, init, iterations: 1 };
+        const { counts } = await check({ data, rows: 900, dim: 12 }, options);
+        expect([...counts]).toEqual(new Array(90).fill(10));
+      }
+      for (const init of INITS) {
+        const matrix = makeRows({ rows: 60, dim: 5, seed: 4, kind: 'normal' });
+        const { centroids } = await check(matrix, { clusters: 60, spherical: false, init, iterations: 1 });
+        expect(new Set(centroids).size).toBe(60 * 5);
+      }
+    });
+
+    it('weighs rows', async () => {
+      for (const spherical of [true, false]) {
+        for (const init of INITS) {
+          for (const [rows, clusters] of [
+            [40, 3],
+            [200, 30],
+            [30, 30],
+          ] as const) {
+            const matrix = makeRows({ rows, dim: 9, seed: rows + clusters, kind: 'normal' });
+            const weights = makeWeights(rows, clusters);
+            await check(matrix, { clusters, spherical, init, weights });
+            if (rows % 2 === 0 && clusters < rows / 2) {
+              await check(matrix, { clusters, spherical, init, weights, batch: 2, movement: 0.01 });
+            }
+          }
+        }
+        // A whole weight counts like so many copies, and ones like none given.
+        const matrix = makeRows({ rows: 50, dim: 6, seed: 5, kind: 'clusters' });
+        const data = matrix.data as Float32Array;
+        const times = Float32Array.from({ length: 50 }, (_, row) => Math.floor(row / 4) % 4);
+        const order = [...times].flatMap((count, row) => new Array<number>(count).fill(row));
+        const options = {
+          clusters: 4,
+          spherical,
+          init: data.slice(0, 24),
+          iterations: 8,
+          tolerance: 0,
+          device,
+        };
+        const weighted = await kmeans(matrix, { ...options, weights: times });
+        const copied = await kmeans(reorder(matrix, order), options);
+        for (const [at, value] of copied.centroids.entries()) {
+          expect(weighted.centroids[at]).toBeCloseTo(value, 5);
+        }
+        expect(weighted.inertia[0]).toBeCloseTo(copied.inertia[0]!, 4);
+        const ones = await kmeans(matrix, { ...options, weights: new Float32Array(50).fill(1) });
+        expectAllSame(ones, await kmeans(matrix, options));
+      }
+    });
+
+    it('refuses weights that are none', async () => {
+      const matrix = makeRows({ rows: 20, dim: 3, seed: 5, kind: 'normal' });
+      const options = { clusters: 2, device };
+      for (const bad of [Number.NaN, -1, Number.POSITIVE_INFINITY]) {
+        const weights = new Float32Array(20).fill(1);
+        weights[13] = bad;
+        await expect(kmeans(matrix, { ...options, weights })).rejects.toThrow(RangeError);
+        await expect(kmeans(matrix, { ...options, weights })).rejects.toThrow('weights[13]');
+      }
+      const weights = new Float32Array(20).fill(1, 0, 10);
+      await expect(kmeans(matrix, { ...options, weights, batch: 2 })).rejects.toThrow(/over 0.*problem 1/);
+    });
+
+    it('keeps the best of several starts of each problem', async () => {
+      const matrix = makeRows({ rows: 160, dim: 4, seed: 9, kind: 'normal' });
+      for (const init of INITS) {
+        const options = { clusters: 9, batch: 4, spherical: false, init };
+        const best = await check(matrix, { ...options, nInit: 6 });
+        const one = await check(matrix, options);
+        const better = best.inertia.filter((inertia, problem) => inertia < one.inertia[problem]!);
+        expect(better.length).toBeGreaterThan(0);
+        expect(best.inertia.every((inertia, problem) => inertia <= one.inertia[problem]!)).toBe(true);
+      }
+    });
+
+    it('predicts what it assigned', async () => {
+      for (const spherical of [true, false]) {
+        for (const kind of KINDS) {
+          const matrix = makeRows({ rows: 210, dim: 37, seed: 8, kind });
+          const options = { batch: 3, spherical, device };
+          const result = await kmeans(matrix, { ...options, clusters: 11, iterations: 4 });
+          const wanted = reference.predict(matrix, result.centroids, options);
+          for (const threads of THREADS) {
+            const predicted = await predict(matrix, result.centroids, { ...options, threads });
+            expectAllSame(predicted, wanted);
+            expectSame('labels', predicted.labels, result.labels);
+          }
         }
       }
+      const matrix = makeRows({ rows: 10, dim: 3, seed: 8, kind: 'normal' });
+      const centroids = Float32Array.of(1, 0, 0, 0, 1, Number.NaN);
+      await expect(predict(matrix, centroids, { device })).rejects.toMatchObject({ code: 'INVALID_DATA' });
+      const none = await predict({ data: new Float32Array(0), rows: 0, dim: 3 }, centroids, { device });
+      expect(none.labels.length).toBe(0);
+    });
+
+    it('solves many small problems at once, and names the first bad row among them', async () => {
+      const matrix = makeRows({ rows: 64 * 30, dim: 5, seed: 4, kind: 'clusters' });
+      for (const init of INITS) await check(matrix, { clusters: 4, batch: 64, init, nInit: 2 });
+      const data = matrix.data as Float32Array;
+      for (const row of [700, 1100, 1500]) data[row * 5] = Number.NaN;
+      for (const threads of THREADS) {
+        const call = kmeans(matrix, { clusters: 4, batch: 64, device, threads });
+        await expect(call).rejects.toMatchObject({
+          code: 'INVALID_DATA',
+          message: expect.stringMatching(/\b700\b/),
+        });
+      }
+    });
+
+    it('is the same with every filter and little memory', async () => {
+      const matrix = makeRows({ rows: 900, dim: 70, seed: 12, kind: 'clusters' });
+      for (const spherical of [true, false]) {
+        const options = { ...DEFAULTS, clusters: 40, spherical, weights: makeWeights(900, 3) };
+        const wanted = await check(matrix, options);
+        for (const filter of ['float32', 'bfloat16', 'int8'] as const) {
+          for (const prefix of [0, 16]) {
+            expectAllSame(await kmeans(matrix, { ...options, device, filter, prefix }), wanted);
+          }
+        }
+        await withFiles(chunked(matrix, [300, 301]), async (files) => {
+          expectAllSame(await kmeans(files, { ...options, device, maxMemory: 2 ** 24 }), wanted);
+        });
+      }
+    });
+
+    it('reports progress that ends at its total', async () => {
+      const matrix = makeRows({ rows: 4000, dim: 64, seed: 1, kind: 'normal' });
+      const seen: { done: number; total: number }[] = [];
+      const onProgress = (progress: { done: number; total: number }) => seen.push(progress);
+      const options = { clusters: 200, iterations: 40, tolerance: 0, nInit: 2, device };
+      await kmeans(matrix, { ...options, onProgress });
+      for (const [at, { done, total }] of seen.entries()) {
+        expect(total).toBe(80);
+        expect(done).toBeLessThanOrEqual(total);
+        expect(done).toBeGreaterThan(seen[at - 1]?.done ?? 0);
+      }
+      expect(seen.length).toBeGreaterThan(0);
     });
 
     it('keeps a spherical centre whose rows cancel', async () => {
@@ -134,6 +291,14 @@ export function kmeansSuite(device: Device): void {
       expect(until.iterations[0]).toBeLessThan(60);
       expect(until.inertia[0]).toBeLessThan(one.inertia[0]!);
       await check(matrix, { clusters: 12, tolerance: 1 });
+      for (const spherical of [true, false]) {
+        const options = { clusters: 12, iterations: 60, tolerance: 0, spherical };
+        const all = await check(matrix, options);
+        const some = await check(matrix, { ...options, movement: 0.5 });
+        expect(some.iterations[0]).toBeLessThan(all.iterations[0]!);
+        expect(some.iterations[0]).toBeGreaterThan(1);
+        expect((await check(matrix, { ...options, movement: 1e9 })).iterations[0]).toBe(1);
+      }
     });
 
     it('finds clusters that are there', async () => {
@@ -225,15 +390,26 @@ export function kmeansSuite(device: Device): void {
         kind: fc.constantFrom(...KINDS),
         share: fc.double({ min: 0, max: 1, noNaN: true }),
         spherical: fc.boolean(),
-        init: fc.constantFrom('k-means++' as const, 'random' as const),
+        init: fc.constantFrom(...INITS),
+        nInit: fc.integer({ min: 1, max: 2 }),
+        weighted: fc.boolean(),
+        movement: fc.constantFrom(0, 0.01, 1),
         iterations: fc.integer({ min: 1, max: 6 }),
         threads: fc.integer({ min: 1, max: 4 }),
       });
       await fc.assert(
-        fc.asyncProperty(arbitrary, async ({ size, share, threads, kind, dim, ...options }) => {
+        fc.asyncProperty(arbitrary, async ({ size, share, threads, kind, dim, weighted, ...options }) => {
           const { batch, seed } = options;
           const matrix = makeRows({ rows: size * batch, dim, seed, kind });
-          const all = { ...DEFAULTS, ...options, clusters: Math.max(1, Math.round(size * share)) };
+          const weights = Float32Array.from(
+            Array.from({ length: batch }, (_, problem) => [...makeWeights(size, seed + problem)]).flat(),
+          );
+          const all = {
+            ...DEFAULTS,
+            ...options,
+            clusters: Math.max(1, Math.round(size * share)),
+            ...(weighted ? { weights } : {}),
+          };
           expectAllSame(await kmeans(matrix, { ...all, device, threads }), reference.kmeans(matrix, all));
         }),
         { numRuns: 150, seed: 6 },

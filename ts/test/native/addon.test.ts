@@ -205,6 +205,8 @@ describe('errors of the addon', () => {
               spherical: true,
               init: 'random',
               maxIterations: 3,
+              runs: 1,
+              movement: 0,
               tolerance: 0,
               ...change,
             }),
