@@ -327,12 +327,6 @@ std::string FilterPlan::text() const {
   return std::string(name) + ", " + std::to_string(count) + " of " + std::to_string(dim) + " dimensions";
 }
 
-double dotBound(int64_t dim, double queryNorm, double keyNorm) {
-  FilterPlan plan;
-  plan.queries.words = dim;
-  return plan.bound(0, queryNorm, 0, keyNorm);
-}
-
 float roundDown(double value) {
   const auto near = static_cast<float>(value);
   return static_cast<double>(near) > value ? std::nextafterf(near, -std::numeric_limits<float>::infinity())

@@ -94,9 +94,6 @@ struct FilterPlan {
   std::string text() const;
 };
 
-// FilterPlan::bound of float32 words that are the rows themselves.
-double dotBound(int64_t dim, double queryNorm, double keyNorm);
-
 // The float32 next below or equal to / above or equal to a float64.
 float roundDown(double value);
 float roundUp(double value);

@@ -192,59 +192,6 @@ Status CpuPrepared::encode(const Context& context, const RowEncoding& encoding, 
                    });
 }
 
-int64_t CpuPrepared::blockRows() const {
-  if (preparedLimits().blockRows > 0) return preparedLimits().blockRows;
-  return std::clamp<int64_t>((int64_t{64} << 20) / (4 * (dim + 31)), 16, 16384);
-}
-
-Status CpuPrepared::block(const Context& context, int64_t index, bool panels,
-                          std::shared_ptr<const Block>* out) const {
-  const bool keep = rows * (dim + 31) * 8 <= memoryBudget(context) / 4;
-  std::unique_lock<std::mutex> lock(mutex_);
-  blocks_.resize(static_cast<size_t>((rows + blockRows() - 1) / blockRows()));
-  *out = blocks_[static_cast<size_t>(index)];
-  lock.unlock();
-  if (*out && (!panels || !(*out)->panels.empty())) return {};
-  const int width = kernels().panel, tile = kernels().tileRows;
-  auto made = std::make_shared<Block>();
-  made->begin = index * blockRows();
-  made->count = std::min(blockRows(), rows - made->begin);
-  made->stride = (dim + 15) / 16 * 16 + 16;
-  const int64_t padded = (made->count + tile - 1) / tile * tile;
-  made->rows = AlignedArray<float>(padded * made->stride);
-  std::fill(made->rows.get(), made->rows.get() + padded * made->stride, 0.0f);
-  CLIPCID_TRY(
-      eachRange(context, made->begin, made->count,
-                [&](int64_t begin, int64_t count, const float* stored, int64_t stride, int) -> Status {
-                  for (int64_t i = begin; i < begin + count; ++i, stored += stride)
-                    compared(i, stored, made->rows.get() + (i - made->begin) * made->stride);
-                  return {};
-                }));
-  const int64_t panelCount = panels ? (made->count + width - 1) / width : 0;
-  if (panels) made->panels = AlignedArray<float>(panelCount * dim * width);
-  CLIPCID_TRY(parallelTry(context, panelCount, [&](int64_t panel, int) -> Status {
-    float* to = made->panels.get() + panel * dim * width;
-    for (int j = 0; j < width; ++j) {
-      const int64_t at = panel * width + j;
-      for (int64_t k = 0; k < dim; ++k)
-        to[k * width + j] = at < made->count ? made->rows.get()[at * made->stride + k] : 0;
-    }
-    return {};
-  }));
-  *out = made;
-  if (keep) {
-    lock.lock();
-    blocks_[static_cast<size_t>(index)] = made;
-  }
-  return {};
-}
-
-double CpuPrepared::normBound(int64_t begin, int64_t end) const {
-  double most = 0;
-  for (int64_t i = begin; i < end; ++i) most = std::max(most, normBound(i));
-  return most;
-}
-
 const CpuPrepared& cpuPrepared(const Prepared* prepared) {
   return static_cast<const CpuPrepared&>(*prepared);
 }

@@ -28,18 +28,6 @@ PreparedLimits& preparedLimits();
 // Bytes that a call may hold: Context::maxMemory, or half of what the machine has free.
 int64_t memoryBudget(const Context& context);
 
-// Consecutive rows as compared. `rows` is [count, stride], padded with zeros to whole tiles downward and to
-// `stride` across; `panels`, for keys only, is [ceil(count / panel)][dim][panel], padded with zero rows.
-struct Block {
-  int64_t begin = 0;
-  int64_t count = 0;
-  int64_t stride = 0;
-  AlignedArray<float> rows;
-  AlignedArray<float> panels;
-
-  const float* row(int64_t index) const { return rows.get() + (index - begin) * stride; }
-};
-
 class CpuPrepared final : public Prepared {
  public:
   explicit CpuPrepared(const PrepareArgs& args);
@@ -78,10 +66,6 @@ class CpuPrepared final : public Prepared {
   Status encode(const Context& context, const RowEncoding& encoding, int64_t begin, int64_t count,
                 EncodedRows* out) const;
   bool inMemory() const { return reader_.inMemory(); }
-  // All rows are cut into blocks of blockRows(); the one with number `index` as float32.
-  int64_t blockRows() const;
-  Status block(const Context& context, int64_t index, bool panels, std::shared_ptr<const Block>* out) const;
-  double normBound(int64_t begin, int64_t end) const;  // the largest of a range
   // The row lies in memory as it is compared: row() gives a pointer that stays good.
   bool inPlace(int64_t index) const;
 
@@ -96,7 +80,6 @@ class CpuPrepared final : public Prepared {
   mutable std::mutex mutex_;
   mutable RowEncoding keptAs_;
   mutable std::shared_ptr<const EncodedRows> kept_;
-  mutable std::vector<std::shared_ptr<const Block>> blocks_;
 };
 
 const CpuPrepared& cpuPrepared(const Prepared* prepared);

@@ -15,10 +15,9 @@
 
 #include "core/parallel.h"
 #include "cpu/backend.h"
-#include "cpu/isa.h"
 #include "cpu/kernels.h"
+#include "cpu/select_plan.h"
 #include "cpu/select_sweep.h"
-#include "cpu/shortlist.h"
 #include "cpu/wide.h"
 
 namespace clipcid {
@@ -67,136 +66,168 @@ CLIPCID_WIDE void subtract(float* values, const float* from, int64_t count) {
   for (int64_t at = 0; at < count; ++at) values[at] -= from[at];
 }
 
+constexpr int64_t kHalvesRange = 16;
+
 class Best {
  public:
-  Best(const BestArgs& args, int workers)
-      : args_(args),
+  Best(const Context& context, const BestArgs& args)
+      : context_(context),
+        args_(args),
         queries_(cpuPrepared(args.queries)),
         keys_(cpuPrepared(args.keys)),
         bounds_(args.bestBelow != nullptr) {
-    for (int worker = 0; worker < workers; ++worker) scratch_.emplace_back(2 * queries_.dim);
+    pairs_.queries[0] = &queries_;
+    pairs_.keys[0] = &keys_;
+    pairs_.euclidean = args.euclidean;
+    pairs_.start(std::max(context.threads, 1));
     if (!args.euclidean) return;
-    halfSquares_.resize(keys_.squares.size());
-    for (size_t j = 0; j < halfSquares_.size(); ++j)
-      halfSquares_[j] = static_cast<float>(keys_.squares[j] / 2);
+    const size_t count = keys_.squares.size();
+    halves_.resize(count);
+    leastHalves_.assign(count / kHalvesRange + 1, kInfinity);
+    for (size_t j = 0; j < count; ++j) {
+      halves_[j] = static_cast<float>(keys_.squares[j] / 2);
+      float& least = leastHalves_[j / kHalvesRange];
+      least = std::min(least, halves_[j]);
+    }
   }
 
-  Status run(const Context& context) {
+  Status run() {
+    CLIPCID_TRY(
+        planBest(context_, queries_, keys_, args_.rows == nullptr ? queries_.rows : args_.count, &plan_));
+    if (args_.plan != nullptr) *args_.plan = plan_.text();
     SelectSweep pass;
-    pass.queries[0] = &queries_;
-    pass.keys[0] = &keys_;
+    pass.plan = &plan_;
+    pass.queries = &queries_;
+    pass.keys = &keys_;
     pass.rows = args_.rows;
     pass.count = args_.rows == nullptr ? -1 : args_.count;
     pass.stateBytes = Shortlists::bytes(1) + static_cast<int64_t>(sizeof(Two));
-    pass.open = [&](const QueryBlock& block, int64_t parts) -> Status {
-      lists_ = std::make_unique<Shortlists>(
-          block.count, parts, 1, [this, block](int64_t place, int32_t key, int worker, double* score) {
-            return decide(block.row(place), key, worker, score);
-          });
-      tops_.assign(bounds_ ? static_cast<size_t>(block.count * parts) : 0, Two{});
-      parts_ = parts;
+    pass.open = [&](const QueryBlock& block) -> Status {
+      block_ = block;
+      lists_ = std::make_unique<Shortlists>(block.count, block.parts, 1, pairs_.judge(block));
+      tops_.assign(bounds_ ? static_cast<size_t>(block.count * block.parts) : 0, Two{});
       return {};
     };
-    pass.visit = [&](const SelectStrip& strip, int worker) -> Status {
-      for (int r = 0; r < strip.rows; ++r) CLIPCID_TRY(visitRow(strip, r, worker));
-      return {};
+    pass.limit = [&](const Strip& strip, int) { return limitOf(strip); };
+    pass.visit = [&](const Strip& strip, int worker) -> Status {
+      const StripBound bound(plan_, strip, args_.euclidean);
+      return eachRun(strip, [&](int64_t from, int64_t columns) -> Status {
+        for (int r = 0; r < strip.rows; ++r) CLIPCID_TRY(visitRow(strip, bound, r, from, columns, worker));
+        return {};
+      });
     };
     pass.close = [&](const QueryBlock& block) -> Status {
       constexpr int64_t kRange = 256;
-      return parallelTry(context, (block.count + kRange - 1) / kRange, [&](int64_t range, int worker) {
+      return parallelTry(context_, (block.count + kRange - 1) / kRange, [&](int64_t range, int worker) {
         Shortlists::Rest rest;
         for (int64_t place = range * kRange; place < std::min((range + 1) * kRange, block.count); ++place)
-          CLIPCID_TRY(finish(block, place, worker, &rest));
+          CLIPCID_TRY(finish(place, worker, &rest));
         return Status();
       });
     };
-    return selectSweep(context, pass);
+    return selectSweep(context_, pass);
   }
 
  private:
-  Status decide(int64_t query, int64_t key, int worker, double* score) {
-    float* scratch = scratch_[static_cast<size_t>(worker)].get();
-    const float *x, *y;
-    CLIPCID_TRY(queries_.row(query, scratch, &x));
-    CLIPCID_TRY(keys_.row(key, scratch + queries_.dim, &y));
-    *score = kernels().dot(x, y, queries_.dim);
-    if (args_.euclidean) *score -= keys_.squares[static_cast<size_t>(key)] / 2;
-    return {};
+  Two& topOf(int64_t place, int64_t part) { return tops_[static_cast<size_t>(part * block_.count + place)]; }
+
+  // No dot below this matters to any query of the strip.
+  float limitOf(const Strip& strip) {
+    const int64_t place = strip.query - block_.first;
+    double floor = static_cast<double>(lists_->leastFloor(place, strip.rows, strip.part));
+    if (bounds_) {
+      // Nor may the second largest upper end be left out.
+      for (int r = 0; r < strip.rows; ++r)
+        floor = std::min(floor, static_cast<double>(topOf(place + r, strip.part).second));
+    }
+    if (!(floor > -std::numeric_limits<double>::infinity())) return -kInfinity;
+    double least = 0;
+    if (args_.euclidean) {
+      const auto first = static_cast<size_t>(strip.key / kHalvesRange);
+      const auto last = static_cast<size_t>((strip.key + strip.columns - 1) / kHalvesRange);
+      least = static_cast<double>(
+          *std::min_element(leastHalves_.begin() + static_cast<std::ptrdiff_t>(first),
+                            leastHalves_.begin() + static_cast<std::ptrdiff_t>(last) + 1));
+    }
+    const double bound = StripBound(plan_, strip, args_.euclidean).at(strip.queryError, strip.queryLength);
+    return roundDown(floor - bound + least);
   }
 
-  Status visitRow(const SelectStrip& strip, int r, int worker) {
+  Status visitRow(const Strip& strip, const StripBound& stripBound, int r, int64_t from, int64_t columns,
+                  int worker) {
     const Kernels& kernel = kernels();
-    const int64_t place = strip.place + r;
-    float* scores = strip.scores[0] + r * strip.stride;
-    const double queryNorm = queries_.normBound(strip.queries->row(place)), keyNorm = strip.keyNorms[0];
-    double bound = dotBound(queries_.dim, queryNorm, keyNorm);
-    if (args_.euclidean) {
-      subtract(scores, halfSquares_.data() + strip.key, strip.columns);
-      // Rounding of the halved square to float32 and of the subtraction.
-      bound += std::ldexp(queryNorm * keyNorm + 2 * keyNorm * keyNorm, -23);
-      if (!(keyNorm * keyNorm < 1e37)) bound = std::numeric_limits<double>::infinity();
-    }
-    Two* top = bounds_ ? &tops_[static_cast<size_t>(strip.part * strip.queries->count + place)] : nullptr;
-    if (std::isfinite(bound)) {
+    const int64_t place = strip.query + r - block_.first;
+    float* scores = strip.scores + r * strip.stride + from;
+    const double bound = stripBound.at(strip.errorOf(r), strip.lengthOf(r));
+    if (args_.euclidean) subtract(scores, halves_.data() + strip.key + from, columns);
+    Two* top = bounds_ ? &topOf(place, strip.part) : nullptr;
+    const bool known = std::isfinite(bound);
+    if (known) {
       float most;
       if (top == nullptr) {
-        most = kernel.largest(scores, strip.columns);
+        most = kernel.largest(scores, columns);
       } else {
-        const Two two = largestTwo(scores, strip.columns);
+        const Two two = largestTwo(scores, columns);
         most = two.first;
         top->add(roundUp(static_cast<double>(two.first) + bound));
         top->add(roundUp(static_cast<double>(two.second) + bound));
       }
-      lists_->raiseFloor(place, strip.part, roundDown(static_cast<double>(most) - bound));
-      // Everything in the strip is below the floor.
+      if (!plan_.oneSided)
+        lists_->raiseFloor(place, strip.part, roundDown(static_cast<double>(most) - bound));
       if (static_cast<double>(most) + bound < static_cast<double>(lists_->floor(place, strip.part)))
         return {};
     } else if (top != nullptr) {
       *top = {kInfinity, kInfinity};
     }
-    const double floor = static_cast<double>(lists_->floor(place, strip.part));
+    float limit = roundDown(static_cast<double>(lists_->floor(place, strip.part)) - bound);
     int32_t positions[kMostStrip];
-    const int64_t found = kernel.notBelow(scores, strip.columns, roundDown(floor - bound), positions);
+    const int64_t found = kernel.notBelow(scores, columns, limit, positions);
     for (int64_t f = 0; f < found; ++f) {
       const double score = static_cast<double>(scores[positions[f]]);
-      const Candidate candidate = std::isfinite(bound)
-                                      ? Candidate{roundDown(score - bound), roundUp(score + bound), 0}
-                                      : Candidate{-kInfinity, kInfinity, 0};
-      CLIPCID_TRY(lists_->add(place, strip.part,
-                              {candidate.low, candidate.high, static_cast<int32_t>(strip.key + positions[f])},
-                              worker));
+      const int64_t column = from + positions[f];
+      Candidate candidate = {-kInfinity, kInfinity, static_cast<int32_t>(strip.key + column)};
+      if (known) {
+        const double own = args_.euclidean ? bound : pairBound(plan_, strip, r, column);
+        candidate.high = roundUp(score + own);
+        if (!plan_.oneSided) candidate.low = roundDown(score - own);
+      }
+      CLIPCID_TRY(lists_->add(place, strip.part, candidate, worker));
     }
     return {};
   }
 
-  Status finish(const QueryBlock& block, int64_t place, int worker, Shortlists::Rest* rest) {
+  Status finish(int64_t place, int worker, Shortlists::Rest* rest) {
     lists_->rest(place, rest);
-    const int64_t out = block.out + place;
-    const bool alone = rest->decided.empty() && rest->pending.size() == 1;
-    if (alone) {
+    const int64_t out = block_.out + place;
+    double others = -std::numeric_limits<double>::infinity();
+    if (rest->decided.empty() && rest->pending.size() == 1) {
+      // No other key reaches the floor, so the largest upper end is this key's own.
+      if (bounds_) {
+        Two two;
+        for (int64_t part = 0; part < block_.parts; ++part) {
+          two.add(topOf(place, part).first);
+          two.add(topOf(place, part).second);
+        }
+        others = static_cast<double>(two.second);
+      }
+    } else {
+      float dropped = keys_.rows > 1 ? rest->floor : -kInfinity;
+      CLIPCID_TRY(lists_->tighten(place, worker, rest, &dropped));
+      others = static_cast<double>(dropped);
+    }
+    if (rest->decided.empty() && rest->pending.size() == 1) {
       const Candidate& one = rest->pending[0];
       args_.indices[out] = one.index;
       double low = static_cast<double>(one.low);
-      if (args_.scores != nullptr) {
-        CLIPCID_TRY(decide(block.row(place), one.index, worker, &low));
-        args_.scores[out] = low;
-      }
+      if (args_.scores != nullptr || (bounds_ && low == -std::numeric_limits<double>::infinity()))
+        CLIPCID_TRY(judge().decide(place, one.index, worker, &low));
+      if (args_.scores != nullptr) args_.scores[out] = low;
       if (bounds_) {
-        Two two;
-        for (int64_t part = 0; part < parts_; ++part) {
-          const Two& top = tops_[static_cast<size_t>(part * block.count + place)];
-          two.add(top.first);
-          two.add(top.second);
-        }
-        // No other key reaches the floor, so the largest upper end is this key's own.
         args_.bestBelow[out] = low;
-        args_.othersAbove[out] = static_cast<double>(two.second);
+        args_.othersAbove[out] = others;
       }
       return {};
     }
-    // All that were decided on the way are beaten or tied by the one that was kept.
-    double others =
-        keys_.rows > 1 ? static_cast<double>(rest->floor) : -std::numeric_limits<double>::infinity();
     Decided best{-std::numeric_limits<double>::infinity(), std::numeric_limits<int32_t>::max()};
     const auto add = [&](const Decided& one) {
       others = std::max(others, one.before(best) ? best.score : one.score);
@@ -205,25 +236,31 @@ class Best {
     for (const Decided& one : rest->decided) add(one);
     for (const Candidate& one : rest->pending) {
       double score;
-      CLIPCID_TRY(decide(block.row(place), one.index, worker, &score));
+      CLIPCID_TRY(judge().decide(place, one.index, worker, &score));
       add({score, one.index});
     }
     args_.indices[out] = best.index;
     if (args_.scores != nullptr) args_.scores[out] = best.score;
     if (bounds_) {
       args_.bestBelow[out] = best.score;
+      // What was decided on the way and did not stay is not above what did.
       args_.othersAbove[out] = rest->decided.empty() ? others : std::max(others, best.score);
     }
     return {};
   }
 
+  const Judge& judge() const { return lists_->judge(); }
+
+  const Context& context_;
   const BestArgs& args_;
   const CpuPrepared& queries_;
   const CpuPrepared& keys_;
   const bool bounds_;
-  int64_t parts_ = 1;
-  std::vector<AlignedArray<float>> scratch_;  // [workers][2, dim]
-  std::vector<float> halfSquares_;            // [keys], Euclidean only
+  FilterPlan plan_;
+  PairScores pairs_;
+  QueryBlock block_;
+  std::vector<float> halves_;       // [keys] half the squares, Euclidean only
+  std::vector<float> leastHalves_;  // the least of each kHalvesRange of them
   std::unique_ptr<Shortlists> lists_;
   std::vector<Two> tops_;  // [parts, queries]: the two largest upper ends of all keys
 };
@@ -233,9 +270,7 @@ class Best {
 Status CpuBackend::best(const Context& context, const BestArgs& args) {
   return guarded([&]() -> Status {
     if (args.keys->rows < 1) return {Code::kInvalidArgument, "A selection among no keys"};
-    if (args.plan != nullptr) *args.plan = "float32, all dimensions, " + std::string(isaName());
-    Best best(args, std::max(context.threads, 1));
-    return best.run(context);
+    return Best(context, args).run();
   });
 }
 

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "cpu/sweep.h"
+#include "cpu/encoding.h"
 
 namespace clipcid {
 namespace {
@@ -26,44 +26,76 @@ void keepBest(std::vector<Decided>* list, int64_t k) {
   list->resize(static_cast<size_t>(k));
 }
 
+// Raises the floor to the k-th largest lower end and drops the candidates that cannot reach it.
+void dropBelow(int64_t k, Shortlists::Rest* rest, float* dropped) {
+  rest->lows.clear();
+  for (const Candidate& one : rest->pending) rest->lows.push_back(one.low);
+  for (const Decided& one : rest->decided) rest->lows.push_back(roundDown(one.score));
+  rest->floor = std::max(rest->floor, kthLargest(&rest->lows, k));
+  std::erase_if(rest->pending, [&](const Candidate& one) {
+    if (!(one.high < rest->floor)) return false;
+    if (dropped != nullptr) *dropped = std::max(*dropped, one.high);
+    return true;
+  });
+}
+
 }  // namespace
 
-Shortlists::Shortlists(int64_t queries, int64_t parts, int64_t k, Decide decide)
+Shortlists::Shortlists(int64_t queries, int64_t parts, int64_t k, Judge judge)
     : queries_(queries),
       parts_(parts),
       k_(k),
       places_(placesFor(k)),
-      decide_(std::move(decide)),
+      judge_(std::move(judge)),
+      floors_(static_cast<size_t>(queries * parts), -std::numeric_limits<float>::infinity()),
       lists_(static_cast<size_t>(queries * parts)),
       pending_(queries * parts * places_),
       decided_(queries * parts * k) {}
 
 int64_t Shortlists::bytes(int64_t k) {
-  return static_cast<int64_t>(sizeof(List)) + placesFor(k) * static_cast<int64_t>(sizeof(Candidate)) +
-         k * static_cast<int64_t>(sizeof(Decided));
+  return static_cast<int64_t>(sizeof(List) + sizeof(float)) +
+         placesFor(k) * static_cast<int64_t>(sizeof(Candidate)) + k * static_cast<int64_t>(sizeof(Decided));
+}
+
+void Shortlists::prune(size_t slot) {
+  List& list = lists_[slot];
+  Candidate* pending = pending_.get() + static_cast<int64_t>(slot) * places_;
+  if (k_ > 1) {
+    const Decided* decided = decided_.get() + static_cast<int64_t>(slot) * k_;
+    std::vector<float> lows;
+    lows.reserve(static_cast<size_t>(list.pending + list.decided));
+    for (int32_t p = 0; p < list.pending; ++p) lows.push_back(pending[p].low);
+    for (int32_t d = 0; d < list.decided; ++d) lows.push_back(roundDown(decided[d].score));
+    floors_[slot] = std::max(floors_[slot], kthLargest(&lows, k_));
+  } else {
+    for (int32_t p = 0; p < list.pending; ++p) floors_[slot] = std::max(floors_[slot], pending[p].low);
+  }
+  const float floor = floors_[slot];
+  const Candidate* end = std::remove_if(pending, pending + list.pending,
+                                        [floor](const Candidate& one) { return one.high < floor; });
+  list.pending = static_cast<int32_t>(end - pending);
 }
 
 Status Shortlists::makeRoom(int64_t query, int64_t part, int worker) {
   const size_t slot = at(query, part);
   List& list = lists_[slot];
   Candidate* pending = pending_.get() + static_cast<int64_t>(slot) * places_;
-  Decided* decided = decided_.get() + static_cast<int64_t>(slot) * k_;
-  if (k_ > 1) {
-    std::vector<float> lows;
-    lows.reserve(static_cast<size_t>(list.pending + list.decided));
-    for (int32_t p = 0; p < list.pending; ++p) lows.push_back(pending[p].low);
-    for (int32_t d = 0; d < list.decided; ++d) lows.push_back(roundDown(decided[d].score));
-    list.floor = std::max(list.floor, kthLargest(&lows, k_));
-  }
-  const Candidate* end = std::remove_if(pending, pending + list.pending,
-                                        [&](const Candidate& one) { return one.high < list.floor; });
-  list.pending = static_cast<int32_t>(end - pending);
+  prune(slot);
   // As long as a fair share of the places is free again, pruning costs little for each candidate.
-  if (list.pending <= places_ - std::max(2, places_ / 8)) return {};
+  if (!crowded(list)) return {};
+  if (judge_.tighten) {
+    for (int32_t p = 0; p < list.pending; ++p) {
+      if (!(pending[p].high - pending[p].low <= kTight))
+        CLIPCID_TRY(judge_.tighten(query, &pending[p], worker));
+    }
+    prune(slot);
+    if (!crowded(list)) return {};
+  }
+  Decided* decided = decided_.get() + static_cast<int64_t>(slot) * k_;
   std::vector<Decided> all(decided, decided + list.decided);
   for (int32_t p = 0; p < list.pending; ++p) {
     double score;
-    CLIPCID_TRY(decide_(query, pending[p].index, worker, &score));
+    CLIPCID_TRY(judge_.decide(query, pending[p].index, worker, &score));
     all.push_back({score, pending[p].index});
   }
   keepBest(&all, k_);
@@ -73,7 +105,7 @@ Status Shortlists::makeRoom(int64_t query, int64_t part, int worker) {
   if (list.decided == k_) {
     double least = all[0].score;
     for (const Decided& one : all) least = std::min(least, one.score);
-    list.floor = std::max(list.floor, roundDown(least));
+    floors_[slot] = std::max(floors_[slot], roundDown(least));
   }
   return {};
 }
@@ -89,25 +121,29 @@ void Shortlists::rest(int64_t query, Rest* out) const {
     const Decided* decided = decided_.get() + static_cast<int64_t>(slot) * k_;
     out->pending.insert(out->pending.end(), pending, pending + list.pending);
     out->decided.insert(out->decided.end(), decided, decided + list.decided);
-    out->floor = std::max(out->floor, list.floor);
+    out->floor = std::max(out->floor, floors_[slot]);
   }
-  if (k_ > 1 || parts_ > 1) {
-    std::vector<float> lows;
-    lows.reserve(out->pending.size() + out->decided.size());
-    for (const Candidate& one : out->pending) lows.push_back(one.low);
-    for (const Decided& one : out->decided) lows.push_back(roundDown(one.score));
-    out->floor = std::max(out->floor, kthLargest(&lows, k_));
-  }
-  std::erase_if(out->pending, [&](const Candidate& one) { return one.high < out->floor; });
+  dropBelow(k_, out, nullptr);
 }
 
-Status Shortlists::finish(int64_t query, int worker, std::vector<Decided>* out) const {
-  Rest left;
-  rest(query, &left);
-  *out = std::move(left.decided);
-  for (const Candidate& one : left.pending) {
+Status Shortlists::tighten(int64_t query, int worker, Rest* rest, float* dropped) const {
+  if (!judge_.tighten) return {};
+  for (Candidate& one : rest->pending) {
+    if (!(one.high - one.low <= kTight)) CLIPCID_TRY(judge_.tighten(query, &one, worker));
+  }
+  dropBelow(k_, rest, dropped);
+  return {};
+}
+
+Status Shortlists::finish(int64_t query, int worker, Rest* scratch, std::vector<Decided>* out) const {
+  rest(query, scratch);
+  float dropped = 0;
+  if (static_cast<int64_t>(scratch->pending.size() + scratch->decided.size()) > k_)
+    CLIPCID_TRY(tighten(query, worker, scratch, &dropped));
+  out->assign(scratch->decided.begin(), scratch->decided.end());
+  for (const Candidate& one : scratch->pending) {
     double score;
-    CLIPCID_TRY(decide_(query, one.index, worker, &score));
+    CLIPCID_TRY(judge_.decide(query, one.index, worker, &score));
     out->push_back({score, one.index});
   }
   keepBest(out, k_);

@@ -3,13 +3,15 @@
 // A key comes as a candidate: an interval that its canonical score is in. Of a query's candidates only those
 // that may still be among the k best are kept: `floor` is the k-th largest lower end so far, and what cannot
 // reach it goes. Most candidates are never decided; those that are left at the end are. A list has a fixed
-// number of places: when they are full of candidates that intervals cannot tell apart, all of them are decided
-// on the spot and the k best stay. So memory is bounded whatever the rows are.
+// number of places: when they are full of candidates that intervals cannot tell apart, the intervals are made
+// tighter, and if that is not enough all are decided on the spot and the k best stay. So memory is bounded
+// whatever the rows are.
 //
 // The order, by descending score and then ascending index, is total, and intervals are sound: so neither the
 // order in which keys come nor how tight the intervals are can change the outcome.
 #pragma once
 
+#include <algorithm>
 #include <functional>
 #include <limits>
 #include <vector>
@@ -35,58 +37,79 @@ struct Decided {
   }
 };
 
+// What decides; queries are given by their places in the block.
+struct Judge {
+  // The canonical score.
+  std::function<Status(int64_t query, int32_t index, int worker, double* score)> decide;
+  // Cheaper: makes the interval at most kTight wide. May be null.
+  std::function<Status(int64_t query, Candidate* candidate, int worker)> tighten;
+};
+constexpr float kTight = 1e-6f;
+
 class Shortlists {
  public:
-  // The canonical score of key `index` for a query, given by its place in the block.
-  using Decide = std::function<Status(int64_t query, int32_t index, int worker, double* score)>;
-
   // Lists for `queries` queries, `parts` for each; parts may be filled at the same time.
-  Shortlists(int64_t queries, int64_t parts, int64_t k, Decide decide);
+  Shortlists(int64_t queries, int64_t parts, int64_t k, Judge judge);
 
   // Bytes that a list takes.
   static int64_t bytes(int64_t k);
 
+  const Judge& judge() const { return judge_; }
+
   // A key whose canonical score is below this is not among the k best.
-  float floor(int64_t query, int64_t part) const { return lists_[at(query, part)].floor; }
+  float floor(int64_t query, int64_t part) const { return floors_[at(query, part)]; }
+  // The least of the floors of a few queries that follow one another.
+  float leastFloor(int64_t query, int64_t count, int64_t part) const {
+    const float* floors = floors_.data() + at(query, part);
+    float least = floors[0];
+    for (int64_t i = 1; i < count; ++i) least = floors[i] < least ? floors[i] : least;
+    return least;
+  }
   void raiseFloor(int64_t query, int64_t part, float floor) {
-    List& list = lists_[at(query, part)];
-    if (floor > list.floor) list.floor = floor;
+    float& own = floors_[at(query, part)];
+    if (floor > own) own = floor;
   }
   Status add(int64_t query, int64_t part, const Candidate& candidate, int worker) {
     const size_t slot = at(query, part);
+    if (candidate.high < floors_[slot]) return {};
     List& list = lists_[slot];
-    if (candidate.high < list.floor) return {};
     pending_.get()[static_cast<int64_t>(slot) * places_ + list.pending++] = candidate;
-    if (k_ == 1 && candidate.low > list.floor) list.floor = candidate.low;
+    if (k_ == 1 && candidate.low > floors_[slot]) floors_[slot] = candidate.low;
     return list.pending < places_ ? Status() : makeRoom(query, part, worker);
   }
 
   // What is left of a query's parts together: candidates that may be among the k best, and keys decided already.
-  // `floor` is the k-th largest lower end of both.
+  // Keys that are in neither are below `floor`, or not above a decided one that is not the best.
   struct Rest {
     std::vector<Candidate> pending;
     std::vector<Decided> decided;
     float floor;
+    std::vector<float> lows;  // scratch
   };
   void rest(int64_t query, Rest* out) const;
+  // Tightens what is pending and drops what then cannot be among the k best; raises `dropped` to the largest upper
+  // end of what went.
+  Status tighten(int64_t query, int worker, Rest* rest, float* dropped) const;
   // The k best of a query, best first.
-  Status finish(int64_t query, int worker, std::vector<Decided>* out) const;
+  Status finish(int64_t query, int worker, Rest* scratch, std::vector<Decided>* out) const;
 
  private:
   struct List {
-    float floor = -std::numeric_limits<float>::infinity();
     int32_t pending = 0;
     int32_t decided = 0;
   };
 
   size_t at(int64_t query, int64_t part) const { return static_cast<size_t>(part * queries_ + query); }
   Status makeRoom(int64_t query, int64_t part, int worker);
+  void prune(size_t slot);
+  bool crowded(const List& list) const { return list.pending > places_ - std::max(2, places_ / 8); }
 
   int64_t queries_;
   int64_t parts_;
   int64_t k_;
   int32_t places_;
-  Decide decide_;
+  Judge judge_;
+  std::vector<float> floors_;
   std::vector<List> lists_;
   AlignedArray<Candidate> pending_;  // [parts, queries, places]
   AlignedArray<Decided> decided_;    // [parts, queries, k]; most of it is never touched

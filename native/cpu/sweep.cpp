@@ -196,7 +196,7 @@ class Pass {
     const int64_t parts =
         sweep_.triangle ? 1
                         : std::clamp<int64_t>(4 * static_cast<int64_t>(context_.threads) / groups, 1, strips);
-    if (sweep_.begin) sweep_.begin(first, wanted, parts);
+    if (sweep_.begin) CLIPCID_TRY(sweep_.begin({first, wanted, begin, keyCount, parts}));
     CLIPCID_TRY(parallelTry(context_, groups * parts, [&](int64_t task, int worker) -> Status {
       const EnterKernel entered(kernel_);
       const int64_t part = task % parts;
@@ -218,7 +218,6 @@ class Pass {
       }
       return {};
     }));
-    if (sweep_.end) CLIPCID_TRY(sweep_.end(first, wanted, parts));
     return {};
   }
 

@@ -50,6 +50,13 @@ struct Strip {
   float keyLengthOf(int64_t j) const { return keys->lengths.get()[key + j - keys->begin]; }
 };
 
+// A block of queries and one of keys: places in Sweep::rows or rows, and rows.
+struct SweepBlocks {
+  int64_t first, count;
+  int64_t key, keys;
+  int64_t parts;
+};
+
 struct Sweep {
   const FilterPlan* plan = nullptr;
   const CpuPrepared* queries = nullptr;
@@ -59,10 +66,9 @@ struct Sweep {
   int64_t count = 0;
   // For a self-join: leaves out panels in which no key is greater than a query; others come whole.
   bool triangle = false;
-  // Before and after the strips of a pair of blocks, on the calling thread: the queries are those from `first` on,
-  // `count` of them, as in Strip::query.
-  std::function<void(int64_t first, int64_t count, int64_t parts)> begin{};
-  std::function<Status(int64_t first, int64_t count, int64_t parts)> end{};
+  // Before the strips of a pair of blocks, on the calling thread. Blocks of keys come in order for each block of
+  // queries, and never in more parts than before.
+  std::function<Status(const SweepBlocks& blocks)> begin{};
   // The smallest score that matters in this strip; -infinity for all. Null: all.
   std::function<float(const Strip& strip, int worker)> limit{};
   std::function<Status(const Strip& strip, int worker)> visit{};

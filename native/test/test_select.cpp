@@ -18,6 +18,18 @@ Rows viewOf(const std::vector<float>& data, int64_t dim) {
   return Rows(floatView(data.data(), static_cast<int64_t>(data.size()) / dim, dim));
 }
 
+// With a filter, which the machine may lack and replace by the next.
+Context contextWith(int threads, Filter filter) {
+  Context context = contextOf(threads);
+  context.filter = filter;
+  return context;
+}
+constexpr std::pair<int, Filter> kWays[] = {{1, Filter::kFloat32},
+                                            {2, Filter::kBfloat16},
+                                            {1, Filter::kInt8},
+                                            {7, Filter::kInt8},
+                                            {2, Filter::kAuto}};
+
 std::unique_ptr<Prepared> prepared(const std::vector<float>& data, int64_t dim, bool unit) {
   std::unique_ptr<Prepared> out;
   CHECK_OK(cpuBackend().prepare(contextOf(2), {.rows = viewOf(data, dim), .unit = unit}, &out));
@@ -65,7 +77,8 @@ void checkBest(const Case& one, bool tight) {
   for (const bool euclidean : {false, true}) {
     std::vector<std::vector<double>> scores;
     for (int64_t i = 0; i < a->rows; ++i) scores.push_back(scoresOf(one, i, euclidean));
-    for (const int threads : {1, 2, 7}) {
+    for (const auto [threads, filter] : kWays) {
+      const Context context = contextWith(threads, filter);
       for (const bool subset : {false, true}) {
         for (const bool scored : {false, true}) {
           const size_t count = subset ? some.size() : static_cast<size_t>(a->rows);
@@ -84,7 +97,7 @@ void checkBest(const Case& one, bool tight) {
             args.rows = some.data();
             args.count = static_cast<int64_t>(some.size());
           }
-          CHECK_OK(cpuBackend().best(contextOf(threads), args));
+          CHECK_OK(cpuBackend().best(context, args));
           CHECK(!plan.empty());
           for (size_t at = 0; at < count; ++at) {
             const size_t query = subset ? static_cast<size_t>(some[at]) : at;
@@ -100,7 +113,7 @@ void checkBest(const Case& one, bool tight) {
           std::vector<int32_t> again(count, -1);
           args.indices = again.data();
           args.scores = args.bestBelow = args.othersAbove = nullptr;
-          CHECK_OK(cpuBackend().best(contextOf(threads), args));
+          CHECK_OK(cpuBackend().best(context, args));
           CHECK(again == indices);
         }
       }
@@ -117,15 +130,15 @@ void checkTopK(const Case& one) {
     for (const int64_t wanted : {int64_t{1}, int64_t{2}, int64_t{9}, int64_t{256}, most}) {
       const int64_t k = std::min(wanted, most);
       if (k < 1) continue;
-      for (const int threads : {1, 7}) {
+      for (const auto [threads, filter] : kWays) {
         std::vector<int32_t> indices(static_cast<size_t>(a->rows * k), -1);
         std::vector<double> best(indices.size());
-        CHECK_OK(cpuBackend().topK(contextOf(threads), {.queries = a.get(),
-                                                        .keys = b.get(),
-                                                        .skipSelf = skip,
-                                                        .k = k,
-                                                        .indices = indices.data(),
-                                                        .scores = best.data()}));
+        CHECK_OK(cpuBackend().topK(contextWith(threads, filter), {.queries = a.get(),
+                                                                  .keys = b.get(),
+                                                                  .skipSelf = skip,
+                                                                  .k = k,
+                                                                  .indices = indices.data(),
+                                                                  .scores = best.data()}));
         for (int64_t i = 0; i < a->rows; ++i) {
           const std::vector<Entry> order = sorted(scores[static_cast<size_t>(i)], skip ? i : -1);
           for (int64_t rank = 0; rank < k; ++rank) {
@@ -155,18 +168,18 @@ void checkProducts(const Case& first, const Case& second) {
     for (const int64_t wanted : {int64_t{1}, int64_t{7}, b->rows}) {
       const int64_t k = std::min(wanted, b->rows - 1);
       if (k < 1) continue;
-      for (const int threads : {1, 7}) {
+      for (const auto [threads, filter] : kWays) {
         std::vector<int32_t> indices(static_cast<size_t>(a->rows * k), -1);
         std::vector<double> best(indices.size());
-        CHECK_OK(cpuBackend().topK(contextOf(threads), {.queries = a.get(),
-                                                        .keys = b.get(),
-                                                        .secondQueries = c.get(),
-                                                        .secondKeys = d.get(),
-                                                        .cutoff = cutoff,
-                                                        .skipSelf = true,
-                                                        .k = k,
-                                                        .indices = indices.data(),
-                                                        .scores = best.data()}));
+        CHECK_OK(cpuBackend().topK(contextWith(threads, filter), {.queries = a.get(),
+                                                                  .keys = b.get(),
+                                                                  .secondQueries = c.get(),
+                                                                  .secondKeys = d.get(),
+                                                                  .cutoff = cutoff,
+                                                                  .skipSelf = true,
+                                                                  .k = k,
+                                                                  .indices = indices.data(),
+                                                                  .scores = best.data()}));
         for (int64_t i = 0; i < a->rows; ++i) {
           std::vector<double> product;
           for (size_t j = 0; j < static_cast<size_t>(b->rows); ++j) {
