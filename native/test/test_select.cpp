@@ -46,14 +46,19 @@ struct Case {
 // Sorted: larger score first, ties to the smaller index.
 using Entry = std::pair<double, int32_t>;  // (-score, index)
 
-std::vector<double> scoresOf(const Case& one, int64_t query, bool euclidean) {
+// [queries][keys]
+std::vector<std::vector<double>> scoresOf(const Case& one, bool euclidean) {
   const std::vector<float> x = compared(one.queries, one.dim, one.unit);
   const std::vector<float> y = compared(one.keys, one.dim, one.unit);
-  std::vector<double> scores;
-  for (size_t at = 0; at < y.size(); at += static_cast<size_t>(one.dim)) {
-    double score = canonicalDot(x.data() + query * one.dim, y.data() + at, one.dim);
-    if (euclidean) score -= canonicalDot(y.data() + at, y.data() + at, one.dim) / 2;
-    scores.push_back(score);
+  const auto dim = static_cast<size_t>(one.dim);
+  std::vector<std::vector<double>> scores;
+  for (size_t i = 0; i < x.size(); i += dim) {
+    std::vector<double>& row = scores.emplace_back();
+    for (size_t j = 0; j < y.size(); j += dim) {
+      double score = canonicalDot(x.data() + i, y.data() + j, one.dim);
+      if (euclidean) score -= canonicalDot(y.data() + j, y.data() + j, one.dim) / 2;
+      row.push_back(score);
+    }
   }
   return scores;
 }
@@ -75,9 +80,8 @@ void checkBest(const Case& one, bool tight) {
     if (i % 3 == 1 || i + 1 == a->rows) some.push_back(i);
   }
   for (const bool euclidean : {false, true}) {
-    std::vector<std::vector<double>> scores;
-    for (int64_t i = 0; i < a->rows; ++i) scores.push_back(scoresOf(one, i, euclidean));
-    for (const auto [threads, filter] : kWays) {
+    const std::vector<std::vector<double>> scores = scoresOf(one, euclidean);
+    for (const auto& [threads, filter] : kWays) {
       const Context context = contextWith(threads, filter);
       for (const bool subset : {false, true}) {
         for (const bool scored : {false, true}) {
@@ -123,14 +127,13 @@ void checkBest(const Case& one, bool tight) {
 
 void checkTopK(const Case& one) {
   const auto a = prepared(one.queries, one.dim, one.unit), b = prepared(one.keys, one.dim, one.unit);
-  std::vector<std::vector<double>> scores;
-  for (int64_t i = 0; i < a->rows; ++i) scores.push_back(scoresOf(one, i, false));
+  const std::vector<std::vector<double>> scores = scoresOf(one, false);
   for (const bool skip : {false, true}) {
     const int64_t most = b->rows - (skip ? 1 : 0);
     for (const int64_t wanted : {int64_t{1}, int64_t{2}, int64_t{9}, int64_t{256}, most}) {
       const int64_t k = std::min(wanted, most);
       if (k < 1) continue;
-      for (const auto [threads, filter] : kWays) {
+      for (const auto& [threads, filter] : kWays) {
         std::vector<int32_t> indices(static_cast<size_t>(a->rows * k), -1);
         std::vector<double> best(indices.size());
         CHECK_OK(cpuBackend().topK(contextWith(threads, filter), {.queries = a.get(),
@@ -159,16 +162,12 @@ void checkProducts(const Case& first, const Case& second) {
   const auto c = prepared(second.queries, second.dim, second.unit),
              d = prepared(second.keys, second.dim, second.unit);
   CHECK(a->rows == c->rows && b->rows == d->rows);
-  std::vector<std::vector<double>> x, y;
-  for (int64_t i = 0; i < a->rows; ++i) {
-    x.push_back(scoresOf(first, i, false));
-    y.push_back(scoresOf(second, i, false));
-  }
+  const std::vector<std::vector<double>> x = scoresOf(first, false), y = scoresOf(second, false);
   for (const double cutoff : {2.0, 0.9, 0.0, x[0][0]}) {
     for (const int64_t wanted : {int64_t{1}, int64_t{7}, b->rows}) {
       const int64_t k = std::min(wanted, b->rows - 1);
       if (k < 1) continue;
-      for (const auto [threads, filter] : kWays) {
+      for (const auto& [threads, filter] : kWays) {
         std::vector<int32_t> indices(static_cast<size_t>(a->rows * k), -1);
         std::vector<double> best(indices.size());
         CHECK_OK(cpuBackend().topK(contextWith(threads, filter), {.queries = a.get(),
