@@ -21,6 +21,7 @@
 #include <cstring>
 #include <limits>
 
+#include "cpu/isa.h"
 #include "cpu/prepared.h"
 #include "cpu/wide.h"
 
@@ -324,7 +325,8 @@ std::string FilterPlan::text() const {
                      : queries.filter == Filter::kBfloat16 ? "bfloat16"
                                                            : "float32";
   const int64_t count = queries.basis ? queries.basis->count : dim;
-  return std::string(name) + ", " + std::to_string(count) + " of " + std::to_string(dim) + " dimensions";
+  return std::string(name) + ", " + std::to_string(count) + " of " + std::to_string(dim) + " dimensions, " +
+         isaName();
 }
 
 float roundDown(double value) {

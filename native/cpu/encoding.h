@@ -90,7 +90,7 @@ struct FilterPlan {
   // For rows of these errors and lengths: see above; infinite where nothing is known. Includes the canonical
   // dot's own rounding.
   double bound(double queryError, double queryLength, double keyError, double keyLength) const;
-  // "int8, 512 of 512 dimensions"
+  // "int8, 512 of 512 dimensions, amx"
   std::string text() const;
 };
 

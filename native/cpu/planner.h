@@ -2,6 +2,8 @@
 // operation takes, never its result.
 #pragma once
 
+#include <string>
+
 #include "clipcid/backend.h"
 #include "cpu/encoding.h"
 #include "cpu/prepared.h"
@@ -12,7 +14,9 @@ namespace clipcid {
 struct RowSample {
   int64_t count = 0;
   int64_t stride = 0;
-  AlignedArray<float> rows{};  // [count, stride]
+  AlignedArray<float> rows{};      // [count, stride]
+  std::vector<int64_t> indices{};  // [count] of the matrix
+  std::vector<float> lengths{};    // [count]
 
   const float* row(int64_t at) const { return rows.get() + at * stride; }
 };
@@ -22,7 +26,7 @@ Status sampleRows(const Context& context, const CpuPrepared& rows, int64_t count
 Status planFilter(const Context& context, const CpuPrepared& queries, const CpuPrepared& keys, Filter filter,
                   FilterPlan* out);
 
-// The filter that is expected to decide which dots are over `threshold` soonest, unless the context names one.
+// The filter that is expected to tell soonest which dots are over `threshold`, unless the context names one.
 // `decided`: every pair over it needs its canonical dot anyway.
 Status planJoin(const Context& context, const CpuPrepared& queries, const CpuPrepared& keys, double threshold,
                 bool decided, FilterPlan* out);

@@ -2,7 +2,9 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 
+#include "clipcid/types.h"
 #include "core/aligned.h"
 
 namespace clipcid {
@@ -14,13 +16,23 @@ namespace clipcid {
 void spreadRow(float* row, int64_t dim);
 double spreadError(int64_t dim);
 
-// Leading directions, found in a sample of rows.
+// Directions that hold most of what a sample of rows holds, most first.
+struct Directions {
+  int64_t count = 0;           // as many as were wanted, or fewer where the sample has no more
+  AlignedArray<float> rows{};  // [count, dim]
+  double defect = 0;           // at least |P P' - I| (Frobenius) for the directions P as stored
+};
+Status leadingDirections(const Context& context, const float* rows, int64_t stride, int64_t count,
+                         int64_t dim, int64_t directions, Directions* out);
+
+// The first of some directions, packed for kernels().tile.
 struct Basis {
   int64_t dim = 0;
-  int64_t count = 0;             // directions
-  int64_t strideOut = 0;         // count rounded up to panels of kernels().tile
+  int64_t count = 0;
+  int64_t strideOut = 0;         // count rounded up to whole panels
   AlignedArray<float> panels{};  // [strideOut / panel][dim][panel]
-  double defect = 0;             // at least |P P' - I| for the directions P [count, dim] as stored
+  double defect = 0;             // as Directions::defect
 };
+std::shared_ptr<const Basis> basisOf(const Directions& directions, int64_t count, int64_t dim);
 
 }  // namespace clipcid

@@ -69,7 +69,10 @@ class Pass {
       scores_.emplace_back(kernel_.tileRows * strip_);
     total_ = static_cast<double>(queryCount_) * static_cast<double>(sweep_.keys->rows);
     CLIPCID_TRY(keepWhatFits());
-    if (queriesKept_) return runQueries(*queriesKept_, 0, queryCount_);
+    if (queriesKept_) {
+      CLIPCID_TRY(runQueries(*queriesKept_, 0, queryCount_));
+      return finish();
+    }
     const int64_t blockRows = std::clamp<int64_t>(budget_ / 2 / EncodedRows::rowBytes(plan_.queries),
                                                   kernel_.tileRows, queryCount_);
     EncodedRows block;
@@ -78,7 +81,7 @@ class Pass {
       CLIPCID_TRY(encodeQueries(at, here, &block));
       CLIPCID_TRY(runQueries(block, at, here));
     }
-    return {};
+    return finish();
   }
 
  private:
@@ -256,11 +259,17 @@ class Pass {
     return {};
   }
 
+  Status finish() {
+    if (context_.progress && reported_ < total_) context_.progress(total_, total_);
+    return context_.cancelled() ? Status::aborted() : Status();
+  }
+
   void progress(int64_t pairs, int worker) {
     const int64_t done = done_.fetch_add(pairs, std::memory_order_relaxed) + pairs;
     // Worker 0 is the calling thread: so calls never overlap, and `done` only grows.
     if (worker != 0 || !context_.progress) return;
-    context_.progress(std::min(static_cast<double>(done), total_), total_);
+    reported_ = std::min(static_cast<double>(done), total_);
+    context_.progress(reported_, total_);
   }
 
   class EnterKernel {
@@ -285,7 +294,7 @@ class Pass {
   const int64_t words_, budget_, queryCount_;
   int64_t strip_ = 0, group_ = 0;
   float scale_ = 1;
-  double total_ = 0;
+  double total_ = 0, reported_ = 0;
   std::atomic<int64_t> done_{0};
   std::vector<AlignedArray<float>> scores_;  // one a worker
   std::shared_ptr<const EncodedRows> wholeQueries_, wholeKeys_;
