@@ -60,17 +60,18 @@ Status validate(const LossArgs& args, const LossResult& result) {
 
 // One modality of the student in the teacher's space.
 struct Projected {
-  UnitRows unit;
+  const UnitRows* unit = nullptr;
+  UnitRows own;          // what `unit` is when there is a projection
   FloatBuffer gradient;  // [B, Dt] of the unit rows
 };
 
+// `raw` as it is, normalised, is `unit`.
 Status project(Backend& backend, const Context& context, const LossArgs& args, const std::string& name,
-               const float* raw, const float* projection, Projected* out) {
+               const float* raw, const UnitRows& unit, const float* projection, Projected* out) {
   const int64_t size = args.batch * args.teacherDim;
   out->gradient = FloatBuffer(size);
-  if (projection == nullptr) {
-    CLIPCID_TRY(normaliseRows(backend, context, name, raw, args.batch, args.dim, &out->unit));
-  } else {
+  out->unit = &unit;
+  if (projection != nullptr) {
     MatmulArgs product;
     product.a = raw;
     product.b = projection;
@@ -80,7 +81,8 @@ Status project(Backend& backend, const Context& context, const LossArgs& args, c
     product.k = product.strideA = args.dim;
     CLIPCID_TRY(backend.matmul(context, product));
     CLIPCID_TRY(normaliseRows(backend, context, name + " after its projection", out->gradient.get(),
-                              args.batch, args.teacherDim, &out->unit));
+                              args.batch, args.teacherDim, &out->own));
+    out->unit = &out->own;
   }
   std::memset(out->gradient.get(), 0, static_cast<size_t>(size) * sizeof(float));
   return {};
@@ -92,10 +94,10 @@ Status projectBack(Backend& backend, const Context& context, const LossArgs& arg
                    float* projectionGradient) {
   float* gradient = projected.gradient.get();
   if (projection == nullptr) {
-    throughNormalise(context, projected.unit, gradient, 1, true, out);
+    throughNormalise(context, *projected.unit, gradient, 1, true, out);
     return {};
   }
-  throughNormalise(context, projected.unit, gradient, 1, false, gradient);
+  throughNormalise(context, *projected.unit, gradient, 1, false, gradient);
   MatmulArgs rows;  // out += gradient projection^T
   rows.a = gradient;
   rows.b = projection;
@@ -154,7 +156,7 @@ Status instanceTerm(Backend& backend, const Context& context, const LossArgs& ar
   const auto count = static_cast<double>(pairs.size());
   for (const Pair& pair : pairs) {
     ContrastArgs term;
-    term.x = &pair.student->unit;
+    term.x = pair.student->unit;
     term.y = pair.teacher;
     term.logScale = args.instanceLogScale;
     term.weight = args.instanceWeight / count;
@@ -168,17 +170,18 @@ Status instanceTerm(Backend& backend, const Context& context, const LossArgs& ar
   return {};
 }
 
-Status distil(Backend& backend, const Context& context, const LossArgs& args, LossResult* result) {
+Status distil(Backend& backend, const Context& context, const LossArgs& args, const UnitRows& unitImage,
+              const UnitRows& unitText, LossResult* result) {
   Projected image, text;
   UnitRows teacherImage, teacherText;
-  CLIPCID_TRY(project(backend, context, args, "image", args.image, args.imageProjection, &image));
+  CLIPCID_TRY(project(backend, context, args, "image", args.image, unitImage, args.imageProjection, &image));
   const bool ownPass = args.klWeight > 0 && args.softCentroids == nullptr;
   if (ownPass || args.useInstance()) {
     CLIPCID_TRY(normaliseRows(backend, context, "teacherImage", args.teacherImage, args.batch,
                               args.teacherDim, &teacherImage));
   }
   if (args.useInstance()) {
-    CLIPCID_TRY(project(backend, context, args, "text", args.text, args.textProjection, &text));
+    CLIPCID_TRY(project(backend, context, args, "text", args.text, unitText, args.textProjection, &text));
     CLIPCID_TRY(normaliseRows(backend, context, "teacherText", args.teacherText, args.batch, args.teacherDim,
                               &teacherText));
     CLIPCID_TRY(instanceTerm(backend, context, args, image, text, teacherImage, teacherText, result));
@@ -189,7 +192,7 @@ Status distil(Backend& backend, const Context& context, const LossArgs& args, Lo
     std::memset(result->textProjection, 0, size * sizeof(float));
   }
   if (args.useCluster()) {
-    CLIPCID_TRY(clusterTerms(backend, context, args, image.unit, ownPass ? &teacherImage : nullptr,
+    CLIPCID_TRY(clusterTerms(backend, context, args, *image.unit, ownPass ? &teacherImage : nullptr,
                              image.gradient.get(), result));
   }
   return projectBack(backend, context, args, args.image, args.imageProjection, image, result->image,
@@ -216,7 +219,8 @@ Status clusterInstanceLoss(Backend& backend, const Context& context, const LossA
       std::memset(result->image, 0, bytes);
       std::memset(result->text, 0, bytes);
     }
-    if (args.useCluster() || args.useInstance()) CLIPCID_TRY(distil(backend, context, args, result));
+    if (args.useCluster() || args.useInstance())
+      CLIPCID_TRY(distil(backend, context, args, image, text, result));
   } catch (const std::bad_alloc&) {
     return {Code::kOutOfMemory, "Out of memory in the loss of " + std::to_string(args.batch) + " rows"};
   }

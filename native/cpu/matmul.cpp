@@ -1,81 +1,74 @@
 // C = alpha op(A) op(B) + beta C.
 //
-// In: A, B float32 row-major, either stored transposed. Out: C [m, n].
+// In: A, B float32 row-major, either stored transposed. Out: C [m, n]. Accuracy is that of product.h's kinds, of which
+// the shape chooses one.
 //
-// B is packed once for each block of depth 256 and 4096 columns, by all threads; then tasks of 16 tiles of rows
-// go through it, a panel at a time, so that a panel stays in the first-level cache. A is read in place unless
-// it is transposed or ends in part of a tile. Every element's sum runs over k in order, in chains of 256, so
-// results do not depend on the number of threads.
+// B is packed once for each block of depth kDepth and kColumns columns, by all threads; then tasks of some tiles of
+// rows, and of some of the columns where there are few rows, pack their rows and go through it a panel at a time, so
+// that a panel stays near while the rows pass it. Every element's sum runs over k in order, in blocks of kDepth that
+// are added in order, so results do not depend on the number of threads.
 //
-// Best measured, GFLOP/s by CPU time of one thread: 107 for 1024 x 1024 x 1024, 137 for 4096 x 512 x 256
-// (AVX-512 Xeon, two cores shared with other work, November 2026).
+// Best measured: not yet measured.
 #include <algorithm>
 #include <cstring>
 
 #include "core/aligned.h"
 #include "core/parallel.h"
 #include "cpu/backend.h"
-#include "cpu/kernels.h"
+#include "cpu/product.h"
 
 namespace clipcid {
 namespace {
 
-constexpr int64_t kDepth = 256;
-constexpr int64_t kColumns = 4096;
-constexpr int64_t kTileGroup = 16;
+constexpr int64_t kDepth = 512;
+constexpr int64_t kColumns = 2048;
+constexpr int64_t kTaskRows = 256;
+
+int64_t divideUp(int64_t value, int64_t unit) { return (value + unit - 1) / unit; }
 
 struct Slab {
   int64_t column, columns;  // of C
   int64_t from, depth;      // of the sum
 };
 
-void packB(const MatmulArgs& args, const Slab& slab, int64_t panel, int width, float* out) {
-  const int64_t first = slab.column + panel * width;
-  const int64_t valid = std::min<int64_t>(width, slab.column + slab.columns - first);
-  if (valid < width) std::fill(out, out + slab.depth * width, 0.0f);
+struct Scratch {
+  AlignedArray<float> left;        // packed tiles of a task
+  AlignedArray<float> transposed;  // rows of one tile, when A is transposed
+};
+
+void packPanel(const Product& product, const MatmulArgs& args, const Slab& slab, int64_t panel, float* out) {
+  const int64_t first = slab.column + panel * product.columns;
+  const int64_t count = std::min<int64_t>(product.columns, slab.column + slab.columns - first);
   if (args.transposeB) {
-    for (int64_t j = 0; j < valid; ++j) {
-      const float* row = args.b + (first + j) * args.strideB + slab.from;
-      for (int64_t k = 0; k < slab.depth; ++k) out[k * width + j] = row[k];
-    }
+    product.packRightRows(args.b + first * args.strideB + slab.from, args.strideB, count, slab.depth, out);
   } else {
-    for (int64_t k = 0; k < slab.depth; ++k) {
-      memcpy(out + k * width, args.b + (slab.from + k) * args.strideB + first,
-             static_cast<size_t>(valid) * 4);
-    }
+    product.packRight(args.b + slab.from * args.strideB + first, args.strideB, count, 0, slab.depth,
+                      slab.depth, out);
   }
 }
 
-// Rows [row, row + rows) of op(A), with all of a tile's rows readable: in place, or copied into `scratch`.
-const float* tileOfA(const MatmulArgs& args, const Slab& slab, int64_t row, int64_t rows, int tileRows,
-                     float* scratch, int64_t* stride) {
-  if (!args.transposeA && rows == tileRows) {
-    *stride = args.strideA;
-    return args.a + row * args.strideA + slab.from;
+void packTile(const Product& product, const MatmulArgs& args, const Slab& slab, int64_t row, int64_t rows,
+              float* transposed, float* out) {
+  if (!args.transposeA) {
+    product.packLeft(args.a + row * args.strideA + slab.from, args.strideA, rows, slab.depth, out);
+    return;
   }
-  *stride = kDepth;
-  for (int64_t r = 0; r < tileRows; ++r) {
-    float* to = scratch + r * kDepth;
-    if (r >= rows) {
-      std::fill(to, to + slab.depth, 0.0f);
-    } else if (!args.transposeA) {
-      memcpy(to, args.a + (row + r) * args.strideA + slab.from, static_cast<size_t>(slab.depth) * 4);
+  constexpr int64_t kRun = 16;
+  for (int64_t from = 0; from < slab.depth; from += kRun) {
+    const int64_t to = std::min(slab.depth, from + kRun);
+    for (int64_t r = 0; r < rows; ++r) {
+      for (int64_t k = from; k < to; ++k)
+        transposed[r * slab.depth + k] = args.a[(slab.from + k) * args.strideA + row + r];
     }
   }
-  if (args.transposeA) {
-    for (int64_t k = 0; k < slab.depth; ++k) {
-      const float* from = args.a + (slab.from + k) * args.strideA + row;
-      for (int64_t r = 0; r < rows; ++r) scratch[r * kDepth + k] = from[r];
-    }
-  }
-  return scratch;
+  product.packLeft(transposed, slab.depth, rows, slab.depth, out);
 }
 
-void addTile(const MatmulArgs& args, const Slab& slab, const float* tile, int64_t row, int64_t rows,
-             int64_t column, int64_t columns, int width) {
+void addTile(const MatmulArgs& args, const Slab& slab, const float* tile, int64_t stride, int64_t row,
+             int64_t rows, int64_t column, int64_t columns) {
   for (int64_t r = 0; r < rows; ++r) {
     float* c = args.c + (row + r) * args.strideC + column;
-    const float* from = tile + r * width;
+    const float* from = tile + r * stride;
     if (slab.from > 0) {
       for (int64_t j = 0; j < columns; ++j) c[j] += args.alpha * from[j];
     } else if (args.beta == 0) {
@@ -86,29 +79,28 @@ void addTile(const MatmulArgs& args, const Slab& slab, const float* tile, int64_
   }
 }
 
-void multiplyGroup(const MatmulArgs& args, const Slab& slab, const float* packed, int64_t group) {
-  const Kernels& kernel = kernels();
-  alignas(64) float tile[kMostTileRows * kMostPanel];
-  const int64_t begin = group * kTileGroup * kernel.tileRows;
-  const int64_t end = std::min(begin + kTileGroup * kernel.tileRows, args.m);
-  const float* a[kTileGroup];
-  int64_t strides[kTileGroup];
-  // Only a task that copies pays for the copy's memory.
-  const bool copies = args.transposeA || (end - begin) % kernel.tileRows != 0;
-  const AlignedArray<float> scratch(copies ? kTileGroup * kernel.tileRows * kDepth : 0);
-  for (int64_t row = begin, t = 0; row < end; row += kernel.tileRows, ++t) {
-    a[t] = tileOfA(args, slab, row, std::min<int64_t>(kernel.tileRows, end - row), kernel.tileRows,
-                   scratch.get() + t * kernel.tileRows * kDepth, &strides[t]);
+// Rows [begin, end) by the panels [firstPanel, lastPanel) of the slab.
+void multiplyTask(const Product& product, const MatmulArgs& args, const Slab& slab, const float* packed,
+                  int64_t begin, int64_t end, int64_t firstPanel, int64_t lastPanel, const Scratch& scratch) {
+  alignas(64) float tile[kMostProductRows * kMostProductColumns];
+  const int64_t tileSize = product.rows * product.leftWords(slab.depth);
+  const int64_t panelSize = product.columns * product.rightWords(slab.depth);
+  for (int64_t row = begin, t = 0; row < end; row += product.rows, ++t) {
+    packTile(product, args, slab, row, std::min<int64_t>(product.rows, end - row), scratch.transposed.get(),
+             scratch.left.get() + t * tileSize);
   }
-  for (int64_t j = 0; j < slab.columns; j += kernel.panel) {
-    const float* panel = packed + j * slab.depth;
-    const int64_t columns = std::min<int64_t>(kernel.panel, slab.columns - j);
-    for (int64_t row = begin, t = 0; row < end; row += kernel.tileRows, ++t) {
-      kernel.tile(a[t], strides[t], panel, slab.depth, tile, kernel.panel);
-      addTile(args, slab, tile, row, std::min<int64_t>(kernel.tileRows, end - row), slab.column + j, columns,
-              kernel.panel);
+  product.enter();
+  for (int64_t panel = firstPanel; panel < lastPanel; ++panel) {
+    const int64_t column = panel * product.columns;
+    const int64_t columns = std::min<int64_t>(product.columns, slab.columns - column);
+    for (int64_t row = begin, t = 0; row < end; row += product.rows, ++t) {
+      product.multiply(scratch.left.get() + t * tileSize, packed + panel * panelSize, slab.depth, tile,
+                       product.columns, false, false);
+      addTile(args, slab, tile, product.columns, row, std::min<int64_t>(product.rows, end - row),
+              slab.column + column, columns);
     }
   }
+  product.leave();
 }
 
 void scaleC(const MatmulArgs& args) {
@@ -123,22 +115,40 @@ void scaleC(const MatmulArgs& args) {
 Status CpuBackend::matmul(const Context& context, const MatmulArgs& args) {
   if (args.k == 0) scaleC(args);
   if (args.m == 0 || args.n == 0 || args.k == 0) return {};
-  const Kernels& kernel = kernels();
-  const int64_t groups = (args.m + kTileGroup * kernel.tileRows - 1) / (kTileGroup * kernel.tileRows);
-  const int64_t widest = (std::min(args.n, kColumns) + kernel.panel - 1) / kernel.panel * kernel.panel;
+  const Product& product = productFor(args.m, args.n, args.k);
+  const int64_t depth = std::min(args.k, kDepth);
+  const int64_t widest = divideUp(std::min(args.n, kColumns), product.columns);
+  // About two tasks a thread, so that a thread which is held up does not hold up the others for long; of rows first,
+  // because the tasks of one group of rows pack it each.
+  const int64_t wanted = 2 * context.threads;
+  const int64_t tiles = divideUp(args.m, product.rows);
+  const int64_t taskRows =
+      product.rows * std::clamp<int64_t>(divideUp(tiles, wanted), 1, divideUp(kTaskRows, product.rows));
+  const int64_t groups = divideUp(args.m, taskRows);
   return guarded([&]() -> Status {
-    const AlignedArray<float> packed(widest * std::min(args.k, kDepth));
+    const AlignedArray<float> packed(widest * product.columns * product.rightWords(depth));
+    std::vector<Scratch> scratch(static_cast<size_t>(context.threads));
+    for (Scratch& worker : scratch) {
+      worker.left = AlignedArray<float>(taskRows * product.leftWords(depth));
+      if (args.transposeA) worker.transposed = AlignedArray<float>(product.rows * depth);
+    }
     for (int64_t column = 0; column < args.n; column += kColumns) {
       for (int64_t from = 0; from < args.k; from += kDepth) {
         const Slab slab = {column, std::min(kColumns, args.n - column), from,
                            std::min(kDepth, args.k - from)};
-        const int64_t panels = (slab.columns + kernel.panel - 1) / kernel.panel;
+        const int64_t panels = divideUp(slab.columns, product.columns);
         CLIPCID_TRY(parallelTry(context, panels, [&](int64_t panel, int) -> Status {
-          packB(args, slab, panel, kernel.panel, packed.get() + panel * kernel.panel * slab.depth);
+          packPanel(product, args, slab, panel,
+                    packed.get() + panel * product.columns * product.rightWords(slab.depth));
           return {};
         }));
-        CLIPCID_TRY(parallelTry(context, groups, [&](int64_t group, int) -> Status {
-          multiplyGroup(args, slab, packed.get(), group);
+        const int64_t parts = std::min(panels, divideUp(wanted, groups));
+        CLIPCID_TRY(parallelTry(context, groups * parts, [&](int64_t index, int worker) -> Status {
+          const int64_t begin = index / parts * taskRows;
+          const int64_t part = index % parts;
+          multiplyTask(product, args, slab, packed.get(), begin, std::min(args.m, begin + taskRows),
+                       part * panels / parts, (part + 1) * panels / parts,
+                       scratch[static_cast<size_t>(worker)]);
           return {};
         }));
       }
