@@ -191,9 +191,10 @@ RoundedLse::RoundedLse(const double* values, int64_t count, double weight, int64
   for (int64_t i = 0; i < count; ++i) {
     const double exact = values[i] * 1.4426950408889634;
     const auto rounded = static_cast<float>(exact);
+    // From here on float32 has the largest logit and nothing else, and float64's own rounding would be all there is.
+    const double taken = std::fabs(exact) < 0x1p24 ? static_cast<double>(rounded) - exact : 0;
     lse[static_cast<size_t>(i)] = rounded;
-    weights[static_cast<size_t>(i)] =
-        static_cast<float>(weight * std::exp2(static_cast<double>(rounded) - exact));
+    weights[static_cast<size_t>(i)] = static_cast<float>(weight * std::exp2(taken));
   }
 }
 

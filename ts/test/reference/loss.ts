@@ -21,6 +21,8 @@ export interface LossReferenceInputs {
   clipLogScale?: number;
   instanceLogScale?: number;
   centroids?: Rows64;
+  /** What the teacher's softmax is over; `centroids` when absent. For differences of the centres, which P does not follow. */
+  teacherCentroids?: Rows64;
   labels?: Int32Array;
   sample?: Int32Array;
 }
@@ -208,14 +210,15 @@ export function lossReference(
     if (useCluster) {
       const { centroids, labels } = inputs;
       const sample = inputs.sample ?? Int32Array.from({ length: centroids!.rows }, (_, j) => j);
-      const chosen = zeros(sample.length, centroids!.dim);
-      sample.forEach((centre, j) => {
-        chosen.data.set(
-          centroids!.data.subarray(centre * chosen.dim, (centre + 1) * chosen.dim),
-          j * chosen.dim,
-        );
-      });
-      const c = normalise(chosen);
+      const choose = (all: Rows64): Rows64 => {
+        const chosen = zeros(sample.length, all.dim);
+        sample.forEach((centre, j) => {
+          chosen.data.set(all.data.subarray(centre * all.dim, (centre + 1) * all.dim), j * all.dim);
+        });
+        return chosen;
+      };
+      const c = normalise(choose(centroids!));
+      const { dim } = centroids!;
       const target = labels!.map((label) => sample.indexOf(label));
       const z = zeros(batch, sample.length);
       addTimesTransposed(z, s.unit, c.unit, 1 / options.temperature);
@@ -230,7 +233,7 @@ export function lossReference(
         addTimesTransposed(
           zTeacher,
           normalise(inputs.teacherImage!).unit,
-          c.unit,
+          normalise(choose(inputs.teacherCentroids ?? centroids!)).unit,
           1 / options.teacherTemperature,
         );
         const p = softmax(zTeacher);
@@ -243,12 +246,12 @@ export function lossReference(
         }
       }
       addTimesTransposed(ds, dz, transpose(c.unit), 1 / options.temperature);
-      const dc = zeros(sample.length, chosen.dim);
+      const dc = zeros(sample.length, dim);
       addTimesTransposed(dc, transpose(dz), transpose(s.unit), 1 / options.temperature);
       const dRaw = throughNormalise(dc, c.unit, c.norms);
       out.centroids = new Float64Array(centroids!.data.length);
       sample.forEach((centre, j) => {
-        out.centroids!.set(dRaw.data.subarray(j * chosen.dim, (j + 1) * chosen.dim), centre * chosen.dim);
+        out.centroids!.set(dRaw.data.subarray(j * dim, (j + 1) * dim), centre * dim);
       });
     }
 
