@@ -12,6 +12,8 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   };
   define("devices", devices);
   define("cudaStatus", cudaStatus);
+  define("setInstructions", setInstructions);
+  define("peak", peak);
   define("upload", upload);
   define("download", download);
   define("release", release);

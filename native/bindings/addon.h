@@ -19,5 +19,6 @@ Napi::Value semdedup(const Napi::CallbackInfo& info);
 Napi::Value loss(const Napi::CallbackInfo& info);
 Napi::Value softTargets(const Napi::CallbackInfo& info);
 Napi::Value adamw(const Napi::CallbackInfo& info);
+Napi::Value peak(const Napi::CallbackInfo& info);
 
 }  // namespace clipcid::bindings

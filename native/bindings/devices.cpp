@@ -1,5 +1,6 @@
 #include "bindings/devices.h"
 
+#include "bindings/arguments.h"
 #include "clipcid/backend.h"
 #include "cpu/isa.h"
 #include "cuda/devices.h"
@@ -28,6 +29,11 @@ Napi::Value devices(const Napi::CallbackInfo& info) {
     list.Set(list.Length(), object);
   }
   return list;
+}
+
+Napi::Value setInstructions(const Napi::CallbackInfo& info) {
+  const std::string name = stringOf(info[0], "instructions");
+  return Napi::Boolean::New(info.Env(), chooseIsa(name.c_str()));
 }
 
 Napi::Value cudaStatus(const Napi::CallbackInfo& info) {

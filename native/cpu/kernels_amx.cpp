@@ -116,8 +116,23 @@ bool bfloat16Tile(const uint32_t* a, int64_t strideA, const int32_t*, const uint
   return true;
 }
 
-constexpr FilterKernel kInt8 = {kSide, kSide, kStep, 0, int8Tile, enter, leave, 700};
-constexpr FilterKernel kBfloat16 = {kSide, kSide, kStep, 0, bfloat16Tile, enter, leave, 350};
+// Four tiles of sums, so that none waits for the one before.
+#define CLIPCID_AMX_SPIN(name, instruction, perWord)   \
+  int64_t name(int64_t rounds) {                       \
+    for (int64_t round = 0; round < rounds; ++round) { \
+      instruction(0, 4, 6);                            \
+      instruction(1, 4, 7);                            \
+      instruction(2, 5, 6);                            \
+      instruction(3, 5, 7);                            \
+    }                                                  \
+    return rounds * kSide * kSide * kStep * perWord;   \
+  }
+CLIPCID_AMX_SPIN(spinInt8, _tile_dpbssd, 4)
+CLIPCID_AMX_SPIN(spinBfloat16, _tile_dpbf16ps, 2)
+#undef CLIPCID_AMX_SPIN
+
+constexpr FilterKernel kInt8 = {kSide, kSide, kStep, 0, int8Tile, enter, leave, spinInt8, 700};
+constexpr FilterKernel kBfloat16 = {kSide, kSide, kStep, 0, bfloat16Tile, enter, leave, spinBfloat16, 350};
 static_assert(kSide <= kMostTileRows && kSide <= kMostPanel);
 
 }  // namespace

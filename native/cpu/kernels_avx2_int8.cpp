@@ -30,7 +30,7 @@ struct Op {
 };
 
 constexpr FilterKernel kInt8 = {
-    Op::rows, Op::columns* Op::width, 1, Op::offset, int8Tile<Op>, nullptr, nullptr, 64};
+    Op::rows, Op::columns* Op::width, 1, Op::offset, int8Tile<Op>, nullptr, nullptr, spin<Op, 4>, 64};
 
 }  // namespace
 

@@ -34,8 +34,8 @@ struct Op {
   };
 };
 
-constexpr FilterKernel kBfloat16 = {Op::rows, Op::columns* Op::width, 1, 0, floatTile<Op>, nullptr, nullptr,
-                                    64};
+constexpr FilterKernel kBfloat16 = {
+    Op::rows, Op::columns* Op::width, 1, 0, floatTile<Op>, nullptr, nullptr, spin<Op, 2>, 64};
 
 }  // namespace
 

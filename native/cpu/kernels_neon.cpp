@@ -1,6 +1,8 @@
 // NEON, with fused multiply-adds.
 #include <arm_neon.h>
 
+#include "clipcid/canonical.h"
+
 namespace {
 
 struct Vec {
@@ -23,6 +25,17 @@ struct Vec {
     float32x4_t limit;
     uint32x4_t below = vdupq_n_u32(~0u);
   };
+  using Doubles = float64x2_t;
+  static constexpr int lanes = 2, dotsAtOnce = 2, dotRows = 4, dotColumns = 4;
+  static Doubles widen(const float* p) { return vcvt_f64_f32(vld1_f32(p)); }
+  static Doubles addProduct(Doubles a, Doubles b, Doubles sum) { return vfmaq_f64(sum, a, b); }
+  static double fold(double* p) { return clipcid::foldLanes(p); }
+  static void addFixed(const float* x, double weight, double scale, int64_t sign, int64_t* sums) {
+    // Rounds as rint does.
+    const int64x2_t fixed = vcvtnq_s64_f64(vmulq_n_f64(vmulq_n_f64(widen(x), weight), scale));
+    const int64x2_t before = vld1q_s64(sums);
+    vst1q_s64(sums, sign < 0 ? vsubq_s64(before, fixed) : vaddq_s64(before, fixed));
+  }
   static unsigned mask(const float* p, float low) {
     const uint32x4_t weights = {1, 2, 4, 8};
     unsigned bits = 0;

@@ -47,10 +47,24 @@ struct Halves : Shape {
   };
 };
 
-constexpr FilterKernel kInt8 = {
-    Bytes::rows, Bytes::columns* Bytes::width, 1, Bytes::offset, int8Tile<Bytes>, nullptr, nullptr, 32};
-constexpr FilterKernel kBfloat16 = {
-    Halves::rows, Halves::columns* Halves::width, 1, 0, floatTile<Halves>, nullptr, nullptr, 16};
+constexpr FilterKernel kInt8 = {Bytes::rows,
+                                Bytes::columns* Bytes::width,
+                                1,
+                                Bytes::offset,
+                                int8Tile<Bytes>,
+                                nullptr,
+                                nullptr,
+                                spin<Bytes, 4>,
+                                32};
+constexpr FilterKernel kBfloat16 = {Halves::rows,
+                                    Halves::columns* Halves::width,
+                                    1,
+                                    0,
+                                    floatTile<Halves>,
+                                    nullptr,
+                                    nullptr,
+                                    spin<Halves, 2>,
+                                    16};
 
 }  // namespace
 

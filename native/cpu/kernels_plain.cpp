@@ -2,6 +2,8 @@
 #include <cstdint>
 #include <cstring>
 
+#include "clipcid/canonical.h"
+
 namespace {
 
 struct Vec {
@@ -29,6 +31,16 @@ struct Vec {
     Type limit;
     Bits below = {-1, -1, -1, -1};
   };
+  typedef double Doubles __attribute__((vector_size(16)));
+  static constexpr int lanes = 2, dotsAtOnce = 1, dotRows = 2, dotColumns = 2;
+  static Doubles widen(const float* p) { return Doubles{p[0], p[1]}; }
+  static Doubles addProduct(Doubles a, Doubles b, Doubles sum) { return a * b + sum; }
+  static double fold(double* p) { return clipcid::foldLanes(p); }
+  static void addFixed(const float* x, double weight, double scale, int64_t sign, int64_t* sums) {
+    for (int i = 0; i < lanes; ++i) {
+      sums[i] += sign * clipcid::toFixed(static_cast<double>(x[i]) * weight, scale);
+    }
+  }
   static unsigned mask(const float* p, float low) {
     unsigned bits = 0;
     for (int i = 0; i < 16; ++i) bits |= static_cast<unsigned>(!(p[i] < low)) << i;

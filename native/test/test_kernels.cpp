@@ -238,9 +238,149 @@ void extremes(const FilterKernel& kernel, Type type) {
 void filter(const FilterKernel& kernel, Type type) {
   CHECK(kernel.tileRows <= kMostTileRows && kernel.panel <= kMostPanel && kernel.panel % 16 == 0);
   CHECK(kernel.offset == 0 || kernel.offset == 128);
+  if (kernel.enter != nullptr) kernel.enter();
+  CHECK(kernel.spin(3) == 3 * kernel.spin(1) && kernel.spin(1) > 0);
+  if (kernel.leave != nullptr) kernel.leave();
   depths(kernel, type);
   places(kernel, type);
   extremes(kernel, type);
+}
+
+// Data with everything in it that a float may be, but NaN and infinity.
+std::vector<float> mixed(int64_t count, uint64_t stream) {
+  std::vector<float> data(static_cast<size_t>(count));
+  for (int64_t i = 0; i < count; ++i) {
+    const uint64_t kind = philox64(11, stream, static_cast<uint64_t>(i)) % 16;
+    const float value = test::noise(stream, static_cast<uint64_t>(i));
+    data[static_cast<size_t>(i)] = kind == 0   ? 0.0f
+                                   : kind == 1 ? -0.0f
+                                   : kind == 2 ? value * 1e-40f
+                                   : kind == 3 ? value * 1e30f
+                                               : value;
+  }
+  return data;
+}
+
+bool sameBits(double first, double second) { return memcmp(&first, &second, sizeof first) == 0; }
+
+// Everything that is to be equal to the bit.
+void canonical(const Kernels& table) {
+  CHECK(table.dotRows <= kMostDotRows && table.dotColumns <= kMostDotColumns);
+  constexpr int64_t kMost = 9;
+  for (const int64_t dim : {0, 1, 2, 3, 7, 8, 15, 16, 17, 31, 32, 33, 63, 64, 65, 100, 512, 769, 1024}) {
+    const int64_t stride = dim + 5;
+    const std::vector<float> data = mixed(2 * kMost * stride, static_cast<uint64_t>(dim));
+    const float* a = data.data();
+    const float* b = data.data() + kMost * stride;
+    std::vector<const float*> rows;
+    for (int64_t j = 0; j < kMost; ++j) rows.push_back(b + j * stride);
+    double out[kMost * kMost];
+    for (int64_t i = 0; i < kMost; ++i) {
+      CHECK(sameBits(table.dot(a + i * stride, b, dim), canonicalDot(a + i * stride, b, dim)));
+      for (int64_t count = 0; count <= kMost; ++count) {
+        out[count % kMost] = -1;
+        table.dots(a + i * stride, rows.data(), count, dim, out);
+        for (int64_t j = 0; j < count; ++j) {
+          CHECK(sameBits(out[j], canonicalDot(a + i * stride, rows[static_cast<size_t>(j)], dim)));
+        }
+        if (count < kMost) CHECK(out[count] == -1);
+      }
+    }
+    std::fill(out, out + kMost * kMost, -1);
+    table.dotTile(a, stride, b, stride, dim, out, kMost);
+    for (int64_t i = 0; i < kMost; ++i) {
+      for (int64_t j = 0; j < kMost; ++j) {
+        const bool inside = i < table.dotRows && j < table.dotColumns;
+        const double expected = inside ? canonicalDot(a + i * stride, b + j * stride, dim) : -1;
+        CHECK(sameBits(out[i * kMost + j], expected));
+      }
+    }
+    const double norm = canonicalNorm(a, dim);
+    if (norm > 0) {
+      std::vector<float> unit(a, a + dim), expected(static_cast<size_t>(dim));
+      canonicalRow(a, dim, norm, expected.data());
+      table.unitRow(unit.data(), dim, norm);
+      CHECK(memcmp(unit.data(), expected.data(), static_cast<size_t>(dim) * 4) == 0);
+    }
+  }
+}
+
+void fixedSums(const Kernels& table) {
+  // Ties, and both sides of every power of two that a conversion may stumble over.
+  std::vector<float> values = {0,     -0.0f, 0.5f,  1.5f,   2.5f,   -0.5f,
+                               -1.5f, -2.5f, 0.25f, -0.75f, 1e-30f, -1e-42f};
+  for (int power = 20; power < 62; ++power) {
+    for (const float sign : {1.0f, -1.0f}) {
+      const float value = sign * std::ldexp(1.0f, power);
+      values.insert(values.end(), {value, std::nextafterf(value, 0), value * 0.75f});
+    }
+  }
+  for (const double scale : {1.0, 0.5, 0x1p-9, 1.0 / 4096}) {
+    for (const double weight : {1.0, static_cast<double>(0.7f)}) {
+      for (const int64_t sign : {int64_t{1}, int64_t{-1}}) {
+        for (size_t count : {size_t{0}, size_t{1}, size_t{3}, size_t{9}, values.size()}) {
+          std::vector<int64_t> sums(values.size() + 1, int64_t{1} << 40), expected = sums;
+          table.addFixed(values.data(), static_cast<int64_t>(count), weight, scale, sign, sums.data());
+          for (size_t k = 0; k < count; ++k) {
+            expected[k] += sign * toFixed(static_cast<double>(values[k]) * weight, scale);
+          }
+          CHECK(sums == expected);
+        }
+      }
+    }
+  }
+}
+
+void strips(const Kernels& table) {
+  for (const int64_t count : {0, 1, 3, 4, 7, 8, 15, 16, 17, 31, 32, 33, 64, 100, 511}) {
+    std::vector<float> values(static_cast<size_t>(count));
+    for (int64_t i = 0; i < count; ++i)
+      values[static_cast<size_t>(i)] = test::noise(77, static_cast<uint64_t>(i));
+    const float most = count == 0 ? -kInfinity : *std::max_element(values.begin(), values.end());
+    CHECK(table.largest(values.data(), count) == most);
+    if (count > 5) values[5] = std::numeric_limits<float>::quiet_NaN();
+    if (count > 30) values[30] = -kInfinity;
+    for (const float low : {-kInfinity, -1.0f, 0.25f, values.empty() ? 0 : values[0], kInfinity}) {
+      std::vector<int32_t> positions(static_cast<size_t>(count)), expected;
+      for (int64_t i = 0; i < count; ++i) {
+        if (!(values[static_cast<size_t>(i)] < low)) expected.push_back(static_cast<int32_t>(i));
+      }
+      positions.resize(static_cast<size_t>(table.notBelow(values.data(), count, low, positions.data())));
+      CHECK(positions == expected);
+    }
+  }
+}
+
+// The tile of training: the filter's, always stored.
+void tile(const Kernels& table) {
+  CHECK(table.tileRows <= kMostTileRows && table.panel <= kMostPanel && table.panel % 8 == 0);
+  for (const int64_t depth : {0, 1, 2, 5, 64, 129}) {
+    const int64_t stride = depth + 2, strideC = table.panel + 3;
+    const AlignedArray<float> b(depth * table.panel);
+    std::vector<float> a(static_cast<size_t>(table.tileRows * stride));
+    std::vector<float> c(static_cast<size_t>(table.tileRows * strideC), kUntouched);
+    for (size_t i = 0; i < a.size(); ++i) a[i] = test::noise(5, i);
+    for (int64_t i = 0; i < depth * table.panel; ++i) b.get()[i] = test::noise(6, static_cast<uint64_t>(i));
+    table.tile(a.data(), stride, b.get(), depth, c.data(), strideC);
+    for (int64_t r = 0; r < table.tileRows; ++r) {
+      for (int64_t j = 0; j < strideC; ++j) {
+        double sum = 0, size = 0;
+        for (int64_t k = 0; k < depth && j < table.panel; ++k) {
+          const double product = static_cast<double>(a[static_cast<size_t>(r * stride + k)]) *
+                                 static_cast<double>(b.get()[k * table.panel + j]);
+          sum += product;
+          size += std::fabs(product);
+        }
+        const float got = c[static_cast<size_t>(r * strideC + j)];
+        if (j >= table.panel) {
+          CHECK(got == kUntouched);
+        } else {
+          CHECK(std::fabs(static_cast<double>(got) - sum) <=
+                static_cast<double>(depth) * 0x1p-24 * 1.001 * size);
+        }
+      }
+    }
+  }
 }
 
 void checkIsa() {
@@ -271,6 +411,10 @@ int main() {
     if (level > isa()) break;
     const Kernels table = kernelsOf(level);
     const int before = test::failures();
+    canonical(table);
+    fixedSums(table);
+    strips(table);
+    tile(table);
     filter(*table.float32, Type::kFloat32);
     if (table.bfloat16 != nullptr) filter(*table.bfloat16, Type::kBfloat16);
     if (table.int8 != nullptr) filter(*table.int8, Type::kInt8);

@@ -88,10 +88,13 @@ export {
   type DeviceInfo,
   type DevicesReport,
   devices,
+  setInstructions,
   setThreads,
   threads,
 } from './native/devices.ts';
 export { CidError, type CidErrorCode } from './native/errors.ts';
+export type { Instructions } from './native/instructions.ts';
+export { type Peak, peak } from './native/peak.ts';
 export { type ReportOptions, writeReport } from './report/report.ts';
 export type { OnProgress, ProgressEvent } from './run/progress.ts';
 export type { Existing, StageManifest, StageOutput, StageResult } from './run/stage.ts';

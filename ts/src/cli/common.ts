@@ -1,8 +1,9 @@
 import { dirname, resolve } from 'node:path';
 import { type Command, InvalidArgumentError, Option } from 'commander';
 import { type Config, parseConfig, readConfigFile } from '../cid/config.ts';
-import { setThreads } from '../native/devices.ts';
+import { setInstructions, setThreads } from '../native/devices.ts';
 import { CidError } from '../native/errors.ts';
+import { INSTRUCTIONS, type Instructions } from '../native/instructions.ts';
 import { catchInterrupt, INTERRUPTED } from '../run/interrupt.ts';
 import { type OnProgress, showProgress } from '../run/progress.ts';
 import type { Existing } from '../run/stage.ts';
@@ -19,6 +20,7 @@ export interface CommonFlags {
   out?: string;
   device?: string;
   threads?: number;
+  simd?: Instructions;
   seed?: number;
   json?: boolean;
   quiet?: boolean;
@@ -50,6 +52,7 @@ export function stageFlags(command: Command): Command {
       .option('--config <file>', 'configuration file; flags win over it')
       .option('--device <device>', "'auto', 'cpu', 'cuda' or 'cuda:N' (default: auto)")
       .addOption(number('--threads <n>', 'threads for kernels, inference and decoding (default: all cores)'))
+      .addOption(simdFlag())
       .addOption(number('--seed <n>', 'seed of everything random (default: 0)'))
       .option('--force', 'replace results that are there'),
   );
@@ -63,6 +66,14 @@ export function placeFlags(command: Command, out: string): Command {
       "run folder: inputs come from its earlier stages, results go to the stage's own folder",
     )
     .option('--out <dir>', out);
+}
+
+/** --simd, which {@link configOf} obeys. */
+export function simdFlag(): Option {
+  return new Option(
+    '--simd <set>',
+    "CPU instruction set, or the best below it (default: the machine's best)",
+  ).choices(INSTRUCTIONS);
 }
 
 /** An option whose value is a number. */
@@ -103,6 +114,7 @@ export async function configOf(
   const common = { device: flags.device, threads: flags.threads, seed: flags.seed };
   const config = parseConfig(merge(base, { ...common, ...overrides }), 'the options');
   if (config.threads !== undefined) setThreads(config.threads);
+  if (flags.simd !== undefined) setInstructions(flags.simd);
   return config;
 }
 

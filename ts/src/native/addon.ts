@@ -5,6 +5,9 @@
  * (a CidErrorCode) and `message`.
  */
 
+import type { Instructions } from './instructions.ts';
+import type { Peak } from './peak.ts';
+
 export type NativeDtype = 'float32' | 'float16' | 'bfloat16';
 
 /** Rows in memory, row-major. `stride` in elements, defaults to `dim`. float16 and bfloat16 are raw bits. */
@@ -62,7 +65,7 @@ export interface NativeDeviceInfo {
   name: string;
   /** Bytes; total memory of the device. */
   memory: number;
-  /** CPU: instruction set in use ('avx512', 'avx2', 'neon', 'plain'). CUDA: compute capability, such as '9.0'. */
+  /** CPU: instruction set in use, one of {@link Instructions}. CUDA: compute capability, such as '9.0'. */
   architecture: string;
   /** False with a reason when kernels for this device are not in this build. */
   usable: boolean;
@@ -253,6 +256,13 @@ export interface NativeAddon {
   devices(): NativeDeviceInfo[];
   /** Why there is no CUDA device, or undefined when there is one. */
   cudaStatus(): string | undefined;
+  /**
+   * Makes the CPU use this instruction set, or the best below it that it has. False when it uses another already: everything that works, and
+   * `devices`, decides it.
+   */
+  setInstructions(name: Instructions): boolean;
+  /** The most that the CPU does on `threads` threads, in billions of operations a second. */
+  peak(context: NativeContext): Promise<Peak>;
 
   upload(context: NativeContext, rows: NativeRows): Promise<NativeDeviceMatrix>;
   download(context: NativeContext, matrix: NativeDeviceMatrix): Promise<Float32Array | Uint16Array>;

@@ -1,7 +1,8 @@
 import { availableParallelism } from 'node:os';
 import type { NativeDeviceInfo } from './addon.ts';
-import { expectInteger, failRange, failType } from './check.ts';
+import { expectInteger, expectOneOf, failRange, failType } from './check.ts';
 import { CidError } from './errors.ts';
+import { INSTRUCTIONS, type Instructions } from './instructions.ts';
 import { addonPath, loadAddon, packageVersion } from './loader.ts';
 
 /**
@@ -128,4 +129,21 @@ export function threads(): number {
 /** Sets {@link threads}, 1 to 1,024. A worker thread has a number of its own. */
 export function setThreads(count: number): void {
   processThreads = expectInteger('threads', count, 1, 1024);
+}
+
+/**
+ * Makes the CPU's kernels use an instruction set, or the best below it that this machine has; the environment variable `CLIP_CID_SIMD` does the same.
+ * Results do not depend on it, except that losses and gradients are rounded differently. Defaults to the best of the machine.
+ *
+ * @throws CidError INVALID_CONFIG when this process uses another one already: set it before anything else.
+ * @throws CidError ADDON_NOT_FOUND.
+ */
+export function setInstructions(name: Instructions): void {
+  expectOneOf('instructions', name, INSTRUCTIONS);
+  const addon = loadAddon();
+  if (addon.setInstructions(name)) return;
+  throw new CidError(
+    'INVALID_CONFIG',
+    `This process uses the instruction set '${addon.devices()[0]!.architecture}' already: set '${name}' before anything else is called`,
+  );
 }

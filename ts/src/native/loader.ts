@@ -4,6 +4,7 @@ import { dirname, join, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import type { NativeAddon } from './addon.ts';
 import { CidError } from './errors.ts';
+import { checkInstructionsVariable } from './instructions.ts';
 
 /** Path of a binary of the native core to load instead of the package's own. */
 const OVERRIDE = 'CLIP_CID_ADDON';
@@ -26,6 +27,7 @@ let loaded: { addon: NativeAddon; path: string } | undefined;
  * Looked for where `CLIP_CID_ADDON` points, or else in the repository's `build/Release` and the package's `prebuilds`.
  *
  * @throws CidError ADDON_NOT_FOUND that lists what was tried and how to get a binary.
+ * @throws RangeError when `CLIP_CID_SIMD` names no instruction set.
  */
 export function loadAddon(): NativeAddon {
   loaded ??= load(process.env[OVERRIDE]);
@@ -39,6 +41,7 @@ export function addonPath(): string {
 }
 
 function load(override: string | undefined): { addon: NativeAddon; path: string } {
+  checkInstructionsVariable();
   const path = override ? resolve(override) : locate();
   let addon: NativeAddon;
   try {

@@ -1,0 +1,33 @@
+#include "cpu/peak.h"
+
+#include "bindings/addon.h"
+#include "bindings/operation.h"
+
+namespace clipcid::bindings {
+namespace {
+
+class PeakOfCpu final : public Operation {
+ public:
+  using Operation::Operation;
+
+ protected:
+  Status run(const Context& context) override { return measurePeak(context, &peak_); }
+  Napi::Value result(Napi::Env env) override {
+    Napi::Object object = Napi::Object::New(env);
+    object.Set("float32", peak_.float32);
+    object.Set("bfloat16", peak_.bfloat16);
+    object.Set("int8", peak_.int8);
+    return object;
+  }
+
+ private:
+  Peak peak_;
+};
+
+}  // namespace
+
+Napi::Value peak(const Napi::CallbackInfo& info) {
+  return Operation::start(info.Env(), std::make_unique<PeakOfCpu>(info.Env(), info[0]));
+}
+
+}  // namespace clipcid::bindings
