@@ -119,7 +119,7 @@ class Join {
     double dot = 0;
     // A NaN is over nothing.
     if (args_.dots || plan_.oneSided || !(score > args_.threshold + bound)) {
-      bool over;
+      bool over = false;
       CLIPCID_TRY(isOver(i, j, worker, &over, &dot));
       if (!over) return {};
     }

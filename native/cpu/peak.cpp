@@ -13,8 +13,8 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 // The best of several windows, as the first ones wake threads and clocks up, and others may be disturbed.
-constexpr int kWindows = 6;
-constexpr std::chrono::milliseconds kWindow{5};
+constexpr int kWindows = 10;
+constexpr std::chrono::milliseconds kWindow{3};
 constexpr int64_t kRounds = 2000;  // a look at the clock; some microseconds
 
 Status measure(const Context& context, const FilterKernel& kernel, double* best) {

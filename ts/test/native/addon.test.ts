@@ -87,7 +87,7 @@ describe('addon', () => {
   });
 
   it('keeps the event loop free', async () => {
-    const matrix = makeRows({ rows: 4000, dim: 128, seed: 1, kind: 'normal' });
+    const matrix = makeRows({ rows: 16_000, dim: 128, seed: 1, kind: 'normal' });
     let ticks = 0;
     const timer = setInterval(() => ticks++, 1);
     await balance(matrix, { threshold: 0.9 });
