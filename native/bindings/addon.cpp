@@ -18,6 +18,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   define("download", download);
   define("release", release);
   define("balance", balance);
+  define("forest", forest);
   define("kmeans", kmeans);
   define("predict", predict);
   define("nearest", nearest);

@@ -10,6 +10,7 @@ Napi::Value upload(const Napi::CallbackInfo& info);
 Napi::Value download(const Napi::CallbackInfo& info);
 Napi::Value release(const Napi::CallbackInfo& info);
 Napi::Value balance(const Napi::CallbackInfo& info);
+Napi::Value forest(const Napi::CallbackInfo& info);
 Napi::Value kmeans(const Napi::CallbackInfo& info);
 Napi::Value predict(const Napi::CallbackInfo& info);
 Napi::Value nearest(const Napi::CallbackInfo& info);

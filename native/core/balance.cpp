@@ -1,75 +1,86 @@
 #include "core/balance.h"
 
 #include <algorithm>
-#include <limits>
+#include <atomic>
 
-#include "clipcid/canonical.h"
+#include "core/diameter.h"
+#include "core/group_edges.h"
+#include "core/groups.h"
+#include "core/parallel.h"
+#include "core/span.h"
 #include "core/union_find.h"
 
 namespace clipcid {
 namespace {
 
-// Groups of two or more are worked through so many at a time that their sums stay within this.
-constexpr int64_t kSumBytes = int64_t{64} << 20;
+constexpr double kNoLeast = -2;  // scores are cosines, rounding included
 
-struct Member {
-  int64_t row;
-  int32_t segment;
-};
+Status balanceRows(Backend& backend, const Context& context, const BalanceArgs& args, BalanceResult* result) {
+  const int64_t count = args.rows.count();
+  std::unique_ptr<Prepared> rows;
+  CLIPCID_TRY(backend.prepare(context, {.rows = args.rows, .unit = true, .squares = false}, &rows));
+  const bool inFile = std::any_of(args.rows.chunks.begin(), args.rows.chunks.end(),
+                                  [](const Chunk& chunk) { return chunk.inFile(); });
+  const bool split = args.leastScore > kNoLeast;
 
-// The central rows of groups, given as members sorted by row; `sizes` and `smallest` are by segment.
-Status chooseCentral(Backend& backend, const Context& context, const Prepared& rows,
-                     const std::vector<Member>& members, const std::vector<int64_t>& sizes,
-                     const BalanceArgs& args) {
-  const auto segmentCount = static_cast<int64_t>(sizes.size());
-  const auto count = static_cast<int64_t>(members.size());
-  std::vector<int64_t> indices(members.size());
-  std::vector<int32_t> segments(members.size());
-  std::vector<Pair> pairs(members.size());
-  for (size_t at = 0; at < members.size(); ++at) {
-    indices[at] = members[at].row;
-    segments[at] = members[at].segment;
-    pairs[at] = {static_cast<int32_t>(members[at].row), members[at].segment};
+  UnionFind sets(count);
+  std::vector<Edge> own;
+  const std::vector<Edge>* forest = args.forest;
+  std::atomic<int64_t> edges{0};
+  if (forest == nullptr && split) {
+    ForestBuilder builder(count);
+    const auto collect = [&](const Pair* pairs, const double* dots, size_t number) -> Status {
+      edges.fetch_add(static_cast<int64_t>(number), std::memory_order_relaxed);
+      builder.add(pairs, dots, number);
+      return {};
+    };
+    CLIPCID_TRY(backend.join(context, {.queries = rows.get(),
+                                       .keys = rows.get(),
+                                       .threshold = args.threshold,
+                                       .dots = true,
+                                       .concurrent = true,
+                                       .sink = collect,
+                                       .plan = &result->plan}));
+    own = builder.finish();
+    forest = &own;
+  } else if (forest == nullptr) {
+    const auto unite = [&](const Pair* pairs, const double*, size_t number) -> Status {
+      edges.fetch_add(static_cast<int64_t>(number), std::memory_order_relaxed);
+      for (size_t at = 0; at < number; ++at) sets.unite(pairs[at].first, pairs[at].second);
+      return {};
+    };
+    CLIPCID_TRY(backend.join(context, {.queries = rows.get(),
+                                       .keys = rows.get(),
+                                       .threshold = args.threshold,
+                                       .concurrent = true,
+                                       .sink = unite,
+                                       .plan = &result->plan}));
   }
-
-  const double scale = fixedScale(1, rows.rows);
-  std::vector<int64_t> sums(static_cast<size_t>(segmentCount * rows.dim));
-  CLIPCID_TRY(backend.segmentSum(context, {.rows = &rows,
-                                           .indices = indices.data(),
-                                           .count = count,
-                                           .segments = segments.data(),
-                                           .segmentCount = segmentCount,
-                                           .scale = scale,
-                                           .sums = sums.data()}));
-  std::vector<float> means(sums.size());
-  for (size_t at = 0; at < sums.size(); ++at) {
-    means[at] = fixedMean(sums[at], scale, sizes[at / static_cast<size_t>(rows.dim)]);
-  }
-  std::unique_ptr<Prepared> centres;
-  CLIPCID_TRY(backend.prepare(
-      context,
-      {.rows = Rows(floatView(means.data(), segmentCount, rows.dim)), .unit = true, .squares = false},
-      &centres));
-  std::vector<double> scores(members.size());
-  CLIPCID_TRY(backend.pairDots(context, {.queries = &rows,
-                                         .keys = centres.get(),
-                                         .pairs = pairs.data(),
-                                         .count = count,
-                                         .dots = scores.data()}));
-
-  std::vector<double> best(sizes.size(), -std::numeric_limits<double>::infinity());
-  std::vector<int64_t> central(sizes.size(), 0);
-  for (size_t at = 0; at < members.size(); ++at) {
-    const auto segment = static_cast<size_t>(members[at].segment);
-    args.centrality[members[at].row] = static_cast<float>(scores[at]);
-    const bool first = best[segment] == -std::numeric_limits<double>::infinity();
-    // Members come in ascending order, so only a higher score, never an equal one, takes over.
-    if (first || (sizes[segment] > 2 && scores[at] > best[segment])) {
-      best[segment] = scores[at];
-      central[segment] = members[at].row;
+  CLIPCID_TRY(backend.synchronise(context));
+  if (forest != nullptr) {
+    for (const Edge& edge : *forest) {
+      if (!(edge.dot > args.threshold)) break;
+      if (!sets.unite(edge.first, edge.second))
+        return {Code::kInvalidArgument, "The edges given are not those of a forest"};
     }
   }
-  for (const int64_t row : central) args.keep[row] = 1;
+  for (int64_t i = 0; i < count; ++i) args.labels[i] = sets.find(static_cast<int32_t>(i));
+  result->edges = edges.load();
+  if (args.forest != nullptr) {
+    const Groups groups = groupsOf(args.labels, count);
+    CLIPCID_TRY(countEdges(backend, context, *rows, groups, args.threshold, &result->edges));
+  }
+  if (split) {
+    CLIPCID_TRY(
+        splitWide(backend, context, *rows, inFile, *forest, args.threshold, args.leastScore, args.labels));
+  }
+
+  const Groups groups = groupsOf(args.labels, count);
+  std::vector<double> scores(groups.members.size());
+  CLIPCID_TRY(groupScores(backend, context, *rows, groups, inFile, scores.data()));
+  keepRows(*rows, groups, args.keepPolicy, scores.data(), args.keep, args.centrality);
+  result->groups = groups.alone + groups.count();
+  result->faults.assign(rows->faults.begin(), rows->faults.end());
   return {};
 }
 
@@ -77,62 +88,8 @@ Status chooseCentral(Backend& backend, const Context& context, const Prepared& r
 
 Status balance(Backend& backend, const Context& context, const BalanceArgs& args, BalanceResult* result) {
   *result = {};
-  const int64_t count = args.rows.count();
-  if (count == 0) return {};
-  std::unique_ptr<Prepared> rows;
-  CLIPCID_TRY(backend.prepare(context, {.rows = args.rows, .unit = true, .squares = false}, &rows));
-
-  UnionFind sets(count);
-  const auto unite = [&](const Pair* pairs, const double*, size_t number) -> Status {
-    result->edges += static_cast<int64_t>(number);
-    for (size_t at = 0; at < number; ++at) sets.unite(pairs[at].first, pairs[at].second);
-    return {};
-  };
-  CLIPCID_TRY(backend.join(
-      context, {.queries = rows.get(), .keys = rows.get(), .threshold = args.threshold, .sink = unite}));
-  CLIPCID_TRY(backend.synchronise(context));
-
-  std::vector<int64_t> sizes(static_cast<size_t>(count), 0);  // by label
-  for (int64_t i = 0; i < count; ++i) {
-    args.labels[i] = sets.find(static_cast<int32_t>(i));
-    ++sizes[static_cast<size_t>(args.labels[i])];
-    args.keep[i] = 0;
-  }
-  for (int64_t i = 0; i < count; ++i) {
-    result->groups += args.labels[i] == i;
-    if (sizes[static_cast<size_t>(args.labels[i])] > 1) continue;
-    args.keep[i] = 1;
-    args.centrality[i] = 1;
-  }
-  for (const int64_t fault : rows->faults) {
-    args.centrality[fault] = 0;
-    result->faults.push_back(static_cast<int32_t>(fault));
-  }
-
-  // Labels ascend with their group's first member, so one walk over the labels cuts the groups into runs; a
-  // second walk over the rows collects the members of one run.
-  const int64_t most = std::max<int64_t>(kSumBytes / (8 * rows->dim), 1);
-  std::vector<int32_t> segmentOf(static_cast<size_t>(count), -1);  // by label
-  for (int64_t from = 0; from < count;) {
-    std::vector<int64_t> runSizes;
-    int64_t to = from;
-    for (; to < count && static_cast<int64_t>(runSizes.size()) < most; ++to) {
-      const auto label = static_cast<size_t>(to);
-      if (sizes[label] < 2) continue;
-      segmentOf[label] = static_cast<int32_t>(runSizes.size());
-      runSizes.push_back(sizes[label]);
-    }
-    std::vector<Member> members;
-    for (int64_t i = from; i < count; ++i) {
-      const int32_t label = args.labels[i];
-      if (label >= from && label < to && sizes[static_cast<size_t>(label)] > 1) {
-        members.push_back({i, segmentOf[static_cast<size_t>(label)]});
-      }
-    }
-    if (!members.empty()) CLIPCID_TRY(chooseCentral(backend, context, *rows, members, runSizes, args));
-    from = to;
-  }
-  return backend.synchronise(context);
+  if (args.rows.count() == 0) return {};
+  return guarded([&] { return balanceRows(backend, context, args, result); });
 }
 
 }  // namespace clipcid

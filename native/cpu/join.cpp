@@ -42,7 +42,8 @@ class Sink {
 
   Status flush(Buffer* buffer) {
     if (buffer->pairs.empty()) return {};
-    std::lock_guard<std::mutex> lock(mutex_);
+    std::unique_lock<std::mutex> lock(mutex_, std::defer_lock);
+    if (!args_.concurrent) lock.lock();
     Status status =
         args_.sink(buffer->pairs.data(), args_.dots ? buffer->dots.data() : nullptr, buffer->pairs.size());
     buffer->pairs.clear();

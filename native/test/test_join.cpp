@@ -222,7 +222,12 @@ void groups() {
   for (const int threads : {1, 2, 7}) {
     BalanceResult result;
     CHECK_OK(balance(cpuBackend(), contextOf(threads),
-                     {viewOf(data, dim), 0.95, labels.data(), keep.data(), centrality.data()}, &result));
+                     {.rows = viewOf(data, dim),
+                      .threshold = 0.95,
+                      .labels = labels.data(),
+                      .keep = keep.data(),
+                      .centrality = centrality.data()},
+                     &result));
     std::set<int32_t> kept, all;
     for (int32_t i = 0; i < rows; ++i) {
       CHECK(labels[static_cast<size_t>(i)] == sets.find(i));
@@ -233,8 +238,8 @@ void groups() {
     CHECK(result.faults == std::vector<int32_t>{5} && keep[5] == 1 && centrality[5] == 0);
   }
   BalanceResult empty;
-  CHECK_OK(balance(cpuBackend(), contextOf(1),
-                   {Rows(floatView(nullptr, 0, dim)), 0.9, nullptr, nullptr, nullptr}, &empty));
+  CHECK_OK(balance(cpuBackend(), contextOf(1), {.rows = Rows(floatView(nullptr, 0, dim)), .threshold = 0.9},
+                   &empty));
   CHECK(empty.groups == 0);
 }
 
@@ -254,9 +259,13 @@ void cancelled() {
   std::vector<uint8_t> keep(3000);
   std::vector<float> centrality(3000);
   BalanceResult result;
-  const Status status =
-      balance(cpuBackend(), context, {viewOf(data, dim), 0.9, labels.data(), keep.data(), centrality.data()},
-              &result);
+  const Status status = balance(cpuBackend(), context,
+                                {.rows = viewOf(data, dim),
+                                 .threshold = 0.9,
+                                 .labels = labels.data(),
+                                 .keep = keep.data(),
+                                 .centrality = centrality.data()},
+                                &result);
   CHECK(status.code == Code::kAborted && last > 0);
 }
 

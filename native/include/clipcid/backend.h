@@ -53,8 +53,10 @@ struct JoinArgs {
   double threshold = 0;
   // Whether the sink also gets canonical dots; then every pair is decided canonically.
   bool dots = false;
-  // Receives every pair once, in no order, one call at a time, from any thread, at most some thousands a call.
-  // Faults are in no pair. `dots` is null unless asked for. It may wait; a failure ends the join.
+  // Whether the sink may be called by several threads at the same time; otherwise one call at a time.
+  bool concurrent = false;
+  // Receives every pair once, in no order, from any thread, at most some thousands a call. Faults are in no
+  // pair. `dots` is null unless asked for. It may wait; a failure ends the join.
   std::function<Status(const Pair* pairs, const double* dots, size_t count)> sink;
   // Receives what filter was chosen and why, in a few words: "int8, 512 of 512 dimensions, amx". Or null.
   std::string* plan = nullptr;
