@@ -22,7 +22,7 @@ KeepPolicy::Kind keepOf(const Napi::Value& value) {
 // Copied: the edges are put together from three arrays.
 std::vector<Edge> forestOf(const Napi::Value& value, int64_t rows) {
   const Napi::Object object = objectOf(value, "forest");
-  const auto dots = arrayOf<double>(object.Get("dot"), "forest.dot", 0);
+  const auto dots = arrayOf<double>(object.Get("dots"), "forest.dots", 0);
   const auto count = static_cast<int64_t>(dots.ElementLength());
   const auto first = arrayOf<int32_t>(object.Get("first"), "forest.first", count);
   const auto second = arrayOf<int32_t>(object.Get("second"), "forest.second", count);

@@ -25,19 +25,19 @@ class Forest final : public Operation {
     const auto count = static_cast<int64_t>(result_.edges.size());
     auto first = newArray<int32_t>(env, count);
     auto second = newArray<int32_t>(env, count);
-    auto dot = newArray<double>(env, count);
+    auto dots = newArray<double>(env, count);
     for (int64_t at = 0; at < count; ++at) {
       const Edge& edge = result_.edges[static_cast<size_t>(at)];
       first.Data()[at] = edge.first;
       second.Data()[at] = edge.second;
-      dot.Data()[at] = edge.dot;
+      dots.Data()[at] = edge.dot;
     }
     auto faults = newArray<int32_t>(env, static_cast<int64_t>(result_.faults.size()));
     std::copy(result_.faults.begin(), result_.faults.end(), faults.Data());
     Napi::Object output = Napi::Object::New(env);
     output.Set("first", first);
     output.Set("second", second);
-    output.Set("dot", dot);
+    output.Set("dots", dots);
     output.Set("faults", faults);
     output.Set("floor", result_.floor);
     output.Set("plan", result_.plan);

@@ -12,6 +12,8 @@ namespace {
 
 constexpr int64_t kLeast = int64_t{1} << 19;
 constexpr int32_t kRoot = std::numeric_limits<int32_t>::max();
+// Just over the largest threshold: cosines of equal rows may be rounded to over 1, and then no threshold parts them.
+constexpr double kMostRising = 1 + std::numeric_limits<double>::epsilon();
 
 }  // namespace
 
@@ -114,7 +116,7 @@ void ForestBuilder::reduce(std::vector<Edge> fresh) {
     sets[static_cast<size_t>(b)] = a;
     forest->links[static_cast<size_t>(b)] = {a, static_cast<int32_t>(edges.size())};
     edges.push_back(edge);
-    if (static_cast<int64_t>(edges.size()) == merges_) forest->rising = edge.dot;
+    if (static_cast<int64_t>(edges.size()) == merges_) forest->rising = std::min(edge.dot, kMostRising);
   }
   const std::lock_guard<std::mutex> lock(currentMutex_);
   forest_ = std::move(forest);

@@ -32,15 +32,15 @@ struct Edge {
 // rows is found by climbing from both.
 class ForestBuilder {
  public:
-  // With `merges` over 0 only the first so many edges of the forest are wanted, and those equal to the last of them in
-  // weight.
+  // With `merges` over 0 only the first so many edges of the forest are wanted, those equal to the last of them in weight,
+  // and all with a dot over 1.
   explicit ForestBuilder(int64_t rows, int64_t merges = 0);
 
   void add(const Pair* pairs, const double* dots, size_t count);
   // Edges that are in the forest of all that was added, in order. Valid until more is added.
   const std::vector<Edge>& finish();
-  // Once there are as many merges as wanted: the dot of the last of them; edges of a smaller dot are not wanted any more.
-  // -infinity before.
+  // Once there are as many merges as wanted: the dot of the last of them, or the float64 just over 1 if that is less; edges
+  // of a smaller dot are not wanted any more. -infinity before.
   double rising() const;
 
  private:

@@ -4,6 +4,7 @@ export {
   type BalanceReport,
   type BalanceStageOptions,
   balanceStage,
+  type KeepName,
   type ThresholdRule,
 } from './cid/balance.ts';
 export { type ClusterReport, type ClusterStageOptions, clusterStage } from './cid/cluster.ts';
@@ -48,8 +49,17 @@ export {
   type BalanceResult,
   type BalanceSummary,
   balance,
+  type ChainingSummary,
+  type KeepPolicy,
   summarizeBalance,
 } from './kernels/balance.ts';
+export {
+  type BalanceForestOptions,
+  balanceForest,
+  type ForestCut,
+  SpanningForest,
+  type SpanningForestFields,
+} from './kernels/forest.ts';
 export {
   type KmeansOptions,
   type KmeansResult,

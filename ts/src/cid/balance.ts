@@ -1,10 +1,16 @@
 import { join } from 'node:path';
-import { writeNpy } from '../data/npy.ts';
+import { readNpy, writeNpy } from '../data/npy.ts';
 import { openStore, type Store } from '../data/store.ts';
-import { type BalanceResult, type BalanceSummary, balance, summarizeBalance } from '../kernels/balance.ts';
-import { chooseThreshold } from '../kernels/threshold.ts';
+import {
+  type BalanceOptions,
+  type BalanceResult,
+  type BalanceSummary,
+  balance,
+  summarizeBalance,
+} from '../kernels/balance.ts';
 import { CidError } from '../native/errors.ts';
 import { type FileChunk, writeFileAtomic, writeJson } from '../run/files.ts';
+import { hashFile } from '../run/hash.ts';
 import { runStage, type StageResult } from '../run/stage.ts';
 import { identifyStore } from './inputs.ts';
 import type { KeptItem } from './items.ts';
@@ -15,11 +21,24 @@ export interface BalanceStageOptions extends StageSettings {
   readonly embeddings: string;
   /** Two images are near-duplicates when the cosine of their embeddings is over this, −1 to 1. Either this or `keepRatio`. */
   readonly threshold?: number | undefined;
-  /** Share of the images that should stay, over 0 and at most 1: the threshold is then searched for. Defaults to 0.563, the paper's. */
+  /** Share of the images that should stay, over 0 and at most 1: the threshold follows from it. Defaults to 0.563, the paper's. */
   readonly keepRatio?: number | undefined;
-  /** A share within this of `keepRatio` ends the search. Defaults to 0.001. */
+  /** A share within this of `keepRatio` counts as reached. Defaults to 0.001. */
   readonly tolerance?: number | undefined;
+  /** Which image of a group stays; 'random' by `seed`, 'best' by `scores`. Defaults to 'central'. */
+  readonly keep?: KeepName | undefined;
+  /** Of 'random'. Defaults to 0. */
+  readonly seed?: number | undefined;
+  /** Of 'best': an .npy file with a score for each embedding, float32 [N]; the highest of a group stays. */
+  readonly scores?: string | undefined;
+  /** Greatest cosine distance to the mean of a group, 0 to 2; groups that reach farther are split. Defaults to none. */
+  readonly maxDiameter?: number | undefined;
+  /** Bytes that the comparison may hold beyond its results. Defaults to what the device has to spare. */
+  readonly maxMemory?: number | undefined;
 }
+
+/** Names of the keep policies. */
+export type KeepName = 'central' | 'easy' | 'hard' | 'first' | 'best' | 'random';
 
 /** How the threshold came about. */
 export interface ThresholdRule {
@@ -54,6 +73,8 @@ export interface GroupMember {
 /** `report.json` of the stage. */
 export interface BalanceReport extends BalanceSummary {
   readonly rule: ThresholdRule;
+  /** How the pairs were filtered before the exact decision, in words. */
+  readonly plan: string;
   /** What is left after each step, from the source to the kept items. */
   readonly funnel: readonly { readonly step: string; readonly items: number }[];
   /** Rows that are zero, NaN or infinite: each alone and kept. The first hundred. */
@@ -64,9 +85,6 @@ export interface BalanceReport extends BalanceSummary {
 
 /** Share of LAION400M that stays in CLIP-CID (arXiv 2408.09441). */
 const KEEP_RATIO = 0.563;
-
-/** The search halves the interval [0, 1] until neighbouring thresholds cannot be told apart. */
-const MOST_PASSES = 28;
 
 const GROUPS = 48;
 const MEMBERS = 24;
@@ -90,8 +108,14 @@ export async function balanceStage(options: BalanceStageOptions): Promise<StageR
   return runStage({
     name: 'balance',
     folder: options.folder,
-    inputs: { embeddings: store.hash },
-    options: threshold === undefined ? { keepRatio: keepRatio, tolerance } : { threshold },
+    inputs: {
+      embeddings: store.hash,
+      ...(options.scores === undefined ? {} : { scores: await hashFile(options.scores) }),
+    },
+    options: {
+      ...(threshold === undefined ? { keepRatio, tolerance } : { threshold }),
+      ...choice(options),
+    },
     owns: OUTPUTS,
     ...defined({ existing: options.existing, log: options.log }),
     work: async () => {
@@ -99,10 +123,14 @@ export async function balanceStage(options: BalanceStageOptions): Promise<StageR
       await openStore(options.embeddings);
       if (store.rows === 0)
         throw new CidError('INVALID_DATA', `There are no embeddings in ${options.embeddings}`);
-      const { result, rule } =
-        threshold === undefined
-          ? await search(store, keepRatio, tolerance, options)
-          : await compare(store, threshold, options);
+      const wanted = threshold === undefined ? { targetKeep: keepRatio, tolerance } : { threshold };
+      const result = await balance(store.image, {
+        ...wanted,
+        ...(await policy(options, store.rows)),
+        ...defined({ maxDiameter: options.maxDiameter, maxMemory: options.maxMemory }),
+        ...kernelOptions(options, 'balance'),
+      });
+      const rule = threshold === undefined ? foundRule(result, keepRatio, options) : givenRule(threshold);
       const report = await writeResults(options.folder, store, result, rule);
       const { rows, kept, groups, edges, faults } = report;
       return {
@@ -121,46 +149,61 @@ export async function balanceStage(options: BalanceStageOptions): Promise<StageR
   });
 }
 
-async function compare(store: Store, threshold: number, options: BalanceStageOptions) {
-  const result = await balance(store.image, { threshold, ...kernelOptions(options, 'balance') });
-  const rule: ThresholdRule = {
+/** What of the options decides which images stay, beside the threshold; what is as by default is left out. */
+function choice({ keep = 'central', seed = 0, maxDiameter }: BalanceStageOptions) {
+  return {
+    ...(keep === 'central' ? {} : { keep }),
+    ...(keep === 'random' ? { seed } : {}),
+    ...(maxDiameter === undefined ? {} : { maxDiameter }),
+  };
+}
+
+async function policy(
+  { keep = 'central', seed = 0, scores }: BalanceStageOptions,
+  rows: number,
+): Promise<Pick<BalanceOptions, 'keep'>> {
+  if ((keep === 'best') !== (scores !== undefined)) {
+    throw new CidError(
+      'INVALID_CONFIG',
+      "Expected scores (balance.scores, --scores) if and only if the keep policy is 'best'",
+    );
+  }
+  if (keep === 'random') return { keep: { random: seed } };
+  if (keep !== 'best') return { keep };
+  const { data, shape } = await readNpy(scores!);
+  if (!(data instanceof Float32Array) || shape.length !== 1 || shape[0] !== rows || data.some(Number.isNaN)) {
+    throw new CidError(
+      'INVALID_DATA',
+      `Expected float32 [${rows}], a score for each embedding and none NaN, in ${scores}`,
+    );
+  }
+  return { keep: { best: data } };
+}
+
+function givenRule(threshold: number): ThresholdRule {
+  return {
     kind: 'threshold',
     threshold,
     text: `Two images count as near-duplicates when the cosine of their embeddings is over ${threshold}, as was asked for.`,
   };
-  return { result, rule };
 }
 
-async function search(store: Store, keepRatio: number, tolerance: number, options: BalanceStageOptions) {
-  const { onProgress } = options;
-  // Each pass over all pairs counts from nothing; people see the passes.
-  let passes = 0;
-  let last = 0;
-  const found = await chooseThreshold(store.image, {
-    keepRatio,
-    tolerance,
-    ...kernelOptions(options, 'balance'),
-    onProgress: ({ done, total }) => {
-      if (done < last) passes++;
-      last = done;
-      const share = Math.min(passes + done / total, MOST_PASSES - 1);
-      onProgress?.({ label: 'balance', done: share, total: MOST_PASSES, unit: 'passes at most' });
-    },
-  });
-  onProgress?.({ label: 'balance', done: found.steps, total: found.steps, unit: 'passes' });
-  const asked = `The cosine over which two images count as near-duplicates was searched for so that a share of ${keepRatio} stays`;
-  if (!found.reached)
-    options.log?.(`balance: a share of ${keepRatio} was not reached. ${found.reason ?? ''}`.trim());
-  const rule: ThresholdRule = {
+function foundRule(
+  { threshold, reached = false, reason = '', labels, groups }: BalanceResult,
+  keepRatio: number,
+  options: BalanceStageOptions,
+): ThresholdRule {
+  const asked = `The cosine over which two images count as near-duplicates was chosen so that a share of ${keepRatio} stays`;
+  if (!reached) options.log?.(`balance: a share of ${keepRatio} was not reached. ${reason}`.trim());
+  return {
     kind: 'keep-ratio',
-    threshold: found.threshold,
+    threshold,
     keepRatio,
-    reached: found.reached,
-    text: found.reached
-      ? `${asked}: it is ${found.threshold}.`
-      : `${asked}, which no threshold gives; the nearest is ${found.threshold} with ${found.keepRatio}. ${found.reason ?? ''}`.trim(),
+    reached,
+    text: reached
+      ? `${asked}: it is ${threshold}.`
+      : `${asked}, which no threshold gives; the nearest is ${threshold} with ${groups / labels.length}. ${reason}`.trim(),
   };
-  return { result: found.result, rule };
 }
 
 async function writeResults(
@@ -183,6 +226,7 @@ async function writeResults(
   const report: BalanceReport = {
     ...summary,
     rule,
+    plan: result.plan,
     funnel: [
       ...(store.skipped > 0 ? [{ step: 'in the source', items: store.rows + store.skipped }] : []),
       { step: 'embedded', items: store.rows },

@@ -46,8 +46,16 @@ const balance = z.strictObject({
   threshold: z.number().min(-1).max(1).optional(),
   /** Share of the images that should stay; the threshold is searched for. Defaults to 0.563, as in the paper. */
   keepRatio: z.number().positive().max(1).optional(),
-  /** A share within this of `keepRatio` ends the search. */
+  /** A share within this of `keepRatio` counts as reached. */
   tolerance: share.default(0.001),
+  /** Which image of a group stays. Defaults to 'central'. */
+  keep: z.enum(['central', 'easy', 'hard', 'first', 'best', 'random']).optional(),
+  /** Of 'best': .npy file with a score for each embedding. */
+  scores: path.optional(),
+  /** Greatest cosine distance to the mean of a group. */
+  maxDiameter: z.number().min(0).max(2).optional(),
+  /** Bytes that the comparison may hold. */
+  maxMemory: whole(16 * 2 ** 20).optional(),
 });
 
 const cluster = z.strictObject({
@@ -251,6 +259,7 @@ function withAbsolutePaths(config: Config, folder: string): Config {
     ...config,
     data: at(config.data),
     teacher: at(config.teacher),
+    balance: { ...config.balance, ...(config.balance.scores && { scores: at(config.balance.scores) }) },
     distill: training(config.distill),
     baseline: training(config.baseline),
     pretrain: training(config.pretrain),

@@ -57,7 +57,7 @@ export async function runPipeline(config: Config, options: PipelineOptions): Pro
     await stage('embed', (settings) =>
       embedStage({ ...settings, data, model: teacher, imageField, captionField, encoder, ...config.embed }),
     );
-    await stage('balance', (settings) => balanceStage({ ...settings, embeddings, ...config.balance }));
+    await stage('balance', (settings) => balanceStage({ ...settings, embeddings, seed, ...config.balance }));
     await stage('cluster', (settings) =>
       clusterStage({ ...settings, embeddings, kept, seed, ...config.cluster, clusters }),
     );

@@ -53,6 +53,7 @@ All pairs are compared, exactly: the result is the same for every number of thre
               '--embeddings',
               'an embedding store',
             ),
+            seed: place.config.seed,
             ...place.config.balance,
           });
           await place.finish(session, result);

@@ -72,10 +72,34 @@ export interface NativeDeviceInfo {
   reason?: string;
 }
 
+export interface NativeBalanceOptions {
+  /** Cosine. */
+  threshold: number;
+  /** Which row of a group stays; 'random' by the context's seed. */
+  keep: 'central' | 'easy' | 'hard' | 'first' | 'best' | 'random';
+  /** [N] of 'best', none NaN. */
+  scores?: Float64Array;
+  /** Groups with a member whose cosine to their mean is below are split; none when absent. */
+  leastScore?: number;
+  /** The forest of the rows, complete above the threshold, instead of comparing all pairs. */
+  forest?: { first: Int32Array; second: Int32Array; dots: Float64Array };
+}
+
+export interface NativeForest {
+  /** [E] ends and canonical dots of the edges: dots descending, then first, then second ascending; first < second. */
+  first: Int32Array;
+  second: Int32Array;
+  dots: Float64Array;
+  faults: Int32Array;
+  /** Cosine down to which it is complete. */
+  floor: number;
+  plan: string;
+}
+
 export interface NativeBalanceResult {
   /** [N] label of a row's group: its smallest member. */
   labels: Int32Array;
-  /** [N] 1 where the row is its group's central one. */
+  /** [N] 1 where the row stays. */
   keep: Uint8Array;
   /** [N] float32 of the canonical cosine between a row and the mean of its group; 1 for a row alone, 0 for a fault. */
   centrality: Float32Array;
@@ -84,6 +108,8 @@ export interface NativeBalanceResult {
   edges: number;
   /** Rows that are zero, NaN or infinite: alone in their group and kept. */
   faults: Int32Array;
+  /** How the pairs were filtered, in words; empty with a forest. */
+  plan: string;
 }
 
 export interface NativeKmeansOptions {
@@ -269,7 +295,17 @@ export interface NativeAddon {
   /** Idempotent. */
   release(matrix: NativeDeviceMatrix): void;
 
-  balance(context: NativeContext, rows: NativeRows, threshold: number): Promise<NativeBalanceResult>;
+  balance(
+    context: NativeContext,
+    rows: NativeRows,
+    options: NativeBalanceOptions,
+  ): Promise<NativeBalanceResult>;
+  /** The maximum spanning forest above a floor; with `merges`, of the first so many edges and those equal to the last. */
+  forest(
+    context: NativeContext,
+    rows: NativeRows,
+    options: { floor: number; merges?: number },
+  ): Promise<NativeForest>;
   kmeans(context: NativeContext, rows: NativeRows, options: NativeKmeansOptions): Promise<NativeKmeansResult>;
   /** Nearest of `centroids` [B, K, D], taken as they are. */
   predict(

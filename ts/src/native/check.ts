@@ -153,6 +153,11 @@ export function expectInt32(name: string, value: unknown, length?: number, shape
   return expectArray(name, value, Int32Array, 'an Int32Array', length, shape);
 }
 
+/** A Float64Array, of exactly `length` elements when that is given. */
+export function expectFloat64(name: string, value: unknown, length?: number, shape?: string): Float64Array {
+  return expectArray(name, value, Float64Array, 'a Float64Array', length, shape);
+}
+
 function expectArray<T extends { readonly length: number }>(
   name: string,
   value: unknown,

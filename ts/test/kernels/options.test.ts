@@ -196,8 +196,9 @@ describe('summary of a balance', () => {
       keep: Uint8Array.of(1, 0, 1, 0, 1, 0),
       centrality: Float32Array.of(0.5, 0.75, 1, 0.5, 0, 0.25),
       groups: 3,
-      edges: 4,
+      edges: 3,
       faults: Int32Array.of(4),
+      threshold: 0.5,
     });
     expect(summary).toEqual({
       rows: 6,
@@ -205,7 +206,7 @@ describe('summary of a balance', () => {
       removed: 3,
       keepRatio: 0.5,
       groups: 3,
-      edges: 4,
+      edges: 3,
       faults: 1,
       largest: { label: 1, size: 3 },
       sizes: [
@@ -214,6 +215,16 @@ describe('summary of a balance', () => {
         { size: 3, groups: 1 },
       ],
       centrality: { mean: 0.6, min: 0.25 },
+      chaining: {
+        pairs: 4,
+        neighbours: 0.75,
+        outside: { rows: 3, groups: 2 },
+        lowest: [1, 0, 0, 1, 0, 0, 0, 0, 0, 0].map((count, range) => ({
+          from: 0.25 + (0.75 * range) / 10,
+          to: 0.25 + (0.75 * (range + 1)) / 10,
+          groups: count,
+        })),
+      },
     });
   });
 

@@ -23,7 +23,7 @@ const LONG_CALL = `
 const SHORT_CALL = `
   const addon = require(${path});
   const rows = [{ data: Float32Array.of(1, 0, 1, 0.01, 0, 1), dtype: 'float32', rows: 3, dim: 2 }];
-  const result = addon.balance({ device: 'cpu', threads: 2, seed: 0 }, rows, 0.9);
+  const result = addon.balance({ device: 'cpu', threads: 2, seed: 0 }, rows, { threshold: 0.9, keep: 'central' });
 `;
 
 describe('addon', () => {
@@ -60,11 +60,11 @@ describe('addon', () => {
     const done = await run(`${SHORT_CALL} result.then(({ groups }) => console.log(groups));`);
     expect(done.stdout).toBe('2\n');
     const midway = await run(`${LONG_CALL}
-      addon.balance({ device: 'cpu', threads: 2, seed: 0, progress: () => process.exit(0) }, rows, 0.5)
+      addon.balance({ device: 'cpu', threads: 2, seed: 0, progress: () => process.exit(0) }, rows, { threshold: 0.5, keep: 'central' })
         .then(() => console.log('finished'));`);
     expect(midway).toEqual({ stdout: '', stderr: '' });
     const pending = await run(`${LONG_CALL}
-      addon.balance({ device: 'cpu', threads: 2, seed: 0 }, rows, 0.5);
+      addon.balance({ device: 'cpu', threads: 2, seed: 0 }, rows, { threshold: 0.5, keep: 'central' });
       process.exit(0);`);
     expect(pending).toEqual({ stdout: '', stderr: '' });
   });
@@ -73,7 +73,7 @@ describe('addon', () => {
     const worker = new Worker(
       `${LONG_CALL}
       const { parentPort } = require('node:worker_threads');
-      addon.balance({ device: 'cpu', threads: 2, seed: 0, progress: () => parentPort.postMessage('going') }, rows, 0.5);`,
+      addon.balance({ device: 'cpu', threads: 2, seed: 0, progress: () => parentPort.postMessage('going') }, rows, { threshold: 0.5, keep: 'central' });`,
       { eval: true },
     );
     await new Promise((resolve, reject) => {
@@ -168,25 +168,44 @@ describe('errors of the addon', () => {
     const context: NativeContext = { device: 'cpu', threads: 1, seed: 0 };
     const data = new Float32Array(12);
     const rows = (change: object) => [{ data, dtype: 'float32' as const, rows: 3, dim: 4, ...change }];
+    const options = { threshold: 0.5, keep: 'central' as const };
     type Call = (addon: NativeAddon) => unknown;
     const calls: Call[] = [
-      (native) => native.balance(context, rows({ rows: 4 }), 0.5),
-      (native) => native.balance(context, rows({ dim: 5 }), 0.5),
-      (native) => native.balance(context, rows({ stride: 5 }), 0.5),
-      (native) => native.balance(context, rows({ stride: 3 }), 0.5),
-      (native) => native.balance(context, rows({ rows: -1 }), 0.5),
-      (native) => native.balance(context, rows({ rows: 2 ** 40 }), 0.5),
-      (native) => native.balance(context, rows({ rows: Number.NaN }), 0.5),
-      (native) => native.balance(context, rows({ dtype: 'float16' }), 0.5),
-      (native) => native.balance(context, rows({ dtype: 'int8' }), 0.5),
-      (native) => native.balance(context, rows({ data: new Uint16Array(12) }), 0.5),
-      (native) => native.balance(context, rows({ data: [1] }), 0.5),
-      (native) => native.balance(context, [...rows({}), ...rows({ rows: 2, dim: 6 })], 0.5),
-      (native) => native.balance(context, {} as never, 0.5),
+      (native) => native.balance(context, rows({ rows: 4 }), options),
+      (native) => native.balance(context, rows({ dim: 5 }), options),
+      (native) => native.balance(context, rows({ stride: 5 }), options),
+      (native) => native.balance(context, rows({ stride: 3 }), options),
+      (native) => native.balance(context, rows({ rows: -1 }), options),
+      (native) => native.balance(context, rows({ rows: 2 ** 40 }), options),
+      (native) => native.balance(context, rows({ rows: Number.NaN }), options),
+      (native) => native.balance(context, rows({ dtype: 'float16' }), options),
+      (native) => native.balance(context, rows({ dtype: 'int8' }), options),
+      (native) => native.balance(context, rows({ data: new Uint16Array(12) }), options),
+      (native) => native.balance(context, rows({ data: [1] }), options),
+      (native) => native.balance(context, [...rows({}), ...rows({ rows: 2, dim: 6 })], options),
+      (native) => native.balance(context, {} as never, options),
       (native) => native.balance(context, rows({}), 'x' as never),
-      (native) => native.balance({ ...context, device: 'tpu' }, rows({}), 0.5),
-      (native) => native.balance({ ...context, threads: 0 }, rows({}), 0.5),
-      (native) => native.balance({ ...context, cancel: new Int32Array(0) }, rows({}), 0.5),
+      (native) => native.balance(context, rows({}), { threshold: 0.5, keep: 'last' as never }),
+      (native) => native.balance(context, rows({}), { ...options, keep: 'best' }),
+      (native) =>
+        native.balance(context, rows({}), { ...options, keep: 'best', scores: new Float64Array(2) }),
+      ...[
+        { second: Int32Array.of(3) },
+        { first: Int32Array.of(-1) },
+        { second: new Int32Array(0) },
+        { first: Int32Array.of(0, 0), second: Int32Array.of(1, 1), dots: Float64Array.of(1, 1) },
+      ].map(
+        (change): Call =>
+          (native) => {
+            const edge = { first: Int32Array.of(0), second: Int32Array.of(1), dots: Float64Array.of(1) };
+            return native.balance(context, rows({}), { ...options, forest: { ...edge, ...change } });
+          },
+      ),
+      (native) => native.forest(context, rows({}), { floor: 0, merges: 0 }),
+      (native) => native.forest(context, rows({ rows: 4 }), { floor: 0 }),
+      (native) => native.balance({ ...context, device: 'tpu' }, rows({}), options),
+      (native) => native.balance({ ...context, threads: 0 }, rows({}), options),
+      (native) => native.balance({ ...context, cancel: new Int32Array(0) }, rows({}), options),
       (native) => native.nearest(context, rows({}), rows({ rows: 2, dim: 6 }), 1, 'cosine'),
       (native) => native.nearest(context, rows({}), rows({}), 4, 'cosine'),
       (native) => native.nearest(context, rows({}), rows({}), 0, 'cosine'),

@@ -26,7 +26,9 @@ const PROGRAM = `
       };
       for (const filter of ['float32', 'bfloat16', 'int8']) {
         const context = { device: 'cpu', threads: 2, seed: 3, filter };
-        for (const threshold of [0.6, 0.9, 1 - 1e-6]) add(await addon.balance(context, [matrix], threshold));
+        for (const threshold of [0.6, 0.9, 1 - 1e-6]) add(await addon.balance(context, [matrix], { threshold, keep: 'central' }));
+        add(await addon.balance(context, [matrix], { threshold: 0, keep: 'hard', leastScore: 0.8 }));
+        add(await addon.forest(context, [matrix], { floor: 0.2, merges: 30 }));
         for (const metric of ['cosine', 'dot']) add(await addon.nearest(context, [matrix], [matrix], 5, metric));
         add(await addon.nearestProduct(context, [matrix], [matrix], { k: 9, cutoff: 0.98 }));
         for (const spherical of [true, false]) {
