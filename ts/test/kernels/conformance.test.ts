@@ -1,6 +1,7 @@
 import { describe } from 'vitest';
 import { type Device, devices } from '../../src/native/devices.ts';
 import { balanceSuite } from './balance.suite.ts';
+import { forestSuite } from './forest.suite.ts';
 import { kmeansSuite } from './kmeans.suite.ts';
 import { nearestSuite } from './nearest.suite.ts';
 import { pairsSuite } from './pairs.suite.ts';
@@ -18,6 +19,7 @@ if (!usable.some((info) => info.device.startsWith('cuda'))) {
 for (const { device, architecture } of usable) {
   describe(`${device} (${architecture})`, () => {
     balanceSuite(device as Device);
+    forestSuite(device as Device);
     kmeansSuite(device as Device);
     nearestSuite(device as Device);
     pairsSuite(device as Device);
