@@ -17,6 +17,14 @@ namespace clipcid {
 namespace {
 
 constexpr int64_t kBatchBytes = int64_t{4} << 20;
+// Rows and sums are anywhere: they are asked for so many rows before they are needed.
+constexpr int64_t kAhead = 6;
+
+template <typename T>
+void prefetch(const T* from, int64_t count) {
+  constexpr int64_t kLine = 64 / sizeof(T), kMostLines = 32;
+  for (int64_t at = 0; at < std::min(count, kMostLines * kLine); at += kLine) __builtin_prefetch(from + at);
+}
 
 Status segmentSum(const Context& context, const SegmentSumArgs& args) {
   const CpuPrepared& rows = cpuPrepared(args.rows);
@@ -66,6 +74,10 @@ Status segmentSum(const Context& context, const SegmentSumArgs& args) {
       const int64_t from = lines * part / parts * 8;
       const int64_t to = std::min(lines * (part + 1) / parts * 8, dim);
       for (int64_t i = at; i < at + here; ++i) {
+        if (i + kAhead < at + here) {
+          prefetch(pointers[static_cast<size_t>(i + kAhead - at)] + from, to - from);
+          prefetch(args.sums + args.segments[i + kAhead] * dim + from, to - from);
+        }
         int64_t* sums = args.sums + args.segments[i] * dim;
         const double weight = args.weights != nullptr ? static_cast<double>(args.weights[i]) : 1;
         kernels().addFixed(pointers[static_cast<size_t>(i - at)] + from, to - from, weight, args.scale, sign,
