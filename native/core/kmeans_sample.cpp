@@ -23,10 +23,11 @@ Status Nearest::add(const float* centres, int64_t count) {
                                                      .rows = rows_ == nullptr ? nullptr : rows_->data(),
                                                      .count = count_,
                                                      .indices = found.data(),
-                                                     .scores = scores.data()}));
+                                                     .scores = scores.data(),
+                                                     .above = euclid_.data()}));
   CLIPCID_TRY(points_.backend.synchronise(points_.context));
   for (size_t at = 0; at < scores.size(); ++at) {
-    if (!(scores[at] > euclid_[at])) continue;
+    if (found[at] < 0) continue;
     euclid_[at] = scores[at];
     nearest_[at] = added_ + found[at];
   }

@@ -106,6 +106,10 @@ class Best {
       block_ = block;
       lists_ = std::make_unique<Shortlists>(block.count, block.parts, 1, pairs_.judge(block));
       tops_.assign(bounds_ ? static_cast<size_t>(block.count * block.parts) : 0, Two{});
+      for (int64_t at = 0; args_.above != nullptr && at < block.count * block.parts; ++at) {
+        const int64_t place = at % block.count;
+        lists_->raiseFloor(place, at / block.count, roundDown(args_.above[block.out + place]));
+      }
       return {};
     };
     pass.limit = [&](const Strip& strip, int) { return limitOf(strip); };
@@ -199,6 +203,10 @@ class Best {
   Status finish(int64_t place, int worker, Shortlists::Rest* rest) {
     lists_->rest(place, rest);
     const int64_t out = block_.out + place;
+    if (args_.above != nullptr && rest->decided.empty() && rest->pending.empty()) {
+      args_.indices[out] = -1;
+      return {};
+    }
     double others = -std::numeric_limits<double>::infinity();
     if (rest->decided.empty() && rest->pending.size() == 1) {
       // No other key reaches the floor, so the largest upper end is this key's own.
@@ -222,6 +230,7 @@ class Best {
       if (args_.scores != nullptr || (bounds_ && low == -std::numeric_limits<double>::infinity()))
         CLIPCID_TRY(judge().decide(place, one.index, worker, &low));
       if (args_.scores != nullptr) args_.scores[out] = low;
+      if (args_.above != nullptr && !(low > args_.above[out])) args_.indices[out] = -1;
       if (bounds_) {
         args_.bestBelow[out] = low;
         args_.othersAbove[out] = others;
@@ -241,6 +250,7 @@ class Best {
     }
     args_.indices[out] = best.index;
     if (args_.scores != nullptr) args_.scores[out] = best.score;
+    if (args_.above != nullptr && !(best.score > args_.above[out])) args_.indices[out] = -1;
     if (bounds_) {
       args_.bestBelow[out] = best.score;
       // What was decided on the way and did not stay is not above what did.

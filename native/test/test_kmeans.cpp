@@ -160,6 +160,49 @@ void products() {
   }
 }
 
+// Only keys over a number of the query's own count.
+void cutoffs() {
+  const int64_t dim = 33, rows = 300, keyRows = 90;
+  const std::vector<float> x = clusteredRows(rows, dim, 12, 0.4f, 71);
+  const std::vector<float> y = clusteredRows(keyRows, dim, 12, 0.4f, 71);
+  std::vector<int64_t> chosen;
+  for (int64_t i = 0; i < rows; i += 3) chosen.push_back(i);
+  for (const bool euclidean : {true, false}) {
+    for (const bool some : {true, false}) {
+      const auto count = some ? static_cast<int64_t>(chosen.size()) : rows;
+      std::vector<double> above, scores(static_cast<size_t>(count));
+      std::vector<int32_t> wanted, indices(static_cast<size_t>(count));
+      std::vector<double> wantedScores;
+      for (int64_t at = 0; at < count; ++at) {
+        const int64_t i = some ? chosen[static_cast<size_t>(at)] : at;
+        const std::vector<Entry> order = ranked(x.data() + i * dim, y, dim, euclidean);
+        const double best = -order[0].first, infinity = std::numeric_limits<double>::infinity();
+        // Just under the best, the best itself, among the others, none and all.
+        const double cuts[] = {std::nextafter(best, -infinity), best, -order[5].first, infinity, -infinity};
+        above.push_back(cuts[at % 5]);
+        wanted.push_back(best > above.back() ? order[0].second : -1);
+        wantedScores.push_back(best);
+      }
+      for (const int threads : {1, 2, 7}) {
+        const Context context = contextOf(threads);
+        std::unique_ptr<Prepared> queries, keys;
+        CHECK_OK(cpuBackend().prepare(context, {.rows = viewOf(x, dim)}, &queries));
+        CHECK_OK(cpuBackend().prepare(context, {.rows = viewOf(y, dim)}, &keys));
+        CHECK_OK(cpuBackend().best(context, {.queries = queries.get(),
+                                             .keys = keys.get(),
+                                             .euclidean = euclidean,
+                                             .rows = some ? chosen.data() : nullptr,
+                                             .count = count,
+                                             .indices = indices.data(),
+                                             .scores = scores.data(),
+                                             .above = above.data()}));
+        CHECK(indices == wanted);
+        for (size_t at = 0; at < wanted.size(); ++at) CHECK(wanted[at] < 0 || scores[at] == wantedScores[at]);
+      }
+    }
+  }
+}
+
 struct Outcome {
   std::vector<float> centroids;
   std::vector<int32_t> labels, counts, iterations;
@@ -196,7 +239,7 @@ void sparing() {
   // Enough centres in the last that the few which move much are split from the others.
   const Case cases[] = {
       {3000, 24, 40, 40, 30, 0.6f}, {3000, 3, 60, 60, 20, 0.5f}, {2000, 40, 7, 30, 5, 0.1f},
-      {500, 1, 30, 50, 9, 0.4f},    {900, 6, 900, 4, 9, 0.4f},   {9000, 4, 2200, 12, 900, 0.05f},
+      {500, 1, 30, 50, 9, 0.4f},    {900, 6, 900, 4, 9, 0.4f},   {4500, 4, 2100, 8, 900, 0.05f},
   };
   for (const Case& one : cases) {
     const std::vector<float> data = clusteredRows(one.rows, one.dim, one.centres, one.spread, 61);
@@ -355,6 +398,7 @@ void clustering() {
 
 int main() {
   selection();
+  cutoffs();
   nearestRows();
   products();
   clustering();

@@ -74,6 +74,9 @@ struct BestArgs {
   int64_t count = 0;
   int32_t* indices = nullptr;  // [count]
   double* scores = nullptr;    // [count] canonical score of the best, or null: it need not be computed then
+  // [count], or null: only keys whose canonical score is over it count. A query without any gets index -1 and no
+  // score. Asked for with `scores` and without the bounds below.
+  const double* above = nullptr;
   // What a filter knows already, for bounds that spare later calls: a number not above the best's canonical
   // score, and one not below the canonical score of every other key (-infinity when there is none). Both or
   // none, [count]. How tight they are depends on the filter.

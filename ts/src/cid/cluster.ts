@@ -23,7 +23,9 @@ export interface ClusterStageOptions extends StageSettings {
   /** Ends when at most this share of the rows changes its centre. Defaults to 0.001. */
   readonly tolerance?: number | undefined;
   /** Defaults to 'k-means++'. */
-  readonly init?: 'k-means++' | 'random' | undefined;
+  readonly init?: 'k-means++' | 'k-means||' | 'random' | undefined;
+  /** Starts, of which the one of smallest inertia counts. Defaults to 1. */
+  readonly nInit?: number | undefined;
   /** Defaults to 0. */
   readonly seed?: number | undefined;
 }
@@ -51,14 +53,14 @@ const OUTPUTS = ['centroids.npy', 'labels.npy', 'report.json'] as const;
  * (int32, centre of each kept row in the order of `kept.jsonl`) and `report.json` ({@link ClusterReport}).
  */
 export async function clusterStage(options: ClusterStageOptions): Promise<StageResult> {
-  const { clusters, iterations = 50, tolerance = 0.001, init = 'k-means++', seed = 0 } = options;
+  const { clusters, iterations = 50, tolerance = 0.001, init = 'k-means++', nInit = 1, seed = 0 } = options;
   const store = await identifyStore(options.embeddings);
   const kept = options.kept;
   return runStage({
     name: 'cluster',
     folder: options.folder,
     inputs: { embeddings: store.hash, ...(kept === undefined ? {} : { kept: await hashFile(kept) }) },
-    options: { clusters, iterations, tolerance, init, seed },
+    options: { clusters, iterations, tolerance, init, nInit, seed },
     owns: OUTPUTS,
     ...defined({ existing: options.existing, log: options.log }),
     work: async () => {
@@ -76,6 +78,7 @@ export async function clusterStage(options: ClusterStageOptions): Promise<StageR
         iterations,
         tolerance,
         init,
+        nInit,
         seed,
         spherical: true,
         ...kernelOptions(options, 'cluster', 'iterations'),

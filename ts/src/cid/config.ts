@@ -64,7 +64,9 @@ const cluster = z.strictObject({
   iterations: whole(1).default(50),
   /** Ends when at most this share of the rows changes its centre. */
   tolerance: share.default(0.001),
-  init: z.enum(['k-means++', 'random']).default('k-means++'),
+  init: z.enum(['k-means++', 'k-means||', 'random']).default('k-means++'),
+  /** Starts, of which the one of smallest inertia counts. */
+  nInit: whole(1).default(1),
 });
 
 const vision = z.strictObject({

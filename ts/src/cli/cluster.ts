@@ -10,6 +10,7 @@ interface Flags extends CommonFlags {
   iterations?: number;
   tolerance?: number;
   init?: string;
+  nInit?: number;
 }
 
 export function clusterCommand(program: Command): void {
@@ -28,7 +29,8 @@ export function clusterCommand(program: Command): void {
     .addOption(
       number('--tolerance <share>', 'end when at most this share changes its centre (default: 0.001)'),
     )
-    .option('--init <way>', "start: 'k-means++' or 'random' (default: k-means++)")
+    .option('--init <way>', "start: 'k-means++', 'k-means||' or 'random' (default: k-means++)")
+    .addOption(number('--n-init <n>', 'starts, of which the best counts (default: 1)'))
     .addHelpText(
       'after',
       `
@@ -39,9 +41,9 @@ Examples:
     .action((flags: Flags) =>
       runCommand(flags, async (session) => {
         const { clusterStage } = await import('../cid/cluster.ts');
-        const { clusters, iterations, tolerance, init } = flags;
+        const { clusters, iterations, tolerance, init, nInit } = flags;
         const place = await openPlace('cluster', flags, {
-          cluster: { clusters, iterations, tolerance, init },
+          cluster: { clusters, iterations, tolerance, init, nInit },
         });
         try {
           const { config } = place;

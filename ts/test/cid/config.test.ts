@@ -15,7 +15,7 @@ test('an empty configuration has the documented defaults', () => {
     seed: 0,
     device: 'auto',
     embed: { batchSize: 64 },
-    cluster: { iterations: 50, tolerance: 0.001, init: 'k-means++' },
+    cluster: { iterations: 50, tolerance: 0.001, init: 'k-means++', nInit: 1 },
     distill: {},
   });
   expect(parseConfig({}).baseline).toBeUndefined();

@@ -198,11 +198,14 @@ describe('balance and cluster on clip-retrieval embeddings', () => {
     expect(early.stderr).toContain('embeddings holds no result of embed. Run clip-cid embed first');
     const clustered = await clipCid([
       ...['cluster', '--run', run, '--embeddings', store, '--kept', join(run, 'balance', 'kept.jsonl')],
-      ...['--clusters', '4'],
+      ...['--clusters', '4', '--init', 'k-means||', '--n-init', '3'],
     ]);
     expect(clustered.code).toBe(0);
     const manifest = JSON.parse(readFileSync(join(run, 'cluster', 'manifest.json'), 'utf8'));
-    expect(manifest).toMatchObject({ status: 'done', options: { clusters: 4, seed: 7 } });
+    expect(manifest).toMatchObject({
+      status: 'done',
+      options: { clusters: 4, init: 'k-means||', nInit: 3, seed: 7 },
+    });
   });
 
   test('flags win over the configuration, and one rule for the threshold replaces the other', async () => {
