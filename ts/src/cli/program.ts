@@ -1,6 +1,7 @@
 import { Command } from 'commander';
 import { packageVersion } from '../native/loader.ts';
 import { balanceCommand } from './balance.ts';
+import { benchCommand } from './bench.ts';
 import { clusterCommand } from './cluster.ts';
 import { distillCommand } from './distill.ts';
 import { doctorCommand } from './doctor.ts';
@@ -43,6 +44,7 @@ Environment: CLIP_CID_DEBUG=1 shows where an error came from.`,
     evalCommand,
     reportCommand,
     doctorCommand,
+    benchCommand,
   ]) {
     add(program);
   }

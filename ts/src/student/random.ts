@@ -53,6 +53,7 @@ export const streams = {
   augment: 2,
   initial: 3,
   split: 4,
+  benchmark: 5,
 } as const;
 
 /** A sequence of draws for one (seed, stream, a, b), such as (seed, augment, epoch, position). */

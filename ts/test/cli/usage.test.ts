@@ -11,7 +11,18 @@ beforeEach(() => {
 });
 afterEach(() => rmSync(folder, { recursive: true, force: true }));
 
-const commands = ['run', 'embed', 'balance', 'cluster', 'distill', 'pretrain', 'eval', 'report', 'doctor'];
+const commands = [
+  'run',
+  'embed',
+  'balance',
+  'cluster',
+  'distill',
+  'pretrain',
+  'eval',
+  'report',
+  'doctor',
+  'bench',
+];
 
 describe('help', () => {
   test('of the program names every command and the exit codes', async () => {

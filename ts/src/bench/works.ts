@@ -1,0 +1,122 @@
+import { balance } from '../kernels/balance.ts';
+import { kmeans } from '../kernels/kmeans.ts';
+import { clusterInstanceLoss, softTargets } from '../kernels/loss.ts';
+import { nearest } from '../kernels/nearest.ts';
+import { expectInteger } from '../native/check.ts';
+import type { KernelOptions } from '../native/context.ts';
+import { makeRows, RowSource } from './data.ts';
+import { type InputOptions, lossBatch, startingCentres } from './inputs.ts';
+
+/** Something to measure: data in memory, and what is done with it. */
+export interface Work {
+  readonly op: 'dedup' | 'kmeans' | 'nearest' | 'loss';
+  /** Sizes by name. */
+  readonly shape: Readonly<Record<string, number>>;
+  /** Does it once. */
+  run(kernel: KernelOptions): Promise<Done>;
+}
+
+/** What one run of a work tells. */
+export interface Done {
+  /** Floating-point operations that brute force takes for the same result: two a product of elements, nothing for what is compared or summed. */
+  readonly operations: number;
+  /** How the core went about it, in its words. */
+  readonly plan: string | undefined;
+}
+
+/** Complete balance of N rows: pairs over the threshold, groups, and the central row of each. Brute force: N (N − 1) / 2 dots. */
+export async function dedupWork(options: InputOptions & { rows: number; threshold: number }): Promise<Work> {
+  const { rows, dim, threshold } = options;
+  const data = await rowsOf(options, rows);
+  return {
+    op: 'dedup',
+    shape: { rows, dim },
+    async run(kernel) {
+      const result = await balance({ data, rows, dim }, { ...kernel, threshold });
+      return { operations: rows * (rows - 1) * dim, plan: planOf(result) };
+    },
+  };
+}
+
+/** K-means from given centres. Brute force: N K dots an iteration; the labels of the returned centres are not counted. */
+export async function kmeansWork(
+  options: InputOptions & { rows: number; clusters: number; iterations: number; spherical: boolean },
+): Promise<Work> {
+  const { rows, dim, clusters, iterations, spherical } = options;
+  const data = await rowsOf(options, rows);
+  const init = startingCentres(data, rows, dim, expectInteger('clusters', clusters, 1));
+  return {
+    op: 'kmeans',
+    shape: { rows, dim, clusters, iterations },
+    async run(kernel) {
+      const result = await kmeans(
+        { data, rows, dim },
+        { ...kernel, clusters, iterations, spherical, init, tolerance: 0 },
+      );
+      return { operations: 2 * rows * clusters * dim * result.iterations[0]!, plan: planOf(result) };
+    },
+  };
+}
+
+/** The k best of N rows for each of Q queries. Brute force: Q N dots. */
+export async function nearestWork(
+  options: InputOptions & { queries: number; rows: number; k: number },
+): Promise<Work> {
+  const { queries, rows, dim, k } = options;
+  expectInteger('queries', queries, 0, 2 ** 31 - 1);
+  const all = await rowsOf(options, rows + queries);
+  const base = { data: all.subarray(0, rows * dim), rows, dim };
+  const asked = { data: all.subarray(rows * dim), rows: queries, dim };
+  return {
+    op: 'nearest',
+    shape: { queries, rows, dim, k },
+    async run(kernel) {
+      const result = await nearest(asked, base, { ...kernel, k });
+      return { operations: 2 * queries * rows * dim, plan: planOf(result) };
+    },
+  };
+}
+
+/**
+ * All four terms of the loss, forward and backward to both student embeddings. Brute force: the logits of the contrastive term and two products of its
+ * backward pass; the student's logits over the centres and one product backward, and the teacher's logits unless `cached`; for both instance pairs
+ * logits and one product backward.
+ */
+export async function lossWork(
+  options: InputOptions & { batch: number; clusters: number; cached: boolean },
+): Promise<Work> {
+  const { batch, dim, clusters, cached } = options;
+  const data = await lossBatch(batch, clusters, options);
+  const matrix = (values: Float32Array, rows = batch) => ({ data: values, rows, dim });
+  const centroids = matrix(data.centroids, clusters);
+  const inputs = {
+    image: matrix(data.image),
+    text: matrix(data.text),
+    teacherImage: matrix(data.teacherImage),
+    teacherText: matrix(data.teacherText),
+    clipLogScale: Math.log(1 / 0.07),
+    instanceLogScale: Math.log(1 / 0.07),
+    centroids,
+    labels: data.labels,
+    ...(cached ? { softTargets: await softTargets(matrix(data.teacherImage), centroids) } : {}),
+  };
+  const products = (3 + 2 * 2) * batch * batch + (cached ? 2 : 3) * batch * clusters;
+  return {
+    op: 'loss',
+    shape: { batch, dim, clusters },
+    async run(kernel) {
+      const result = await clusterInstanceLoss(inputs, kernel);
+      return { operations: 2 * dim * products, plan: planOf(result) };
+    },
+  };
+}
+
+function rowsOf({ dim, spectrum, seed, ...making }: InputOptions, rows: number): Promise<Float32Array> {
+  expectInteger('rows', rows, 0, 2 ** 31 - 1);
+  return makeRows(new RowSource({ dim, spectrum, seed }), rows, making);
+}
+
+/** The plan of a result, for operations that have a choice. */
+function planOf(result: object): string | undefined {
+  return 'plan' in result && typeof result.plan === 'string' ? result.plan : undefined;
+}

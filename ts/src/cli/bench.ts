@@ -1,0 +1,209 @@
+import type { Command } from 'commander';
+import type { InputOptions } from '../bench/inputs.ts';
+import type { Measurement } from '../bench/measure.ts';
+import type { Work } from '../bench/works.ts';
+import { expectInteger, expectNumber, expectOneOf } from '../native/check.ts';
+import type { KernelOptions } from '../native/context.ts';
+import type { Device } from '../native/devices.ts';
+import { type CommonFlags, number, outputFlags, runCommand, simdFlag } from './common.ts';
+
+/** Flags of every operation: on what data, how, and how often. */
+interface Flags extends CommonFlags {
+  dim: number;
+  spectrum: string;
+  seed: number;
+  repeat: number;
+  filter?: string;
+  prefix?: number;
+  maxMemory?: number;
+}
+
+export function benchCommand(program: Command): void {
+  const bench = program
+    .command('bench')
+    .description('measure the kernels on this machine, on seeded data')
+    .addHelpText(
+      'after',
+      `
+Examples:
+  $ clip-cid bench dedup
+  $ clip-cid bench dedup --rows 100000 --spectrum flat --filter float32 --prefix 0
+  $ clip-cid bench kmeans --rows 100000 --dim 256 --clusters 1000 --json
+  $ clip-cid bench nearest --queries 10000 --rows 100000 --k 10
+  $ clip-cid bench loss --batch 1024 --clusters 20000 --cached
+
+GFLOP/s are those that brute force would need for the same result in the same time, and the peak is what the threads reach with float32
+multiply-adds in registers: the share is over 1 where less is computed, or in lower precision. Times are medians.`,
+    );
+  operation(bench, 'dedup', 'groups of near-duplicate rows, all pairs')
+    .addOption(number('--rows <n>', 'rows').default(20_000))
+    .addOption(number('--dim <d>', 'coordinates of a row').default(512))
+    .addOption(number('--threshold <cosine>', 'rows over this cosine are near-duplicates').default(0.9))
+    .addHelpText(
+      'after',
+      `
+Examples:
+  $ clip-cid bench dedup --rows 20000 --dim 512 --threshold 0.9
+  $ clip-cid bench dedup --spectrum flat --filter float32 --prefix 0 --json    the float32 path alone`,
+    )
+    .action(
+      action<{ rows: number; threshold: number }>(async (works, data, { rows, threshold }) =>
+        works.dedupWork({
+          ...data,
+          rows: count('rows', rows),
+          threshold: expectNumber('threshold', threshold, -1, 1),
+        }),
+      ),
+    );
+  operation(bench, 'kmeans', 'k-means from given centres')
+    .addOption(number('--rows <n>', 'rows').default(100_000))
+    .addOption(number('--dim <d>', 'coordinates of a row').default(256))
+    .addOption(number('--clusters <k>', 'centres').default(1000))
+    .addOption(number('--iterations <n>', 'iterations').default(10))
+    .option('--spherical', 'compare cosines, with unit centres (default: Euclidean distances)', false)
+    .addHelpText(
+      'after',
+      `
+Examples:
+  $ clip-cid bench kmeans
+  $ clip-cid bench kmeans --rows 1000000 --dim 512 --clusters 10000 --iterations 5 --spherical --repeat 1`,
+    )
+    .action(
+      action<{ rows: number; clusters: number; iterations: number; spherical: boolean }>(
+        async (works, data, { rows, clusters, iterations, spherical }) =>
+          works.kmeansWork({
+            ...data,
+            rows: count('rows', rows),
+            clusters: count('clusters', clusters),
+            iterations: count('iterations', iterations),
+            spherical,
+          }),
+      ),
+    );
+  operation(bench, 'nearest', 'the k best rows for every query, exactly')
+    .addOption(number('--queries <n>', 'queries').default(10_000))
+    .addOption(number('--rows <n>', 'rows to search').default(100_000))
+    .addOption(number('--dim <d>', 'coordinates of a row').default(512))
+    .addOption(number('--k <n>', 'rows to find for each query').default(10))
+    .addHelpText(
+      'after',
+      `
+Examples:
+  $ clip-cid bench nearest --queries 10000 --rows 100000 --dim 512 --k 10`,
+    )
+    .action(
+      action<{ queries: number; rows: number; k: number }>(async (works, data, { queries, rows, k }) =>
+        works.nearestWork({
+          ...data,
+          queries: count('queries', queries),
+          rows: count('rows', rows),
+          k: count('k', k),
+        }),
+      ),
+    );
+  operation(bench, 'loss', 'the loss of distillation with all its terms, forward and backward')
+    .addOption(number('--batch <b>', 'pairs of image and caption').default(1024))
+    .addOption(number('--dim <d>', 'width of the embeddings').default(512))
+    .addOption(number('--clusters <k>', 'centres').default(20_000))
+    .option('--cached', "with the teacher's softmax over the centres computed beforehand", false)
+    .addHelpText(
+      'after',
+      `
+Examples:
+  $ clip-cid bench loss --batch 1024 --dim 512 --clusters 20000
+  $ clip-cid bench loss --cached --json`,
+    )
+    .action(
+      action<{ batch: number; clusters: number; cached: boolean }>(
+        async (works, data, { batch, clusters, cached }) =>
+          works.lossWork({
+            ...data,
+            batch: count('batch', batch),
+            clusters: count('clusters', clusters),
+            cached,
+          }),
+      ),
+    );
+}
+
+/** A subcommand with the flags that all of them have. */
+function operation(bench: Command, name: string, description: string): Command {
+  return outputFlags(bench.command(name))
+    .description(description)
+    .option('--spectrum <name>', "how the rows lie: 'decaying' as embeddings do, or 'flat'", 'decaying')
+    .addOption(number('--seed <n>', 'seed of the data').default(0))
+    .addOption(number('--repeat <n>', 'runs by the clock, after one to warm up').default(5))
+    .option('--device <device>', "'auto', 'cpu', 'cuda' or 'cuda:N' (default: auto)")
+    .addOption(number('--threads <n>', 'threads on the CPU (default: all cores)'))
+    .addOption(simdFlag())
+    .option(
+      '--filter <precision>',
+      "'auto', 'float32', 'bfloat16' or 'int8' in front of the exact decision (default: auto)",
+    )
+    .addOption(number('--prefix <n>', 'coordinates that the filter compares, 0 for all (default: chosen)'))
+    .addOption(number('--max-memory <bytes>', 'memory that a call may hold beyond inputs and results'));
+}
+
+type Works = typeof import('../bench/works.ts');
+
+/** What a subcommand does: `prepare` makes its work from the flags, which is then measured and printed. */
+function action<Sizes>(
+  prepare: (works: Works, data: InputOptions, flags: Flags & Sizes) => Promise<Work>,
+): (flags: Flags & Sizes) => Promise<void> {
+  return (flags) =>
+    runCommand(flags, async ({ signal, onProgress, print }) => {
+      const { measure } = await import('../bench/measure.ts');
+      const { SPECTRA } = await import('../bench/data.ts');
+      const { chooseDevice, setInstructions, threads } = await import('../native/devices.ts');
+      if (flags.simd !== undefined) setInstructions(flags.simd);
+      const { device } = chooseDevice((flags.device ?? 'auto') as Device);
+      const repeat = expectInteger('repeat', flags.repeat, 1, 1_000_000);
+      const spectrum = expectOneOf('spectrum', flags.spectrum, SPECTRA);
+      const kernel = {
+        device: device as Device,
+        threads: flags.threads ?? threads(),
+        signal,
+        ...(flags.filter === undefined
+          ? {}
+          : { filter: flags.filter as NonNullable<KernelOptions['filter']> }),
+        ...(flags.prefix === undefined ? {} : { prefix: flags.prefix }),
+        ...(flags.maxMemory === undefined ? {} : { maxMemory: flags.maxMemory }),
+      };
+      const data: InputOptions = {
+        dim: count('dim', flags.dim),
+        spectrum,
+        seed: expectInteger('seed', flags.seed),
+        signal,
+        onProgress: ({ done, total }) => onProgress({ label: 'data', done, total, unit: 'rows' }),
+      };
+      const work = await prepare(await import('../bench/works.ts'), data, flags);
+      const measured = await measure(work, kernel, repeat, (done) =>
+        onProgress({ label: work.op, done, total: repeat, unit: 'runs' }),
+      );
+      print({ ...measured, spectrum }, describe(measured, spectrum));
+    });
+}
+
+function count(name: string, value: number): number {
+  return expectInteger(name, value, 1, 2 ** 31 - 1);
+}
+
+function describe(measured: Measurement, spectrum: string): string {
+  const { op, device, architecture, threads, shape, seconds, spread, repeat } = measured;
+  const sizes = Object.entries(shape).map(([name, value]) => `${name} ${value.toLocaleString('en')}`);
+  const rate = (value: number) => value.toLocaleString('en', { maximumFractionDigits: 0 });
+  const line = (name: string, text: string) => `${name.padEnd(9)}${text}`;
+  return [
+    `${op} on ${device} (${architecture}, ${threads} ${threads === 1 ? 'thread' : 'threads'}): ${sizes.join(', ')}, ${spectrum}`,
+    line('seconds', `${digits(seconds)} (${digits(spread.min)} to ${digits(spread.max)}, ${repeat} runs)`),
+    line(
+      'GFLOP/s',
+      `${rate(measured.gflops)} of brute force; float32 peak ${rate(measured.peak_gflops)}, share ${measured.share_of_peak.toFixed(2)}`,
+    ),
+    ...(measured.plan === null ? [] : [line('plan', measured.plan)]),
+  ].join('\n');
+}
+
+function digits(seconds: number): string {
+  return seconds.toPrecision(3);
+}
