@@ -136,6 +136,13 @@ Status CpuPrepared::stored(int64_t index, float* scratch, const float** out) con
   return reader_.read(offset_ + index, 1, scratch, dim);
 }
 
+void CpuPrepared::prefetch(int64_t index) const {
+  int64_t stride;
+  const float* row = reader_.inPlace(offset_ + index, 1, &stride);
+  if (row == nullptr) return;
+  for (int64_t k = 0; k < dim; k += 16) __builtin_prefetch(row + k);
+}
+
 void CpuPrepared::compared(int64_t index, const float* stored, float* out) const {
   if (isFault(index)) {
     std::fill(out, out + dim, 0.0f);
@@ -161,6 +168,11 @@ bool CpuPrepared::inPlace(int64_t index) const {
 bool CpuPrepared::hasEncoded(const RowEncoding& encoding) const {
   std::lock_guard<std::mutex> lock(mutex_);
   return kept_ && keptAs_ == encoding;
+}
+
+Filter CpuPrepared::keptFilter() const {
+  std::lock_guard<std::mutex> lock(mutex_);
+  return kept_ ? keptAs_.filter : Filter::kAuto;
 }
 
 Status CpuPrepared::encoded(const Context& context, const RowEncoding& encoding,

@@ -52,6 +52,8 @@ class CpuPrepared final : public Prepared {
 
   // One row as stored: where it is, or read into `scratch` [dim].
   Status stored(int64_t index, float* scratch, const float** out) const;
+  // Asks for the row's memory, so that stored() soon finds it in the cache.
+  void prefetch(int64_t index) const;
   // One row as compared: the canonical row of a unit matrix, zeros for a fault. `out` may be `scratch` [dim].
   Status row(int64_t index, float* scratch, const float** out) const;
   // The row as compared of a row as stored; `out` [dim] may be `stored`.
@@ -62,6 +64,8 @@ class CpuPrepared final : public Prepared {
                  std::shared_ptr<const EncodedRows>* out) const;
   // Whether `encoded` would have nothing to do.
   bool hasEncoded(const RowEncoding& encoding) const;
+  // Of the rows that `encoded` keeps; kAuto when there are none.
+  Filter keptFilter() const;
   // The rows [begin, begin + count) encoded, into an object that may be used again.
   Status encode(const Context& context, const RowEncoding& encoding, int64_t begin, int64_t count,
                 EncodedRows* out) const;

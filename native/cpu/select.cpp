@@ -92,8 +92,10 @@ class Best {
   }
 
   Status run() {
-    CLIPCID_TRY(
-        planBest(context_, queries_, keys_, args_.rows == nullptr ? queries_.rows : args_.count, &plan_));
+    const int64_t count = args_.rows == nullptr ? queries_.rows : args_.count;
+    CLIPCID_TRY(planSelect(
+        context_, {.queries = &queries_, .keys = &keys_, .count = count, .euclidean = args_.euclidean},
+        &plan_));
     if (args_.plan != nullptr) *args_.plan = plan_.text();
     SelectSweep pass;
     pass.plan = &plan_;

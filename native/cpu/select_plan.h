@@ -5,11 +5,15 @@
 
 namespace clipcid {
 
-// The filter that is expected to find the best key of `count` queries soonest, unless the context names one.
-Status planBest(const Context& context, const CpuPrepared& queries, const CpuPrepared& keys, int64_t count,
-                FilterPlan* out);
-// The same for the k best.
-Status planTopK(const Context& context, const CpuPrepared& queries, const CpuPrepared& keys, int64_t count,
-                int64_t k, FilterPlan* out);
+struct SelectPlanArgs {
+  const CpuPrepared* queries = nullptr;
+  const CpuPrepared* keys = nullptr;
+  int64_t count = 0;  // of queries that are asked for
+  int64_t k = 1;
+  bool euclidean = false;
+};
+
+// The filter that is expected to find the k best keys of the queries soonest, unless the context names one.
+Status planSelect(const Context& context, const SelectPlanArgs& args, FilterPlan* out);
 
 }  // namespace clipcid

@@ -118,14 +118,12 @@ Judge PairScores::judge(const QueryBlock& block) {
   judge.decide = [this, block](int64_t place, int32_t key, int worker, double* score) {
     return decide(block.row(place), key, worker, score);
   };
-  bool unit = true;
-  for (int side = 0; side < sides; ++side) unit = unit && queries[side]->unit && keys[side]->unit;
-  // Rows that are compared as they are stored have nothing cheaper than their canonical dot.
-  if (unit && !euclidean) {
-    judge.tighten = [this, block](int64_t place, Candidate* candidate, int worker) {
-      return tighten(block.row(place), candidate, worker);
-    };
-  }
+  judge.prefetch = [this](int32_t key) {
+    for (int side = 0; side < sides; ++side) keys[side]->prefetch(key);
+  };
+  judge.tighten = [this, block](int64_t place, Candidate* candidate, int worker) {
+    return tighten(block.row(place), candidate, worker);
+  };
   return judge;
 }
 
@@ -168,12 +166,22 @@ Status PairScores::nearDot(int side, int64_t query, int64_t key, int worker, dou
 }
 
 Status PairScores::tighten(int64_t query, Candidate* candidate, int worker) {
-  double a, b;
-  CLIPCID_TRY(nearDot(0, query, candidate->index, worker, &a));
-  Candidate tight = {roundDown(a - kNear), roundUp(a + kNear), 0};
-  if (sides == 2) {
-    CLIPCID_TRY(nearDot(1, query, candidate->index, worker, &b));
-    tight = productInterval(a, kNear, b, kNear, cutoff);
+  bool unit = !euclidean;
+  for (int side = 0; side < sides; ++side) unit = unit && queries[side]->unit && keys[side]->unit;
+  Candidate tight = {};
+  if (!unit) {
+    // Rows that are compared as they are stored have nothing cheaper than their canonical score.
+    double score;
+    CLIPCID_TRY(decide(query, candidate->index, worker, &score));
+    tight = {roundDown(score), roundUp(score), 0};
+  } else {
+    double a, b;
+    CLIPCID_TRY(nearDot(0, query, candidate->index, worker, &a));
+    tight = {roundDown(a - kNear), roundUp(a + kNear), 0};
+    if (sides == 2) {
+      CLIPCID_TRY(nearDot(1, query, candidate->index, worker, &b));
+      tight = productInterval(a, kNear, b, kNear, cutoff);
+    }
   }
   candidate->low = tight.low;
   candidate->high = tight.high;

@@ -7,9 +7,16 @@
 namespace clipcid {
 namespace {
 
+constexpr size_t kAhead = 4;  // rows are asked for this many before their turn
+
 int32_t placesFor(int64_t k) {
   // A list of one fills at once where rows are near copies; a longer one loses little by a few places more.
-  return static_cast<int32_t>(k == 1 ? 8 : 2 * k + 64);
+  return static_cast<int32_t>(k == 1 ? 16 : 2 * k + 96);
+}
+
+// Where the score may be expected.
+float likely(const Candidate& one) {
+  return one.low > -std::numeric_limits<float>::infinity() ? one.low / 2 + one.high / 2 : one.high;
 }
 
 // The k-th largest; -infinity when there are fewer. Reorders the values.
@@ -76,6 +83,25 @@ void Shortlists::prune(size_t slot) {
   list.pending = static_cast<int32_t>(end - pending);
 }
 
+Status Shortlists::tightenFirst(int64_t query, Candidate* candidates, size_t count, int worker) const {
+  for (size_t at = 0; at < count; ++at) {
+    if (at + kAhead < count) judge_.prefetch(candidates[at + kAhead].index);
+    if (candidates[at].tight) continue;
+    CLIPCID_TRY(judge_.tighten(query, &candidates[at], worker));
+    candidates[at].tight = true;
+  }
+  return {};
+}
+
+Status Shortlists::tightenBest(int64_t query, Candidate* candidates, size_t count, int worker) const {
+  const size_t best = std::min(count, static_cast<size_t>(k_));
+  if (best < count) {
+    std::nth_element(candidates, candidates + best, candidates + count,
+                     [](const Candidate& a, const Candidate& b) { return likely(a) > likely(b); });
+  }
+  return tightenFirst(query, candidates, best, worker);
+}
+
 Status Shortlists::makeRoom(int64_t query, int64_t part, int worker) {
   const size_t slot = at(query, part);
   List& list = lists_[slot];
@@ -83,14 +109,12 @@ Status Shortlists::makeRoom(int64_t query, int64_t part, int worker) {
   prune(slot);
   // As long as a fair share of the places is free again, pruning costs little for each candidate.
   if (!crowded(list)) return {};
-  if (judge_.tighten) {
-    for (int32_t p = 0; p < list.pending; ++p) {
-      if (!(pending[p].high - pending[p].low <= kTight))
-        CLIPCID_TRY(judge_.tighten(query, &pending[p], worker));
-    }
-    prune(slot);
-    if (!crowded(list)) return {};
-  }
+  CLIPCID_TRY(tightenBest(query, pending, static_cast<size_t>(list.pending), worker));
+  prune(slot);
+  if (!crowded(list)) return {};
+  CLIPCID_TRY(tightenFirst(query, pending, static_cast<size_t>(list.pending), worker));
+  prune(slot);
+  if (!crowded(list)) return {};
   Decided* decided = decided_.get() + static_cast<int64_t>(slot) * k_;
   std::vector<Decided> all(decided, decided + list.decided);
   for (int32_t p = 0; p < list.pending; ++p) {
@@ -127,10 +151,9 @@ void Shortlists::rest(int64_t query, Rest* out) const {
 }
 
 Status Shortlists::tighten(int64_t query, int worker, Rest* rest, float* dropped) const {
-  if (!judge_.tighten) return {};
-  for (Candidate& one : rest->pending) {
-    if (!(one.high - one.low <= kTight)) CLIPCID_TRY(judge_.tighten(query, &one, worker));
-  }
+  CLIPCID_TRY(tightenBest(query, rest->pending.data(), rest->pending.size(), worker));
+  dropBelow(k_, rest, dropped);
+  CLIPCID_TRY(tightenFirst(query, rest->pending.data(), rest->pending.size(), worker));
   dropBelow(k_, rest, dropped);
   return {};
 }
@@ -141,7 +164,9 @@ Status Shortlists::finish(int64_t query, int worker, Rest* scratch, std::vector<
   if (static_cast<int64_t>(scratch->pending.size() + scratch->decided.size()) > k_)
     CLIPCID_TRY(tighten(query, worker, scratch, &dropped));
   out->assign(scratch->decided.begin(), scratch->decided.end());
-  for (const Candidate& one : scratch->pending) {
+  for (size_t at = 0; at < scratch->pending.size(); ++at) {
+    const Candidate& one = scratch->pending[at];
+    if (at + kAhead < scratch->pending.size()) judge_.prefetch(scratch->pending[at + kAhead].index);
     double score;
     CLIPCID_TRY(judge_.decide(query, one.index, worker, &score));
     out->push_back({score, one.index});

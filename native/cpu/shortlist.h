@@ -2,10 +2,12 @@
 //
 // A key comes as a candidate: an interval that its canonical score is in. Of a query's candidates only those
 // that may still be among the k best are kept: `floor` is the k-th largest lower end so far, and what cannot
-// reach it goes. Most candidates are never decided; those that are left at the end are. A list has a fixed
-// number of places: when they are full of candidates that intervals cannot tell apart, the intervals are made
-// tighter, and if that is not enough all are decided on the spot and the k best stay. So memory is bounded
-// whatever the rows are.
+// reach it goes. Most candidates are never decided; those that are left at the end are.
+//
+// A list has a fixed number of places. When they are full, the intervals of the k candidates that look best are
+// made tight, which brings the floor up to where it belongs; if that does not make room, those of all; and if they
+// still cannot be told apart, all are decided on the spot and the k best stay. So memory is bounded whatever the
+// rows are.
 //
 // The order, by descending score and then ascending index, is total, and intervals are sound: so neither the
 // order in which keys come nor how tight the intervals are can change the outcome.
@@ -26,6 +28,7 @@ struct Candidate {
   float low;
   float high;
   int32_t index;
+  bool tight = false;  // Judge::tighten has been here
 };
 
 struct Decided {
@@ -41,10 +44,11 @@ struct Decided {
 struct Judge {
   // The canonical score.
   std::function<Status(int64_t query, int32_t index, int worker, double* score)> decide;
-  // Cheaper: makes the interval at most kTight wide. May be null.
+  // Makes the interval as narrow as it can be had for less than the canonical score.
   std::function<Status(int64_t query, Candidate* candidate, int worker)> tighten;
+  // The key will be judged soon.
+  std::function<void(int32_t index)> prefetch;
 };
-constexpr float kTight = 1e-6f;
 
 class Shortlists {
  public:
@@ -87,8 +91,8 @@ class Shortlists {
     std::vector<float> lows;  // scratch
   };
   void rest(int64_t query, Rest* out) const;
-  // Tightens what is pending and drops what then cannot be among the k best; raises `dropped` to the largest upper
-  // end of what went.
+  // Tightens what is pending as far as it must, and drops what then cannot be among the k best; raises `dropped` to
+  // the largest upper end of what went.
   Status tighten(int64_t query, int worker, Rest* rest, float* dropped) const;
   // The k best of a query, best first.
   Status finish(int64_t query, int worker, Rest* scratch, std::vector<Decided>* out) const;
@@ -101,8 +105,12 @@ class Shortlists {
 
   size_t at(int64_t query, int64_t part) const { return static_cast<size_t>(part * queries_ + query); }
   Status makeRoom(int64_t query, int64_t part, int worker);
+  // The first `count` of the candidates.
+  Status tightenFirst(int64_t query, Candidate* candidates, size_t count, int worker) const;
+  // The k that look best, which come first then.
+  Status tightenBest(int64_t query, Candidate* candidates, size_t count, int worker) const;
   void prune(size_t slot);
-  bool crowded(const List& list) const { return list.pending > places_ - std::max(2, places_ / 8); }
+  bool crowded(const List& list) const { return list.pending > places_ - std::max(2, places_ / 4); }
 
   int64_t queries_;
   int64_t parts_;

@@ -33,7 +33,8 @@ class TopK {
 
   Status run() {
     const int64_t count = args_.count < 0 ? queries_.rows - args_.begin : args_.count;
-    CLIPCID_TRY(planTopK(context_, queries_, keys_, count, args_.k, &plan_));
+    CLIPCID_TRY(
+        planSelect(context_, {.queries = &queries_, .keys = &keys_, .count = count, .k = args_.k}, &plan_));
     if (args_.plan != nullptr) *args_.plan = plan_.text();
     SelectSweep pass;
     pass.plan = &plan_;

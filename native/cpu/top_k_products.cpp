@@ -99,16 +99,32 @@ class Products {
  private:
   // Both pairs with one microkernel, so that their tiles are the same.
   Status choosePlans() {
-    const int64_t count = args_.count < 0 ? queries_[0]->rows - args_.begin : args_.count;
     Context chosen = context_;
-    for (int side = 0; side < 2; ++side) {
-      CLIPCID_TRY(planTopK(chosen, *queries_[side], *keys_[side], count, args_.k, &plans_[side]));
-      chosen.filter = plans_[side].queries.filter;
-    }
+    if (chosen.filter == Filter::kAuto) CLIPCID_TRY(chooseFilter(&chosen.filter));
+    CLIPCID_TRY(plan(chosen));
     if (plans_[0].kernel == plans_[1].kernel) return {};
     chosen.filter = Filter::kFloat32;
+    return plan(chosen);
+  }
+
+  Status plan(const Context& context) {
     for (int side = 0; side < 2; ++side)
-      CLIPCID_TRY(planTopK(chosen, *queries_[side], *keys_[side], count, args_.k, &plans_[side]));
+      CLIPCID_TRY(planFilter(context, *queries_[side], *keys_[side], context.filter, &plans_[side]));
+    return {};
+  }
+
+  // The more precise of what each pair would take by itself.
+  Status chooseFilter(Filter* out) const {
+    const int64_t count = args_.count < 0 ? queries_[0]->rows - args_.begin : args_.count;
+    Filter filters[2];
+    for (int side = 0; side < 2; ++side) {
+      FilterPlan alone;
+      CLIPCID_TRY(planSelect(
+          context_, {.queries = queries_[side], .keys = keys_[side], .count = count, .k = args_.k}, &alone));
+      filters[side] = alone.queries.filter;
+    }
+    // Filters are numbered from the most precise to the least.
+    *out = std::min(filters[0], filters[1]);
     return {};
   }
 
