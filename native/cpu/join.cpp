@@ -1,14 +1,19 @@
 // Join: all pairs of a query and a key whose canonical dot is over the threshold.
 //
-// The sweep's float32 dot rules a pair in or out where its bound allows; what is within the bound is decided
-// on the canonical dot of the two rows, which are at hand in the blocks. Pairs are emitted in batches of
-// bounded size, so that memory does not depend on how many there are.
+// In: prepared queries [Q, D] and keys [K, D]. Out: pairs, to a sink, in batches of bounded size, so that memory does
+// not depend on how many there are.
+//
+// A plan's score rules a pair in or out where its bound allows; what is within the bound is decided one by one from the
+// stored rows, and where a strip holds too much of that, all at once in float32 on canonical rows (dense.h).
+//
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <mutex>
 
 #include "core/parallel.h"
 #include "cpu/backend.h"
+#include "cpu/dense.h"
 #include "cpu/kernels.h"
 #include "cpu/planner.h"
 #include "cpu/sweep.h"
@@ -17,6 +22,8 @@ namespace clipcid {
 namespace {
 
 constexpr size_t kBatch = 4096;
+// Pairs of a strip that are decided one by one.
+constexpr size_t kMostOpen = 512;
 
 class Sink {
  public:
@@ -65,8 +72,11 @@ class Join {
         keys_(cpuPrepared(args.keys)),
         self_(args.queries == args.keys),
         sink_(args, std::max(context.threads, 1)) {
-    for (int worker = 0; worker < std::max(context.threads, 1); ++worker)
+    for (int worker = 0; worker < std::max(context.threads, 1); ++worker) {
       scratch_.emplace_back(4 * queries_.dim);
+      open_.emplace_back();
+      dense_.emplace_back(queries_, keys_, memoryBudget(context) / 8 / std::max(context.threads, 1));
+    }
   }
 
   Status run() {
@@ -89,9 +99,18 @@ class Join {
                        static_cast<double>(strip.keyError), static_cast<double>(strip.keyLength));
   }
 
-  Status visit(const Strip& strip, int worker) {
-    int32_t positions[kMostPanel];
+  struct Open {
+    int r;
+    int64_t column;
+  };
+
+  // Calls body(r, column, isIn) for the pairs of a strip that its filter does not rule out.
+  template <typename Body>
+  Status eachLeft(const Strip& strip, Body&& body) {
+    const double infinity = std::numeric_limits<double>::infinity();
+    const bool decideAll = args_.dots || plan_.oneSided;
     const float limit = roundDown(args_.threshold - boundOf(strip));
+    int32_t positions[kMostPanel];
     for (uint64_t hits = strip.hits; hits != 0; hits &= hits - 1) {
       const int64_t from = __builtin_ctzll(hits) * strip.panel;
       const int64_t columns = std::min<int64_t>(strip.panel, strip.columns - from);
@@ -101,30 +120,72 @@ class Join {
         // Only keys behind the query, in a self-join.
         const int64_t skip = self_ ? std::clamp<int64_t>(i + 1 - strip.key - from, 0, columns) : 0;
         const int64_t found = kernels().notBelow(scores + skip, columns - skip, limit, positions);
+        if (found == 0 || queries_.isFault(i)) continue;
+        const double bound =
+            plan_.bound(static_cast<double>(strip.errorOf(r)), static_cast<double>(strip.lengthOf(r)),
+                        static_cast<double>(strip.keyError), static_cast<double>(strip.keyLength));
+        const double high = decideAll ? infinity : args_.threshold + bound, low = args_.threshold - bound;
         for (int64_t f = 0; f < found; ++f) {
           const int64_t at = skip + positions[f];
-          CLIPCID_TRY(decide(strip, r, from + at, static_cast<double>(scores[at]), worker));
+          const double score = static_cast<double>(scores[at]);
+          if (score < low || keys_.isFault(strip.key + from + at)) continue;
+          CLIPCID_TRY(body(r, from + at, score > high));  // a NaN is over nothing
         }
       }
     }
     return {};
   }
 
-  Status decide(const Strip& strip, int r, int64_t column, double score, int worker) {
-    const int64_t i = strip.query + r, j = strip.key + column;
-    if (queries_.isFault(i) || keys_.isFault(j)) return {};
-    const double bound = plan_.bound(
-        static_cast<double>(strip.errorOf(r)), static_cast<double>(strip.lengthOf(r)),
-        static_cast<double>(strip.keyErrorOf(column)), static_cast<double>(strip.keyLengthOf(column)));
-    if (score < args_.threshold - bound) return {};
-    double dot = 0;
-    // A NaN is over nothing.
-    if (args_.dots || plan_.oneSided || !(score > args_.threshold + bound)) {
+  Status visit(const Strip& strip, int worker) {
+    std::vector<Open>& open = open_[static_cast<size_t>(worker)];
+    open.clear();
+    bool dense = false;
+    CLIPCID_TRY(eachLeft(strip, [&](int r, int64_t column, bool isIn) -> Status {
+      if (isIn) return sink_.add(worker, strip.query + r, strip.key + column, 0);
+      if (open.size() < kMostOpen) {
+        open.push_back({r, column});
+      } else {
+        dense = true;
+      }
+      return {};
+    }));
+    if (dense) return visitDense(strip, worker);
+    for (const Open& pair : open) {
+      const int64_t i = strip.query + pair.r, j = strip.key + pair.column;
+      // The strip's bound may be far from the pair's.
+      const double bound =
+          plan_.bound(static_cast<double>(strip.errorOf(pair.r)), static_cast<double>(strip.lengthOf(pair.r)),
+                      static_cast<double>(strip.keyErrorOf(pair.column)),
+                      static_cast<double>(strip.keyLengthOf(pair.column)));
+      if (static_cast<double>(strip.scores[pair.r * strip.stride + pair.column]) < args_.threshold - bound)
+        continue;
       bool over = false;
+      double dot = 0;
       CLIPCID_TRY(isOver(i, j, worker, &over, &dot));
-      if (!over) return {};
+      if (over) CLIPCID_TRY(sink_.add(worker, i, j, dot));
     }
-    return sink_.add(worker, i, j, dot);
+    return {};
+  }
+
+  // The pairs that the filter leaves open, by float32 scores and, of what these leave, by canonical dots.
+  Status visitDense(const Strip& strip, int worker) {
+    DenseStrip& again = dense_[static_cast<size_t>(worker)];
+    CLIPCID_TRY(again.run(strip));
+    double keyNorm = 0;
+    for (int64_t j = 0; j < strip.columns; ++j) keyNorm = std::max(keyNorm, keys_.normBound(strip.key + j));
+    return eachLeft(strip, [&](int r, int64_t column, bool isIn) -> Status {
+      if (isIn) return {};  // visit() has passed it on
+      const int64_t i = strip.query + r;
+      const double bound = again.bound(queries_.normBound(i), keyNorm);
+      const double over = static_cast<double>(again.score(r, column)) - args_.threshold;
+      if (over < -bound) return {};
+      double dot = 0;
+      if (args_.dots || !(over > bound)) {
+        dot = again.dot(r, column);
+        if (!(dot > args_.threshold)) return {};
+      }
+      return sink_.add(worker, i, strip.key + column, dot);
+    });
   }
 
   // Decides on the canonical dot, which is only worked out when it is asked for or the stored rows leave it open.
@@ -156,7 +217,10 @@ class Join {
   const bool self_;
   FilterPlan plan_;
   Sink sink_;
-  std::vector<AlignedArray<float>> scratch_;  // one a worker: two rows as stored, two as compared
+  // One a worker.
+  std::vector<AlignedArray<float>> scratch_;  // two rows as stored, two as compared
+  std::vector<std::vector<Open>> open_;
+  std::vector<DenseStrip> dense_;
 };
 
 }  // namespace

@@ -11,6 +11,7 @@ namespace clipcid {
 namespace {
 
 constexpr uint64_t kSignStream = 101;
+constexpr int64_t kMostSigns = 65536;
 
 int64_t largestPower(int64_t dim) {
   int64_t power = 1;
@@ -18,12 +19,11 @@ int64_t largestPower(int64_t dim) {
   return power;
 }
 
-// Signs of all coordinates there may be, made once: +1 or -1.
+// Signs of all coordinates there may be, made once: +1 or -1; and another set behind them.
 const float* signs() {
-  constexpr int64_t kMost = 65536;
   static const std::vector<float>* table = [] {
-    auto* values = new std::vector<float>(kMost);
-    for (int64_t k = 0; k < kMost; ++k) {
+    auto* values = new std::vector<float>(2 * kMostSigns);
+    for (int64_t k = 0; k < 2 * kMostSigns; ++k) {
       const Philox4 draw = philox(0x5eed, kSignStream, static_cast<uint64_t>(k) / 128);
       const auto bit = static_cast<unsigned>(k % 128);
       (*values)[static_cast<size_t>(k)] = (draw.word[bit / 32] >> (bit % 32) & 1) != 0 ? -1.0f : 1.0f;
@@ -85,7 +85,10 @@ void spreadRow(float* row, int64_t dim) {
   const int64_t size = largestPower(dim);
   const auto scale = static_cast<float>(1 / std::sqrt(static_cast<double>(size)));
   transform(row, size, scale);
-  if (size < dim) transform(row + dim - size, size, scale);
+  if (size == dim) return;
+  // Other signs: what the first transform made is as regular as the second.
+  for (int64_t k = dim - size; k < dim; ++k) row[k] *= sign[kMostSigns + k];
+  transform(row + dim - size, size, scale);
 }
 
 double spreadError(int64_t dim) {
