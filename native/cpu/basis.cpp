@@ -47,7 +47,8 @@ int64_t orthonormalise(float* rows, int64_t count, int64_t dim) {
       for (int64_t j = 0; j < i; ++j) subtract(row, rows + j * dim, product(row, rows + j * dim, dim), dim);
     }
     const float norm = std::sqrt(product(row, row, dim));
-    if (!(norm > 1e-5f * before) || !std::isfinite(norm)) return i;
+    // What rounding left of a direction is as good a start as any other.
+    if (!(norm > 1e-12f * before) || !std::isfinite(norm)) return i;
     for (int64_t k = 0; k < dim; ++k) row[k] /= norm;
   }
   return count;
@@ -71,15 +72,14 @@ Status product(const Context& context, const float* a, const float* b, bool tran
 // the moments along them. Overwrites `scratch` [count, dim].
 Status sortDirections(const Context& context, const float* moments, int64_t count, int64_t dim, float* rows,
                       float* scratch) {
-  const AlignedArray<float> along(count * count), squared(count * count), turned(count * count);
+  const AlignedArray<float> along(count * count), turned(count * count);
   AlignedArray<float> turn(count * count);
   CLIPCID_TRY(product(context, rows, moments, false, count, dim, dim, scratch));
   CLIPCID_TRY(product(context, scratch, rows, true, count, count, dim, along.get()));
-  CLIPCID_TRY(product(context, along.get(), along.get(), false, count, count, count, squared.get()));
-  std::copy(squared.get(), squared.get() + count * count, turn.get());
+  std::copy(along.get(), along.get() + count * count, turn.get());
   if (orthonormalise(turn.get(), count, count) < count) return {};
-  for (int repeat = 0; repeat < 2; ++repeat) {
-    CLIPCID_TRY(product(context, turn.get(), squared.get(), false, count, count, count, turned.get()));
+  for (int repeat = 0; repeat < 3; ++repeat) {
+    CLIPCID_TRY(product(context, turn.get(), along.get(), false, count, count, count, turned.get()));
     if (orthonormalise(turned.get(), count, count) < count) break;
     std::copy(turned.get(), turned.get() + count * count, turn.get());
   }

@@ -97,8 +97,10 @@ Status DenseStrip::run(const Strip& strip) {
   return {};
 }
 
-double DenseStrip::dot(int64_t r, int64_t j) const {
-  return kernels().dot(tile_ + r * stride_, keyRows_.get() + j * stride_, keys_.dim);
+void DenseStrip::dots(int64_t r, const int64_t* columns, int64_t count, double* out) const {
+  const float* rows[kMostPanel];
+  for (int64_t at = 0; at < count; ++at) rows[at] = keyRows_.get() + columns[at] * stride_;
+  kernels().dots(tile_ + r * stride_, rows, count, keys_.dim, out);
 }
 
 }  // namespace clipcid

@@ -26,7 +26,8 @@ class DenseStrip {
 
   // Query `r` and key `j` of the strip, as compared; the canonical dot is within `bound` of the score.
   float score(int64_t r, int64_t j) const { return scores_.get()[r * strideScores_ + j]; }
-  double dot(int64_t r, int64_t j) const;
+  // Canonical dots of query `r` with listed keys, at most kMostPanel.
+  void dots(int64_t r, const int64_t* columns, int64_t count, double* out) const;
   double bound(double queryNorm, double keyNorm) const { return plan_.bound(0, queryNorm, 0, keyNorm); }
 
  private:

@@ -10,6 +10,7 @@
 #include <cmath>
 #include <limits>
 #include <mutex>
+#include <utility>
 
 #include "core/parallel.h"
 #include "cpu/backend.h"
@@ -173,19 +174,33 @@ class Join {
     CLIPCID_TRY(again.run(strip));
     double keyNorm = 0;
     for (int64_t j = 0; j < strip.columns; ++j) keyNorm = std::max(keyNorm, keys_.normBound(strip.key + j));
-    return eachLeft(strip, [&](int r, int64_t column, bool isIn) -> Status {
+    // Pairs of one query that need their dots.
+    int64_t waiting[kMostPanel];
+    double dots[kMostPanel];
+    int row = 0;
+    int64_t count = 0;
+    const auto decide = [&]() -> Status {
+      again.dots(row, waiting, count, dots);
+      const int64_t decided = std::exchange(count, 0);
+      for (int64_t at = 0; at < decided; ++at) {
+        if (!(dots[at] > args_.threshold)) continue;
+        CLIPCID_TRY(sink_.add(worker, strip.query + row, strip.key + waiting[at], dots[at]));
+      }
+      return {};
+    };
+    CLIPCID_TRY(eachLeft(strip, [&](int r, int64_t column, bool isIn) -> Status {
       if (isIn) return {};  // visit() has passed it on
       const int64_t i = strip.query + r;
       const double bound = again.bound(queries_.normBound(i), keyNorm);
       const double over = static_cast<double>(again.score(r, column)) - args_.threshold;
       if (over < -bound) return {};
-      double dot = 0;
-      if (args_.dots || !(over > bound)) {
-        dot = again.dot(r, column);
-        if (!(dot > args_.threshold)) return {};
-      }
-      return sink_.add(worker, i, strip.key + column, dot);
-    });
+      if (!args_.dots && over > bound) return sink_.add(worker, i, strip.key + column, 0);
+      if (r != row || count == kMostPanel) CLIPCID_TRY(decide());
+      row = r;
+      waiting[count++] = column;
+      return {};
+    }));
+    return decide();
   }
 
   // Decides on the canonical dot, which is only worked out when it is asked for or the stored rows leave it open.
