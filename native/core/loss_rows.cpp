@@ -23,23 +23,12 @@ void forRows(const Context& context, int64_t rows, const std::function<void(int6
   });
 }
 
-Status normsOf(Backend& backend, const Context& context, const std::string& name, const float* raw,
-               int64_t rows, int64_t dim, const int32_t* indices, std::vector<double>* norms,
-               int64_t firstRow) {
-  norms->resize(static_cast<size_t>(rows));
-  RowNormsArgs args;
-  args.data = raw;
-  args.count = rows;
-  args.dim = dim;
-  args.indices = indices;
-  args.norms = norms->data();
-  CLIPCID_TRY(backend.rowNorms(context, args));
-  for (int64_t i = 0; i < rows; ++i) {
-    const double norm = args.norms[i];
-    if (!(norm > 0) || !std::isfinite(norm)) {
-      const int64_t row = firstRow + (indices != nullptr ? indices[i] : i);
-      return {Code::kInvalidData, "Row " + std::to_string(row) + " of " + name + " is zero, NaN or infinite"};
-    }
+Status checkNorms(const std::string& name, const std::vector<double>& norms, const int32_t* indices,
+                  int64_t firstRow) {
+  for (size_t i = 0; i < norms.size(); ++i) {
+    if (norms[i] > 0 && std::isfinite(norms[i])) continue;
+    const int64_t row = indices != nullptr ? indices[i] : firstRow + static_cast<int64_t>(i);
+    return {Code::kInvalidData, "Row " + std::to_string(row) + " of " + name + " is zero, NaN or infinite"};
   }
   return {};
 }
@@ -49,7 +38,14 @@ Status normaliseRows(Backend& backend, const Context& context, const std::string
   out->rows = rows;
   out->dim = dim;
   out->unit = FloatBuffer(rows * dim);
-  CLIPCID_TRY(normsOf(backend, context, name, raw, rows, dim, nullptr, &out->norms, firstRow));
+  out->norms.resize(static_cast<size_t>(rows));
+  RowNormsArgs norms;
+  norms.data = raw;
+  norms.count = rows;
+  norms.dim = dim;
+  norms.norms = out->norms.data();
+  CLIPCID_TRY(backend.rowNorms(context, norms));
+  CLIPCID_TRY(checkNorms(name, out->norms, nullptr, firstRow));
   forRows(context, rows, [&](int64_t i) {
     const float* x = raw + i * dim;
     float* u = out->unit.get() + i * dim;

@@ -27,16 +27,15 @@ struct UnitRows {
 
   const float* data() const { return unit.get(); }
   const float* row(int64_t index) const { return unit.get() + index * dim; }
-  SoftmaxSide side() const { return {unit.get(), rows, nullptr, nullptr}; }
+  SoftmaxSide side() const { return {unit.get(), rows, nullptr, nullptr, nullptr}; }
 };
 
-// Canonical norms of rows of `raw`, dense: of those with these indices, or of the first. kInvalidData: "Row 3 of
-// <name> is zero, NaN or infinite", the first such row, where raw's row 0 counts as `firstRow`.
-Status normsOf(Backend& backend, const Context& context, const std::string& name, const float* raw,
-               int64_t rows, int64_t dim, const int32_t* indices, std::vector<double>* norms,
-               int64_t firstRow = 0);
+// kInvalidData: "Row 3 of <name> is zero, NaN or infinite", the first such row by its norm. The rows are those with
+// these indices, or the ones from `firstRow` on.
+Status checkNorms(const std::string& name, const std::vector<double>& norms, const int32_t* indices,
+                  int64_t firstRow = 0);
 
-// As normsOf, and the rows over their norms.
+// Dense rows over their norms, which are checked.
 Status normaliseRows(Backend& backend, const Context& context, const std::string& name, const float* raw,
                      int64_t rows, int64_t dim, UnitRows* out, int64_t firstRow = 0);
 

@@ -182,13 +182,11 @@ Status clusterTerms(Backend& backend, const Context& context, const LossArgs& ar
   const bool ce = args.ceWeight > 0, kl = args.klWeight > 0;
   // The centres are never copied: a pass normalises them as it goes by.
   SoftmaxSide centres;
-  std::vector<double> norms;
   centres.data = args.centroids;
   centres.count = args.sample != nullptr ? args.sampleCount : args.clusters;
   centres.indices = args.sample;
-  CLIPCID_TRY(
-      normsOf(backend, context, "centroids", args.centroids, centres.count, dim, args.sample, &norms));
-  centres.norms = norms.data();
+  std::vector<double> norms(static_cast<size_t>(centres.count));
+  centres.measured = norms.data();
 
   std::vector<int32_t> targets;
   if (ce) CLIPCID_TRY(targetsOf(args, &targets));
@@ -202,6 +200,9 @@ Status clusterTerms(Backend& backend, const Context& context, const LossArgs& ar
   const bool ownPass = kl && args.softCentroids == nullptr;
   if (ownPass) pass.queries.push_back(teacher.queries(*t, args.teacherTemperature, nullptr));
   CLIPCID_TRY(backend.softmax(context, pass));
+  CLIPCID_TRY(checkNorms("centroids", norms, args.sample));
+  centres.norms = norms.data();
+  centres.measured = nullptr;
 
   // d / ds_i = ((ce + kl) E_Q[c] - ce c_target - kl o_i) / (B temperature)
   const double factor = 1 / (args.temperature * static_cast<double>(batch));

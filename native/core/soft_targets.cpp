@@ -38,12 +38,11 @@ Status softTargets(Backend& backend, const Context& context, const SoftTargetsAr
   if (!(args.temperature > 0)) return {Code::kInvalidArgument, "The temperature isn't above 0"};
   try {
     FloatBuffer copy;
-    std::vector<double> norms;
+    std::vector<double> norms(static_cast<size_t>(args.centroids.count()));
     SoftmaxSide centres;
     centres.count = args.centroids.count();
     CLIPCID_TRY(floatRows(args.centroids, 0, centres.count, &copy, &centres.data));
-    CLIPCID_TRY(normsOf(backend, context, "centroids", centres.data, centres.count, dim, nullptr, &norms));
-    centres.norms = norms.data();
+    centres.measured = norms.data();
     std::vector<double> lse(static_cast<size_t>(std::min(count, kBlock)));
     for (int64_t begin = 0; begin < count; begin += kBlock) {
       const int64_t rows = std::min(kBlock, count - begin);
@@ -63,6 +62,9 @@ Status softTargets(Backend& backend, const Context& context, const SoftTargetsAr
       pass.keys = centres;
       pass.dim = dim;
       CLIPCID_TRY(backend.softmax(context, pass));
+      if (begin == 0) CLIPCID_TRY(checkNorms("centroids", norms, nullptr));
+      centres.measured = nullptr;
+      centres.norms = norms.data();
       forRows(context, rows, [&](int64_t i) {
         const double along = canonicalDot(teacher.row(i), set.values + i * dim, dim);
         const double entropy = lse[static_cast<size_t>(i)] - along / args.temperature;

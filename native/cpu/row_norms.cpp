@@ -13,7 +13,7 @@ Status CpuBackend::rowNorms(const Context& context, const RowNormsArgs& args) {
   parallelFor(context.threads, (args.count + kBlock - 1) / kBlock, [&](int64_t block, int) {
     const int64_t end = std::min(args.count, (block + 1) * kBlock);
     for (int64_t i = block * kBlock; i < end; ++i) {
-      const float* row = args.data + (args.indices != nullptr ? args.indices[i] : i) * args.dim;
+      const float* row = args.data + i * args.dim;
       args.norms[i] = std::sqrt(kernels().dot(row, row, args.dim));
     }
   });

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "core/parallel.h"
+#include "cpu/kernels.h"
 #include "cpu/softmax_loss_rows.h"
 
 namespace clipcid {
@@ -22,11 +23,13 @@ int64_t roundUp(int64_t value, int64_t unit) { return divideUp(value, unit) * un
 
 // Rows [begin, begin + count) of a side, dense: where they lie, or gathered into `scratch`.
 const float* gathered(const SoftmaxSide& side, int64_t begin, int64_t count, int64_t dim, float* scratch) {
-  if (side.indices == nullptr && side.norms == nullptr) return side.data + begin * dim;
-  for (int64_t r = 0; r < count; ++r) {
-    const int64_t i = begin + r;
+  if (side.indices == nullptr && side.norms == nullptr && side.measured == nullptr)
+    return side.data + begin * dim;
+  for (int64_t i = begin; i < begin + count; ++i) {
     const float* row = side.data + (side.indices != nullptr ? side.indices[i] : i) * dim;
-    softmaxRows().scaled(row, dim, side.norms != nullptr ? 1 / side.norms[i] : 1, scratch + r * dim);
+    double norm = side.norms != nullptr ? side.norms[i] : 1;
+    if (side.measured != nullptr) side.measured[i] = norm = std::sqrt(kernels().dot(row, row, dim));
+    softmaxRows().scaled(row, dim, 1 / norm, scratch + (i - begin) * dim);
   }
   return scratch;
 }

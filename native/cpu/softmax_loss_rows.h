@@ -1,18 +1,18 @@
 // The softmax epilogue of rows of a tile of dots, compiled once for each instruction set.
 //
 // Logits are scale * dot, rounded to float32 and in units of ln(2): exponentials are powers of two. Rows hold a
-// multiple of kRowLanes dots. Sums run in kRowLanes lanes, in order, whatever the width of the machine's vectors; only
+// multiple of kRowLanes dots. Sums run in kRowLanes lanes, which are then folded in halves, whatever the width of the machine's vectors; only
 // whether multiplications and additions are fused differs between instruction sets.
 //
 // 2^x is right to 4 roundings; for x below -100 it is 2^-100, which no sum of float32 weights near 1 can tell from 0,
-// and for x over 8.5 that of 8.5. (Logits are never more than kLag above what is subtracted from them.)
+// and, in the backward form, for x over 1 that of 1.
 #pragma once
 
 #include <cstdint>
 
 namespace clipcid {
 
-constexpr int kRowLanes = 16;
+constexpr int kRowLanes = 32;
 // What is subtracted from a row's logits follows their maximum only when it is this far behind: then what the row has
 // summed up need not be rescaled for every small rise.
 constexpr float kLag = 8;

@@ -8,6 +8,8 @@ namespace {
 constexpr int kWidth = 8;
 typedef __m256 Floats;
 Floats fused(Floats a, Floats b, Floats c) { return _mm256_fmadd_ps(a, b, c); }
+Floats larger(Floats a, Floats b) { return _mm256_max_ps(a, b); }
+Floats smaller(Floats a, Floats b) { return _mm256_min_ps(a, b); }
 
 }  // namespace
 

@@ -134,17 +134,17 @@ void primitive(int64_t queries, int64_t keys, int64_t dim, double scale, int thr
   std::vector<float> values(queries * dim), secondValues(queries * dim);
 
   SoftmaxArgs forward;
-  forward.keys = {k.data(), keys, nullptr, nullptr};
+  forward.keys = {k.data(), keys, nullptr, nullptr, nullptr};
   forward.dim = dim;
   SoftmaxArgs::Queries set;
-  set.rows = {q.data(), queries, nullptr, nullptr};
+  set.rows = {q.data(), queries, nullptr, nullptr, nullptr};
   set.scale = scale;
   set.targets = targets.data();
   set.lse = lse.data();
   set.targetLogit = logit.data();
   set.values = values.data();
   SoftmaxArgs::Queries other = set;
-  other.rows = {q.data(), queries, backwards.data(), norms.data()};
+  other.rows = {q.data(), queries, backwards.data(), norms.data(), nullptr};
   other.scale = 2 * scale;
   other.targets = nullptr;
   other.lse = second.data();
@@ -163,9 +163,9 @@ void primitive(int64_t queries, int64_t keys, int64_t dim, double scale, int thr
   CHECK(again == lse);
 
   SoftmaxGradientArgs backward;
-  backward.queries = {q.data(), queries, nullptr, nullptr};
-  backward.keys = {k.data(), keys, nullptr, nullptr};
-  backward.values = {v.data(), keys, nullptr, nullptr};
+  backward.queries = {q.data(), queries, nullptr, nullptr, nullptr};
+  backward.keys = {k.data(), keys, nullptr, nullptr, nullptr};
+  backward.values = {v.data(), keys, nullptr, nullptr, nullptr};
   backward.dim = dim;
   backward.scale = scale;
   backward.targets = targets.data();
@@ -186,8 +186,8 @@ void primitive(int64_t queries, int64_t keys, int64_t dim, double scale, int thr
   CHECK(gradientAgain == gradient);
   for (int64_t i = 0; i < queries * dim; ++i) CHECK(twice[i] == 2 * sums[i]);
   SoftmaxGradientArgs back;
-  back.queries = {k.data(), keys, nullptr, nullptr};
-  back.keys = {q.data(), queries, nullptr, nullptr};
+  back.queries = {k.data(), keys, nullptr, nullptr, nullptr};
+  back.keys = {q.data(), queries, nullptr, nullptr, nullptr};
   back.dim = dim;
   back.scale = scale;
   back.mirrored = true;

@@ -155,10 +155,9 @@ struct MatmulArgs {
 
 // Canonical norms of rows, dense float32: sqrt of the canonical dot of a row with itself.
 struct RowNormsArgs {
-  const float* data = nullptr;
+  const float* data = nullptr;  // [count, dim]
   int64_t count = 0, dim = 0;
-  const int32_t* indices = nullptr;  // [count] row of `data` of each, or null for the first `count`
-  double* norms = nullptr;           // [count]
+  double* norms = nullptr;  // [count]
 };
 
 // One side of a matrix of logits: row i is that of `data` with index indices[i], or i, over norms[i], or 1.
@@ -167,6 +166,9 @@ struct SoftmaxSide {
   int64_t count = 0;
   const int32_t* indices = nullptr;  // [count]
   const double* norms = nullptr;     // [count]
+  // [count] instead of norms, or null: receives the rows' canonical norms, which they are taken over. If one is 0 or not
+  // finite, the pass's other results mean nothing.
+  double* measured = nullptr;
 };
 
 // Softmaxes over the keys, streaming: logits z[i, j] = scale * q[i] . k[j], tile by tile, never stored. Several sets of
