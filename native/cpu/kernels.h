@@ -54,13 +54,8 @@ struct Kernels {
 
   // The canonical dot.
   double (*dot)(const float* x, const float* y, int64_t dim);
-  // Of x with each of `count` rows. Faster than one at a time.
+  // Of x with each of `count` rows: faster than one at a time.
   void (*dots)(const float* x, const float* const* rows, int64_t count, int64_t dim, double* out);
-  // out[r, c] = dot(a[r], b[c]) of `dotRows` rows with `dotColumns`, all readable. Faster still.
-  int dotRows;
-  int dotColumns;
-  void (*dotTile)(const float* a, int64_t strideA, const float* b, int64_t strideB, int64_t dim, double* out,
-                  int64_t strideOut);
   // x[k] = float32(x[k] / norm).
   void (*unitRow)(float* x, int64_t dim, double norm);
   // sums[k] += sign * toFixed(x[k] * weight, scale), with sign 1 or -1.
@@ -80,8 +75,6 @@ struct Kernels {
 
 constexpr int kMostTileRows = 32;
 constexpr int kMostPanel = 64;
-constexpr int kMostDotRows = 4;
-constexpr int kMostDotColumns = 4;
 // 127 * 127 * 65,536 is below 2^31. Sums on the way may leave that range: they are modulo 2^32.
 constexpr int64_t kMostInt8 = 65536;
 

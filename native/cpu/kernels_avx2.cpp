@@ -23,7 +23,7 @@ struct Vec {
     Type limit, below = _mm256_castsi256_ps(_mm256_set1_epi32(-1));
   };
   using Doubles = __m256d;
-  static constexpr int lanes = 4, dotsAtOnce = 2, dotRows = 4, dotColumns = 2;
+  static constexpr int lanes = 4, dotsAtOnce = 2;
   static Doubles widen(const float* p) { return _mm256_cvtps_pd(_mm_loadu_ps(p)); }
   static Doubles addProduct(Doubles a, Doubles b, Doubles sum) { return _mm256_fmadd_pd(a, b, sum); }
   static double fold(const double* p) {

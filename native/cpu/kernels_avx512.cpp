@@ -25,7 +25,7 @@ struct Vec {
     __mmask16 below = 0xffff;
   };
   using Doubles = __m512d;
-  static constexpr int lanes = 8, dotsAtOnce = 4, dotRows = 4, dotColumns = 4;
+  static constexpr int lanes = 8, dotsAtOnce = 4;
   static Doubles widen(const float* p) { return __builtin_convertvector(_mm256_loadu_ps(p), Doubles); }
   static Doubles addProduct(Doubles a, Doubles b, Doubles sum) { return _mm512_fmadd_pd(a, b, sum); }
   static double fold(const double* p) {

@@ -26,7 +26,7 @@ struct Vec {
     uint32x4_t below = vdupq_n_u32(~0u);
   };
   using Doubles = float64x2_t;
-  static constexpr int lanes = 2, dotsAtOnce = 2, dotRows = 4, dotColumns = 4;
+  static constexpr int lanes = 2, dotsAtOnce = 2;
   static Doubles widen(const float* p) { return vcvt_f64_f32(vld1_f32(p)); }
   static Doubles addProduct(Doubles a, Doubles b, Doubles sum) { return vfmaq_f64(sum, a, b); }
   static double fold(double* p) { return clipcid::foldLanes(p); }

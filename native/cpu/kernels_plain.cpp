@@ -32,7 +32,7 @@ struct Vec {
     Bits below = {-1, -1, -1, -1};
   };
   typedef double Doubles __attribute__((vector_size(16)));
-  static constexpr int lanes = 2, dotsAtOnce = 1, dotRows = 2, dotColumns = 2;
+  static constexpr int lanes = 2, dotsAtOnce = 1;
   static Doubles widen(const float* p) { return Doubles{p[0], p[1]}; }
   static Doubles addProduct(Doubles a, Doubles b, Doubles sum) { return a * b + sum; }
   static double fold(double* p) { return clipcid::foldLanes(p); }

@@ -64,6 +64,7 @@ describe('misuse ends with 2 and says what is wrong', () => {
     [['cluster', '--embeddings', 'e', '--out', 'x'], /cluster\.clusters \(--clusters\)/],
     [['embed', '--data', 'd', '--out', 'x'], /teacher \(--model\)/],
     [['embed', '--out', 'x', '--device', 'gpu'], /device but received "gpu"/],
+    [['cluster', '--simd', 'avx3', '--out', 'x'], /--simd.*avx3.*Allowed choices are plain, avx2/],
     [['distill', '--out', 'x', '--student', 'huge'], /distill\.student but received "huge"/],
     [['pretrain', '--out', 'x'], /data \(--data\)/],
     [['eval', '--data', 'd'], /--model/],
