@@ -37,10 +37,10 @@ float largestOf(const RowSample& sample, int64_t dim) {
   return most;
 }
 
-// Mean square of what rounding to int8 leaves of a row.
+// Largest square of what rounding to int8 leaves of a row: a strip's bound is that of its worst row.
 double residual(const RowSample& sample, int64_t dim, float step) {
   constexpr float kToInteger = 12582912.0f;  // 1.5 * 2^23: what is added to it is rounded to an integer
-  double total = 0;
+  double most = 0;
   const float inverse = 1 / step;
   for (int64_t r = 0; r < sample.count; ++r) {
     const float* row = sample.row(r);
@@ -52,9 +52,11 @@ double residual(const RowSample& sample, int64_t dim, float step) {
         sums[lane] += left * left;
       }
     }
+    double total = 0;
     for (const float sum : sums) total += static_cast<double>(sum);
+    most = std::max(most, total);
   }
-  return total / static_cast<double>(std::max<int64_t>(sample.count, 1));
+  return most;
 }
 
 struct Step {

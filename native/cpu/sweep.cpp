@@ -8,8 +8,9 @@
 //
 // Memory, of a budget B: the encoded queries stay as a whole while they (and those of other keys) take at most
 // 5/8 B, and are then kept for later calls too; otherwise a block of queries of B/2 is encoded at a time, so that the
-// keys are read as few times as possible. Key panels take B/8 at a time, and as much again the encoded rows they are
-// packed from when those are not kept; two read buffers of at most B/16.
+// keys are read as few times as possible. Key panels take B/8 at a time, and as much twice over the encoded rows they are
+// packed from when those are not kept, because the next are read and encoded while the panels are compared; read
+// buffers take at most B/8.
 //
 // Invariant: every (query, key) pair is in exactly one strip, but for those that `triangle` leaves out.
 //
@@ -21,6 +22,8 @@
 #include <cmath>
 #include <limits>
 #include <mutex>
+#include <system_error>
+#include <thread>
 
 #include "core/parallel.h"
 #include "cpu/kernels.h"
@@ -141,6 +144,11 @@ class Pass {
           maximaOf(queries, first + row, std::min<int64_t>(kernel_.tileRows, count - row));
     }
     const int64_t keyCount = sweep_.keys->rows;
+    // Whether keys are among the queries at hand.
+    const auto resident = [&](int64_t begin, int64_t here) {
+      return self() && sweep_.rows == nullptr && begin >= first && begin + here <= first + count;
+    };
+    Ahead ahead;
     int64_t blockRows = budget_ / 8 / (4 * words_);
     if (preparedLimits().blockRows > 0) blockRows = preparedLimits().blockRows;
     blockRows = std::max<int64_t>(blockRows / strip_ * strip_, strip_);
@@ -152,15 +160,54 @@ class Pass {
     for (; begin < keyCount; begin += blockRows) {
       const int64_t here = std::min(blockRows, keyCount - begin);
       const EncodedRows* keys = wholeKeys_.get();
-      if (keys == nullptr && self() && begin >= first && begin + here <= first + count) keys = &queries;
+      if (keys == nullptr && resident(begin, here)) keys = &queries;
       if (keys == nullptr) {
-        CLIPCID_TRY(sweep_.keys->encode(context_, plan_.keys, begin, here, &keyRows_));
-        keys = &keyRows_;
+        if (ahead.begin == begin) {
+          std::swap(keyRows_[0], keyRows_[1]);
+        } else {
+          CLIPCID_TRY(sweep_.keys->encode(context_, plan_.keys, begin, here, &keyRows_[0]));
+        }
+        keys = &keyRows_[0];
+        const int64_t next = begin + blockRows;
+        if (next < keyCount && !resident(next, std::min(blockRows, keyCount - next)))
+          encodeAhead(next, std::min(blockRows, keyCount - next), &ahead);
       }
       CLIPCID_TRY(packKeys(*keys, begin, here));
       CLIPCID_TRY(runBlocks(queries, first, count, *keys, begin, here));
+      CLIPCID_TRY(ahead.wait());
     }
     return {};
+  }
+
+  // Keys that a thread of their own encodes, and reads, while those before them are compared.
+  struct Ahead {
+    int64_t begin = -1;
+    Status status;
+    std::thread thread;
+
+    ~Ahead() {
+      if (thread.joinable()) thread.join();
+    }
+    Status wait() {
+      if (thread.joinable()) thread.join();
+      return status;
+    }
+  };
+
+  void encodeAhead(int64_t begin, int64_t count, Ahead* ahead) {
+    const auto work = [this, begin, count, ahead] {
+      Context alone = context_;
+      alone.threads = 1;
+      alone.progress = nullptr;
+      ahead->status =
+          guarded([&] { return sweep_.keys->encode(alone, plan_.keys, begin, count, &keyRows_[1]); });
+    };
+    try {
+      ahead->thread = std::thread(work);
+      ahead->begin = begin;
+    } catch (const std::system_error&) {
+      // They are encoded when their turn comes.
+    }
   }
 
   Status packKeys(const EncodedRows& keys, int64_t begin, int64_t count) {
@@ -299,7 +346,7 @@ class Pass {
   std::vector<AlignedArray<float>> scores_;  // one a worker
   std::shared_ptr<const EncodedRows> wholeQueries_, wholeKeys_;
   const EncodedRows* queriesKept_ = nullptr;
-  EncodedRows keyRows_;
+  EncodedRows keyRows_[2];  // the keys at hand, where they are not kept, and the next
   AlignedArray<uint32_t> panels_;
   int64_t panelsHeld_ = 0;
   std::vector<Maxima> tileMaxima_, stripMaxima_;

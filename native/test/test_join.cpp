@@ -182,10 +182,17 @@ void storage() {
   }
   preparedLimits() = before;
 
-  CHECK(ftruncate(descriptor, 1000) == 0);
   Rows file;
   file.chunks.push_back({{}, {path, 8, Dtype::kFloat16, rows, dim}});
+  // A file that becomes shorter is told whenever it is read again, and where it ends.
   std::unique_ptr<Prepared> prepared;
+  CHECK_OK(cpuBackend().prepare(contextOf(2), {.rows = file, .unit = true}, &prepared));
+  CHECK(ftruncate(descriptor, 1000) == 0);
+  const auto ignore = [](const Pair*, const double*, size_t) { return Status(); };
+  const Status shorter = cpuBackend().join(
+      contextOf(2), {.queries = prepared.get(), .keys = prepared.get(), .threshold = 0.8, .sink = ignore});
+  CHECK(shorter.code == Code::kFileFormat && shorter.message.find(path) != std::string::npos &&
+        shorter.message.find("byte") != std::string::npos);
   CHECK(cpuBackend().prepare(contextOf(2), {.rows = file, .unit = true}, &prepared).code ==
         Code::kFileFormat);
   close(descriptor);
