@@ -18,6 +18,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   define("download", download);
   define("release", release);
   define("balance", balance);
+  define("balanceAgainst", balanceAgainst);
   define("forest", forest);
   define("kmeans", kmeans);
   define("predict", predict);
@@ -25,6 +26,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   define("nearestProduct", nearestProduct);
   define("pairs", pairs);
   define("semdedup", semdedup);
+  define("estimate", estimate);
   define("loss", loss);
   define("softTargets", softTargets);
   define("adamw", adamw);

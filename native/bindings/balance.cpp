@@ -2,10 +2,10 @@
 
 #include "bindings/addon.h"
 #include "bindings/arguments.h"
+#include "bindings/keep.h"
 #include "bindings/operation.h"
 
 namespace clipcid::bindings {
-namespace {
 
 KeepPolicy::Kind keepOf(const Napi::Value& value) {
   using Kind = KeepPolicy::Kind;
@@ -18,6 +18,8 @@ KeepPolicy::Kind keepOf(const Napi::Value& value) {
   if (text == "random") return Kind::kRandom;
   throwExpected(value.Env(), "'central', 'easy', 'hard', 'first', 'best' or 'random'", "keep");
 }
+
+namespace {
 
 // Copied: the edges are put together from three arrays.
 std::vector<Edge> forestOf(const Napi::Value& value, int64_t rows) {

@@ -13,6 +13,23 @@
 namespace clipcid {
 namespace {
 
+using PairSink = std::function<Status(const Pair* pairs, const double* dots, size_t count)>;
+
+// Hands on the pairs without a skipped row.
+PairSink withoutSkipped(const uint8_t* skip, PairSink sink) {
+  if (skip == nullptr) return sink;
+  return [skip, sink = std::move(sink)](const Pair* pairs, const double* dots, size_t count) -> Status {
+    std::vector<Pair> left;
+    std::vector<double> leftDots;
+    for (size_t at = 0; at < count; ++at) {
+      if (skip[pairs[at].first] != 0 || skip[pairs[at].second] != 0) continue;
+      left.push_back(pairs[at]);
+      if (dots != nullptr) leftDots.push_back(dots[at]);
+    }
+    return sink(left.data(), dots == nullptr ? nullptr : leftDots.data(), left.size());
+  };
+}
+
 constexpr double kNoLeast = -2;  // scores are cosines, rounding included
 
 Status balanceRows(Backend& backend, const Context& context, const BalanceArgs& args, BalanceResult* result) {
@@ -39,7 +56,7 @@ Status balanceRows(Backend& backend, const Context& context, const BalanceArgs& 
                                        .threshold = args.threshold,
                                        .dots = true,
                                        .concurrent = true,
-                                       .sink = collect,
+                                       .sink = withoutSkipped(args.skip, collect),
                                        .plan = &result->plan}));
     own = builder.finish();
     forest = &own;
@@ -53,7 +70,7 @@ Status balanceRows(Backend& backend, const Context& context, const BalanceArgs& 
                                        .keys = rows.get(),
                                        .threshold = args.threshold,
                                        .concurrent = true,
-                                       .sink = unite,
+                                       .sink = withoutSkipped(args.skip, unite),
                                        .plan = &result->plan}));
   }
   CLIPCID_TRY(backend.synchronise(context));

@@ -38,6 +38,8 @@ struct BalanceArgs {
   // The maximum spanning forest of the rows' edges, complete above the threshold, in order; then the pairs are not
   // compared again. Or null.
   const std::vector<Edge>* forest = nullptr;
+  // [N] rows of which no pair counts; or null. Not with a forest.
+  const uint8_t* skip = nullptr;
   int32_t* labels = nullptr;    // [N]
   uint8_t* keep = nullptr;      // [N]
   float* centrality = nullptr;  // [N]

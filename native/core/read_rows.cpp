@@ -7,6 +7,8 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <map>
+#include <string>
 
 #include "clipcid/canonical.h"
 
@@ -116,15 +118,23 @@ RowReader::RowReader(const Rows& rows) : rows_(rows) {
   if (rows.device) {
     rows_.chunks.assign(1, {viewOf(*rows.device), {}});
   }
-  size_t files = 0;
-  for (const Chunk& chunk : rows_.chunks) files += chunk.inFile();
-  inMemory_ = files == 0;
+  std::map<std::string, std::shared_ptr<const File>> files;
+  for (const Chunk& chunk : rows_.chunks) {
+    if (chunk.inFile()) files.emplace(chunk.file.path, nullptr);
+  }
+  inMemory_ = files.empty();
+  const bool keep = files.size() <= kMostFiles;
   int64_t begin = 0;
   for (const Chunk& chunk : rows_.chunks) {
     begins_.push_back(begin);
     begin += chunk.rows();
-    files_.push_back(chunk.inFile() && files <= kMostFiles ? std::make_unique<File>(chunk.file.path)
-                                                           : nullptr);
+    if (!chunk.inFile() || !keep) {
+      files_.push_back(nullptr);
+      continue;
+    }
+    auto& file = files[chunk.file.path];
+    if (!file) file = std::make_shared<const File>(chunk.file.path);
+    files_.push_back(file);
   }
 }
 

@@ -29,7 +29,8 @@ class RowReader {
 
   Rows rows_;
   std::vector<int64_t> begins_;               // [chunks] first row of each
-  std::vector<std::unique_ptr<File>> files_;  // [chunks] null for memory, and when there are too many
+  // [chunks] chunks of one file share it; null for memory, and when there are too many.
+  std::vector<std::shared_ptr<const File>> files_;
   bool inMemory_ = true;
 };
 

@@ -1,6 +1,7 @@
 /** The public API of clip-cid, and nothing else. */
 
 export {
+  type AgainstReport,
   type BalanceReport,
   type BalanceStageOptions,
   balanceStage,
@@ -53,6 +54,7 @@ export {
   type KeepPolicy,
   summarizeBalance,
 } from './kernels/balance.ts';
+export { type BalanceEstimate, type EstimateOptions, estimateBalance } from './kernels/estimate.ts';
 export {
   type BalanceForestOptions,
   balanceForest,
@@ -60,6 +62,7 @@ export {
   SpanningForest,
   type SpanningForestFields,
 } from './kernels/forest.ts';
+export { balanceAgainst, type IncrementalOptions, type IncrementalResult } from './kernels/incremental.ts';
 export {
   type KmeansOptions,
   type KmeansResult,

@@ -18,6 +18,7 @@ enum PhiloxStream : uint64_t {
   kPhiloxKmeansReduceAccept = 19,
   kPhiloxKmeansRun = 20,
   kPhiloxSemdedup = 32,
+  kPhiloxEstimate = 33,
   kPhiloxKeep = 48,
 };
 

@@ -165,8 +165,8 @@ function kernelOf(options: BalanceOptions): KernelOptions {
   return Object.fromEntries(Object.entries(options).filter(([name]) => !own.includes(name)));
 }
 
-/** A keep policy as the native core takes it. */
-function checkKeep(
+/** A keep policy as the native core takes it; its seed is that of the call. */
+export function checkKeep(
   keep: KeepPolicy = 'central',
   rows: number,
 ): Pick<NativeBalanceOptions, 'keep' | 'scores'> {
@@ -185,7 +185,7 @@ function checkKeep(
   return { keep: 'best', scores };
 }
 
-function seedOf(keep: KeepPolicy | undefined): number {
+export function seedOf(keep: KeepPolicy | undefined): number {
   const random = typeof keep === 'object' && keep !== null && 'random' in keep;
   return random ? expectInteger('keep.random', keep.random) : 0;
 }

@@ -112,6 +112,25 @@ export interface NativeBalanceResult {
   plan: string;
 }
 
+export interface NativeIncrementalOptions extends Omit<NativeBalanceOptions, 'forest'> {
+  /** [S] group of each stored row; each its own when absent. */
+  groups?: Int32Array;
+}
+
+/** The fields of a balance are of the rows that are no duplicates; for those: label −1, keep 0, centrality 0. */
+export interface NativeIncrementalResult extends NativeBalanceResult {
+  /** [N] the stored row that a duplicate is most like, or −1. */
+  duplicateOf: Int32Array;
+  /** [N] float32 of the canonical cosine of the two, or 0. */
+  similarity: Float32Array;
+  duplicates: number;
+  /** Pairs of a row and a stored row over the threshold. */
+  links: number;
+  /** Duplicates with links into two groups and more. */
+  bridges: Int32Array;
+  storedFaults: Int32Array;
+}
+
 export interface NativeKmeansOptions {
   /** Centres a batch element. */
   clusters: number;
@@ -183,6 +202,20 @@ export interface NativeSemdedupResult {
   similarity: Float32Array;
   /** Pairs over the threshold within clusters. */
   pairs: number;
+}
+
+export interface NativeEstimate {
+  /** Pairs over the threshold: expected, and an interval of about 95 %. */
+  pairs: number;
+  low: number;
+  high: number;
+  seconds: number;
+  /** Bytes beyond the rows and the results. */
+  memory: number;
+  /** Rows that were compared, with how many. */
+  queries: number;
+  keys: number;
+  plan: string;
 }
 
 /** Pairs as they are found, see `kernels/pairs.ts`. The search waits while `capacity` pairs have not been taken. */
@@ -300,6 +333,12 @@ export interface NativeAddon {
     rows: NativeRows,
     options: NativeBalanceOptions,
   ): Promise<NativeBalanceResult>;
+  balanceAgainst(
+    context: NativeContext,
+    rows: NativeRows,
+    stored: NativeRows,
+    options: NativeIncrementalOptions,
+  ): Promise<NativeIncrementalResult>;
   /** The maximum spanning forest above a floor; with `merges`, of the first so many edges and those equal to the last. */
   forest(
     context: NativeContext,
@@ -343,6 +382,13 @@ export interface NativeAddon {
     rows: NativeRows,
     options: NativeSemdedupOptions,
   ): Promise<NativeSemdedupResult>;
+  /** Of a balance, from samples of which dots · dim is at most `work`. */
+  estimate(
+    context: NativeContext,
+    rows: NativeRows,
+    threshold: number,
+    work: number,
+  ): Promise<NativeEstimate>;
   loss(context: NativeContext, inputs: NativeLossInputs): Promise<NativeLossResult>;
   /** The teacher's side of the KL term over all centres: soft centroids [N, D] and entropies [N]. */
   softTargets(

@@ -2,6 +2,7 @@ import { describe } from 'vitest';
 import { type Device, devices } from '../../src/native/devices.ts';
 import { balanceSuite } from './balance.suite.ts';
 import { forestSuite } from './forest.suite.ts';
+import { incrementalSuite } from './incremental.suite.ts';
 import { kmeansSuite } from './kmeans.suite.ts';
 import { nearestSuite } from './nearest.suite.ts';
 import { pairsSuite } from './pairs.suite.ts';
@@ -20,6 +21,7 @@ for (const { device, architecture } of usable) {
   describe(`${device} (${architecture})`, () => {
     balanceSuite(device as Device);
     forestSuite(device as Device);
+    incrementalSuite(device as Device);
     kmeansSuite(device as Device);
     nearestSuite(device as Device);
     pairsSuite(device as Device);
