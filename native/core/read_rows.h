@@ -28,7 +28,7 @@ class RowReader {
   size_t chunkOf(int64_t row) const;
 
   Rows rows_;
-  std::vector<int64_t> begins_;               // [chunks] first row of each
+  std::vector<int64_t> begins_;  // [chunks] first row of each
   // [chunks] chunks of one file share it; null for memory, and when there are too many.
   std::vector<std::shared_ptr<const File>> files_;
   bool inMemory_ = true;

@@ -1,26 +1,34 @@
+import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { readNpy, writeNpy } from '../data/npy.ts';
-import { openStore, type Store } from '../data/store.ts';
+import { openStore, STORE_FILE, type Store } from '../data/store.ts';
 import {
+  type BalanceMetric,
   type BalanceOptions,
   type BalanceResult,
   type BalanceSummary,
   balance,
+  cosineThreshold,
   summarizeBalance,
 } from '../kernels/balance.ts';
 import { CidError } from '../native/errors.ts';
 import { type FileChunk, writeFileAtomic, writeJson } from '../run/files.ts';
 import { hashFile } from '../run/hash.ts';
 import { runStage, type StageResult } from '../run/stage.ts';
+import { compareAgainst } from './against.ts';
 import { identifyStore } from './inputs.ts';
 import type { KeptItem } from './items.ts';
+import { PAIRS_FILES, type PairsFormat, writePairs } from './pairs.ts';
+import { compareWithinClusters } from './semdedup.ts';
 import { defined, kernelOptions, type StageSettings } from './stage.ts';
 
 export interface BalanceStageOptions extends StageSettings {
   /** Folder of an embedding store, ours or clip-retrieval's; its images need not be at hand. */
   readonly embeddings: string;
-  /** Two images are near-duplicates when the cosine of their embeddings is over this, −1 to 1. Either this or `keepRatio`. */
+  /** Two images are near-duplicates when their embeddings are more alike than this, in the unit of `metric`. Either this or `keepRatio`. */
   readonly threshold?: number | undefined;
+  /** Unit of `threshold`. Defaults to 'cosine'. */
+  readonly metric?: BalanceMetric | undefined;
   /** Share of the images that should stay, over 0 and at most 1: the threshold follows from it. Defaults to 0.563, the paper's. */
   readonly keepRatio?: number | undefined;
   /** A share within this of `keepRatio` counts as reached. Defaults to 0.001. */
@@ -33,8 +41,17 @@ export interface BalanceStageOptions extends StageSettings {
   readonly scores?: string | undefined;
   /** Greatest cosine distance to the mean of a group, 0 to 2; groups that reach farther are split. Defaults to none. */
   readonly maxDiameter?: number | undefined;
-  /** Bytes that the comparison may hold beyond its results. Defaults to what the device has to spare. */
-  readonly maxMemory?: number | undefined;
+  /** Also write all pairs over the threshold with their cosines, to `pairs.npy` or `pairs.tsv`. They are compared once more for it. */
+  readonly pairs?: PairsFormat | undefined;
+  /**
+   * SemDeDup within this many clusters instead, to compare balance with; needs `threshold`. `keep` is its order: 'hard' (its default),
+   * 'easy' or 'random'.
+   */
+  readonly semdedup?: number | undefined;
+  /** Folder of an earlier embedding store: near-duplicates of its images are dropped too. Needs `threshold`. */
+  readonly against?: string | undefined;
+  /** Of `against`: `keep.npy` of its balance; only images that stayed there count. Defaults to all. */
+  readonly againstKeep?: string | undefined;
 }
 
 /** Names of the keep policies. */
@@ -63,15 +80,28 @@ export interface GroupSample {
 export interface GroupMember {
   readonly row: number;
   readonly kept: boolean;
-  /** Cosine to the mean of the group. */
+  /** Cosine to the mean of the group; with SemDeDup, to the image it was dropped for. */
   readonly centrality: number;
   readonly key?: string;
   readonly image?: string;
   readonly caption?: string;
 }
 
+/** Images that were dropped for one of an earlier store. */
+export interface AgainstReport {
+  /** Images of the earlier store that count. */
+  readonly stored: number;
+  readonly duplicates: number;
+  /** Pairs of an image and one of the earlier store over the threshold. */
+  readonly links: number;
+  /** Images near to several of the earlier store, which a balance of all together would have made one group of; the first hundred rows. */
+  readonly bridges: { readonly count: number; readonly rows: readonly number[] };
+}
+
 /** `report.json` of the stage. */
 export interface BalanceReport extends BalanceSummary {
+  readonly method: 'balance' | 'semdedup';
+  readonly against?: AgainstReport;
   readonly rule: ThresholdRule;
   /** How the pairs were filtered before the exact decision, in words. */
   readonly plan: string;
@@ -89,56 +119,64 @@ const KEEP_RATIO = 0.563;
 const GROUPS = 48;
 const MEMBERS = 24;
 const OUTPUTS = ['groups.npy', 'keep.npy', 'kept.jsonl', 'report.json'] as const;
+const DUPLICATES = 'duplicates.npy';
 
 /**
- * Finds groups of near-duplicates in an embedding store and keeps the central item of each. Writes `groups.npy` (int32 [N], label of
+ * Finds groups of near-duplicates in an embedding store and keeps one item of each. Writes `groups.npy` (int32 [N], label of
  * a row's group), `keep.npy` (uint8 [N]), `kept.jsonl` (a line a kept item, see {@link KeptItem}) and `report.json`
- * ({@link BalanceReport}).
+ * ({@link BalanceReport}); with `pairs` these too. With `against`, `duplicates.npy` (int32 [N]) has the row of the earlier store
+ * that an item was dropped for, or −1, and such an item is in no group: −1.
  */
 export async function balanceStage(options: BalanceStageOptions): Promise<StageResult> {
-  const { threshold, tolerance = 0.001 } = options;
-  if (threshold !== undefined && options.keepRatio !== undefined) {
-    throw new CidError(
-      'INVALID_CONFIG',
-      'Expected either a threshold (balance.threshold, --threshold) or a share to keep (balance.keepRatio, --keep-ratio) but received both',
-    );
-  }
+  const { tolerance = 0.001 } = options;
+  const threshold =
+    options.threshold === undefined ? undefined : cosineThreshold(options.threshold, options.metric);
+  checkModes(options);
   const keepRatio = options.keepRatio ?? KEEP_RATIO;
   const store = await identifyStore(options.embeddings);
+  const earlier = options.against === undefined ? undefined : await identifyStore(options.against);
   return runStage({
     name: 'balance',
     folder: options.folder,
     inputs: {
       embeddings: store.hash,
+      ...(earlier === undefined ? {} : { against: earlier.hash }),
+      ...(options.againstKeep === undefined ? {} : { againstKeep: await hashFile(options.againstKeep) }),
       ...(options.scores === undefined ? {} : { scores: await hashFile(options.scores) }),
     },
     options: {
       ...(threshold === undefined ? { keepRatio, tolerance } : { threshold }),
       ...choice(options),
     },
-    owns: OUTPUTS,
+    owns: [...OUTPUTS, DUPLICATES, ...Object.values(PAIRS_FILES)],
     ...defined({ existing: options.existing, log: options.log }),
     work: async () => {
-      // Damage that came after the store was written would quietly change the groups.
-      await openStore(options.embeddings);
+      // Damage that came after a store was written would quietly change the groups. Those without checksums were just read.
+      for (const folder of [options.embeddings, options.against]) {
+        if (folder !== undefined && existsSync(join(folder, STORE_FILE))) await openStore(folder);
+      }
       if (store.rows === 0)
         throw new CidError('INVALID_DATA', `There are no embeddings in ${options.embeddings}`);
       const wanted = threshold === undefined ? { targetKeep: keepRatio, tolerance } : { threshold };
-      const result = await balance(store.image, {
-        ...wanted,
-        ...(await policy(options, store.rows)),
-        ...defined({ maxDiameter: options.maxDiameter, maxMemory: options.maxMemory }),
-        ...kernelOptions(options, 'balance'),
-      });
+      const found = await compare(store, earlier, wanted, options);
+      const { result } = found;
       const rule = threshold === undefined ? foundRule(result, keepRatio, options) : givenRule(threshold);
-      const report = await writeResults(options.folder, store, result, rule);
-      const { rows, kept, groups, edges, faults } = report;
+      const report = await writeResults(options.folder, store, found, rule);
+      const outputs: string[] = [...OUTPUTS];
+      if (found.incremental !== undefined) outputs.push(DUPLICATES);
+      if (options.pairs !== undefined) {
+        outputs.push(await writePairs(store, result.threshold, result.edges, options.pairs, options));
+      }
+      const { rows, kept, groups, edges, faults, against } = report;
       return {
-        outputs: OUTPUTS,
+        outputs,
         summary: {
           rows,
           kept,
           keepRatio: report.keepRatio,
+          ...(against === undefined
+            ? {}
+            : { duplicates: against.duplicates, bridges: against.bridges.count }),
           groups,
           edges,
           faults,
@@ -149,12 +187,79 @@ export async function balanceStage(options: BalanceStageOptions): Promise<StageR
   });
 }
 
+/** What the comparison gave. With `against`, the result is that of the items that are no duplicates; their labels are −1. */
+interface Found {
+  readonly method: BalanceReport['method'];
+  readonly result: BalanceResult;
+  readonly incremental?: Awaited<ReturnType<typeof compareAgainst>>;
+}
+
+async function compare(
+  store: Store,
+  earlier: Store | undefined,
+  wanted: Pick<BalanceOptions, 'threshold' | 'targetKeep' | 'tolerance'>,
+  options: BalanceStageOptions,
+): Promise<Found> {
+  const { semdedup: clusters, seed = 0, keep, maxDiameter } = options;
+  if (clusters !== undefined) {
+    const order = (keep ?? 'hard') as 'hard' | 'easy' | 'random';
+    const within = { threshold: wanted.threshold!, clusters, order, seed };
+    return { method: 'semdedup', result: await compareWithinClusters(store, within, options) };
+  }
+  const choices = { ...(await policy(options, store.rows)), ...defined({ maxDiameter }) };
+  if (earlier === undefined) {
+    const result = await balance(store.image, {
+      ...wanted,
+      ...choices,
+      ...kernelOptions(options, 'balance'),
+    });
+    return { method: 'balance', result };
+  }
+  const within = { threshold: wanted.threshold!, ...choices };
+  const incremental = await compareAgainst(store, earlier, options.againstKeep, within, options);
+  return { method: 'balance', result: incremental, incremental };
+}
+
+/** Fails with INVALID_CONFIG for options that exclude each other. */
+function checkModes(options: BalanceStageOptions): void {
+  const { threshold, keepRatio, semdedup, against, againstKeep, pairs, maxDiameter, keep } = options;
+  const fail = (expected: string, received: string): never => {
+    throw new CidError('INVALID_CONFIG', `Expected ${expected} but received ${received}`);
+  };
+  if (threshold !== undefined && keepRatio !== undefined) {
+    fail(
+      'either a threshold (balance.threshold, --threshold) or a share to keep (balance.keepRatio, --keep-ratio)',
+      'both',
+    );
+  }
+  const mode = semdedup !== undefined ? 'semdedup' : against !== undefined ? 'against' : undefined;
+  if (semdedup !== undefined && against !== undefined)
+    fail('either balance.semdedup or balance.against', 'both');
+  if (againstKeep !== undefined && against === undefined)
+    fail('balance.against (--against) for balance.againstKeep', 'nothing');
+  if (mode === undefined) return;
+  if (threshold === undefined)
+    fail(`a threshold (balance.threshold, --threshold) for balance.${mode}`, 'nothing');
+  if (pairs !== undefined) fail(`no balance.pairs (--pairs) with balance.${mode}`, `'${pairs}'`);
+  if (mode !== 'semdedup') return;
+  if (maxDiameter !== undefined)
+    fail('no balance.maxDiameter (--max-diameter) with balance.semdedup', String(maxDiameter));
+  if (keep !== undefined && !['hard', 'easy', 'random'].includes(keep))
+    fail(
+      "'hard', 'easy' or 'random' for balance.keep (--keep), which is the order of balance.semdedup,",
+      `'${keep}'`,
+    );
+}
+
 /** What of the options decides which images stay, beside the threshold; what is as by default is left out. */
-function choice({ keep = 'central', seed = 0, maxDiameter }: BalanceStageOptions) {
+function choice({ semdedup, seed = 0, maxDiameter, pairs, ...options }: BalanceStageOptions) {
+  const keep = options.keep ?? (semdedup === undefined ? 'central' : 'hard');
+  if (semdedup !== undefined) return { semdedup, keep, seed };
   return {
     ...(keep === 'central' ? {} : { keep }),
     ...(keep === 'random' ? { seed } : {}),
     ...(maxDiameter === undefined ? {} : { maxDiameter }),
+    ...(pairs === undefined ? {} : { pairs }),
   };
 }
 
@@ -209,27 +314,39 @@ function foundRule(
 async function writeResults(
   folder: string,
   store: Store,
-  result: BalanceResult,
+  { method, result, incremental }: Found,
   rule: ThresholdRule,
 ): Promise<BalanceReport> {
   const { labels, keep, centrality } = result;
   const sizes = new Int32Array(labels.length);
-  for (const label of labels) sizes[label]!++;
+  for (const label of labels) if (label >= 0) sizes[label]!++;
   const members = largestGroups(labels, sizes, keep, centrality);
   const wanted = new Map([...members.values()].flat().map((row) => [row, {} as Record<string, unknown>]));
 
   await writeNpy(join(folder, 'groups.npy'), labels, [labels.length]);
   await writeNpy(join(folder, 'keep.npy'), keep, [keep.length]);
+  if (incremental !== undefined) {
+    await writeNpy(join(folder, DUPLICATES), incremental.duplicateOf, [labels.length]);
+  }
   await writeFileAtomic(join(folder, 'kept.jsonl'), keptLines(store, result, sizes, wanted));
 
-  const summary = summarizeBalance(result);
+  const summary = method === 'semdedup' ? plainSummary(result) : summarizeBalance(withoutDuplicates(result));
   const report: BalanceReport = {
     ...summary,
+    // Of all items, not only of those that were compared with each other.
+    rows: labels.length,
+    removed: labels.length - summary.kept,
+    keepRatio: summary.kept / labels.length,
+    method,
+    ...(incremental === undefined ? {} : { against: describeAgainst(incremental) }),
     rule,
     plan: result.plan,
     funnel: [
       ...(store.skipped > 0 ? [{ step: 'in the source', items: store.rows + store.skipped }] : []),
       { step: 'embedded', items: store.rows },
+      ...(incremental === undefined
+        ? []
+        : [{ step: 'not in the earlier store', items: store.rows - incremental.duplicates }]),
       { step: 'kept', items: summary.kept },
     ],
     faultyRows: [...result.faults.subarray(0, 100)],
@@ -246,6 +363,47 @@ async function writeResults(
   };
   await writeJson(join(folder, 'report.json'), report);
   return report;
+}
+
+/** SemDeDup has no means of groups, and so no figures of how far they reach. */
+function plainSummary(result: BalanceResult): BalanceSummary {
+  const { centrality: _, chaining: __, ...summary } = summarizeBalance(result);
+  return summary;
+}
+
+/** The rows that are in a group. */
+function withoutDuplicates(result: BalanceResult): BalanceResult {
+  const { labels, keep, centrality } = result;
+  if (!labels.includes(-1)) return result;
+  const place = new Int32Array(labels.length);
+  let count = 0;
+  for (const [row, label] of labels.entries()) place[row] = label === -1 ? -1 : count++;
+  const rest = {
+    labels: new Int32Array(count),
+    keep: new Uint8Array(count),
+    centrality: new Float32Array(count),
+  };
+  for (const [row, at] of place.entries()) {
+    if (at === -1) continue;
+    rest.labels[at] = place[labels[row]!]!;
+    rest.keep[at] = keep[row]!;
+    rest.centrality[at] = centrality[row]!;
+  }
+  return { ...result, ...rest };
+}
+
+function describeAgainst({
+  stored,
+  duplicates,
+  links,
+  bridges,
+}: NonNullable<Found['incremental']>): AgainstReport {
+  return {
+    stored,
+    duplicates,
+    links,
+    bridges: { count: bridges.length, rows: [...bridges.subarray(0, 100)] },
+  };
 }
 
 /** First members of the largest groups of two and more, by label. */

@@ -41,9 +41,11 @@ const embed = z.strictObject({
   shardSize: whole(1).default(4096),
 });
 
-const balance = z.strictObject({
-  /** Two images are near-duplicates when their cosine is over this. Either this or `keepRatio`. */
-  threshold: z.number().min(-1).max(1).optional(),
+const balanceFields = z.strictObject({
+  /** Two images are near-duplicates when they are more alike than this, in the unit of `metric`. Either this or `keepRatio`. */
+  threshold: z.number().optional(),
+  /** Unit of `threshold`. Defaults to 'cosine'. */
+  metric: z.enum(['cosine', 'cosine-distance', 'euclidean']).optional(),
   /** Share of the images that should stay; the threshold is searched for. Defaults to 0.563, as in the paper. */
   keepRatio: z.number().positive().max(1).optional(),
   /** A share within this of `keepRatio` counts as reached. */
@@ -54,8 +56,22 @@ const balance = z.strictObject({
   scores: path.optional(),
   /** Greatest cosine distance to the mean of a group. */
   maxDiameter: z.number().min(0).max(2).optional(),
-  /** Bytes that the comparison may hold. */
-  maxMemory: whole(16 * 2 ** 20).optional(),
+  /** Also write all pairs over the threshold, as pairs.npy or pairs.tsv. */
+  pairs: z.enum(['npy', 'tsv']).optional(),
+  /** SemDeDup within so many clusters instead, for comparison; `keep` is its order. */
+  semdedup: whole(1).optional(),
+  /** An earlier embedding store, near-duplicates of whose images are dropped; and its keep.npy: only those count that stayed. */
+  against: path.optional(),
+  againstKeep: path.optional(),
+});
+
+/** The range of a threshold follows from its unit. */
+const balance = balanceFields.superRefine(({ threshold, metric = 'cosine' }, context) => {
+  if (threshold === undefined) return;
+  const [minimum, maximum] = metric === 'cosine' ? [-1, 1] : [0, 2];
+  const issue = { origin: 'number' as const, input: threshold, path: ['threshold'], inclusive: true };
+  if (threshold < minimum) context.addIssue({ ...issue, code: 'too_small', minimum });
+  if (threshold > maximum) context.addIssue({ ...issue, code: 'too_big', maximum });
 });
 
 const cluster = z.strictObject({
@@ -191,6 +207,8 @@ const schema = z.strictObject({
   device: device.default('auto'),
   /** Threads that kernels, ONNX Runtime and decoding share. Defaults to the cores that this process may use. */
   threads: whole(1).max(1024).optional(),
+  /** Bytes that a comparison of embeddings may hold beyond its results. Defaults to what the device has to spare. */
+  maxMemory: whole(16 * 2 ** 20).optional(),
   encoder: encoder.prefault({}),
   embed: embed.prefault({}),
   balance: balance.prefault({}),
@@ -261,7 +279,12 @@ function withAbsolutePaths(config: Config, folder: string): Config {
     ...config,
     data: at(config.data),
     teacher: at(config.teacher),
-    balance: { ...config.balance, ...(config.balance.scores && { scores: at(config.balance.scores) }) },
+    balance: {
+      ...config.balance,
+      ...(config.balance.scores && { scores: at(config.balance.scores) }),
+      ...(config.balance.against && { against: at(config.balance.against) }),
+      ...(config.balance.againstKeep && { againstKeep: at(config.balance.againstKeep) }),
+    },
     distill: training(config.distill),
     baseline: training(config.baseline),
     pretrain: training(config.pretrain),

@@ -14,6 +14,8 @@ export interface StageSettings {
   readonly device?: Device | undefined;
   /** Defaults to the process's number. */
   readonly threads?: number | undefined;
+  /** Bytes that a comparison may hold beyond its results. Defaults to what the device has to spare. */
+  readonly maxMemory?: number | undefined;
   readonly signal?: AbortSignal | undefined;
   readonly onProgress?: OnProgress | undefined;
   /** Notes for people: what is skipped, resumed, made anew. */
@@ -39,10 +41,11 @@ export function encoderIdentity(encoder: Config['encoder'] = {}): { encoder?: Re
 
 /** The kernels' common options out of a stage's. */
 export function kernelOptions(settings: StageSettings, label: string, unit?: string) {
-  const { device, threads, signal, onProgress } = settings;
+  const { device, threads, maxMemory, signal, onProgress } = settings;
   return defined({
     device,
     threads,
+    maxMemory,
     signal,
     onProgress:
       onProgress &&

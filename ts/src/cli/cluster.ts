@@ -1,6 +1,6 @@
 import type { Command } from 'commander';
 import { required } from '../cid/config.ts';
-import { type CommonFlags, number, placeFlags, runCommand, stageFlags } from './common.ts';
+import { type CommonFlags, memoryFlag, number, placeFlags, runCommand, stageFlags } from './common.ts';
 import { openPlace } from './place.ts';
 
 interface Flags extends CommonFlags {
@@ -15,7 +15,7 @@ interface Flags extends CommonFlags {
 
 export function clusterCommand(program: Command): void {
   const command = program.command('cluster').description('spherical k-means over the kept embeddings');
-  stageFlags(placeFlags(command, 'folder for centroids.npy, labels.npy and report.json'))
+  memoryFlag(stageFlags(placeFlags(command, 'folder for centroids.npy, labels.npy and report.json')))
     .option(
       '--embeddings <dir>',
       "embedding store, ours or clip-retrieval's; no images needed (default: the run's)",

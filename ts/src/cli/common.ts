@@ -21,6 +21,7 @@ export interface CommonFlags {
   device?: string;
   threads?: number;
   simd?: Instructions;
+  maxMemory?: number;
   seed?: number;
   json?: boolean;
   quiet?: boolean;
@@ -85,6 +86,33 @@ export function number(flags: string, description: string): Option {
   });
 }
 
+const UNITS: Readonly<Record<string, number>> = {
+  '': 1,
+  kb: 1e3,
+  mb: 1e6,
+  gb: 1e9,
+  kib: 2 ** 10,
+  mib: 2 ** 20,
+  gib: 2 ** 30,
+};
+
+/** An option whose value is a number of bytes: '1GiB', '500 MB', '1073741824'. */
+export function bytes(flags: string, description: string): Option {
+  return new Option(flags, description).argParser((text: string) => {
+    const [, digits, unit] = /^(\d+(?:\.\d+)?)\s*([a-z]*)$/i.exec(text.trim()) ?? [];
+    const factor = UNITS[unit?.toLowerCase() ?? '?'];
+    if (factor === undefined) throw new InvalidArgumentError("Expected bytes, such as '1GiB' or '500MB'.");
+    return Math.floor(Number(digits) * factor);
+  });
+}
+
+/** Adds --max-memory, for stages that compare embeddings. */
+export function memoryFlag(command: Command): Command {
+  return command.addOption(
+    bytes('--max-memory <size>', "most that comparing may hold, such as '1GiB' (default: what is free)"),
+  );
+}
+
 /** An option whose value is a list: commas between the entries. */
 export function list(flags: string, description: string): Option {
   return new Option(flags, description).argParser((text: string) =>
@@ -111,7 +139,8 @@ export async function configOf(
     const checked = parseConfig(file, flags.config, dirname(resolve(flags.config)));
     base = merge(base, pick(checked, file));
   }
-  const common = { device: flags.device, threads: flags.threads, seed: flags.seed };
+  const { device, threads, maxMemory, seed } = flags;
+  const common = { device, threads, maxMemory, seed };
   const config = parseConfig(merge(base, { ...common, ...overrides }), 'the options');
   if (config.threads !== undefined) setThreads(config.threads);
   if (flags.simd !== undefined) setInstructions(flags.simd);

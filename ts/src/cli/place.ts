@@ -53,6 +53,7 @@ export async function openPlace(
       existing,
       device: config.device as Device,
       threads: config.threads,
+      maxMemory: config.maxMemory,
       signal,
       onProgress,
       log,

@@ -96,7 +96,7 @@ async function writeRecord(folder: string, resolved: Json, seed: number): Promis
   const config =
     typeof resolved === 'object' && resolved !== null && !Array.isArray(resolved)
       ? Object.fromEntries(
-          Object.entries(resolved).filter(([name]) => name !== 'device' && name !== 'threads'),
+          Object.entries(resolved).filter(([name]) => !['device', 'threads', 'maxMemory'].includes(name)),
         )
       : resolved;
   const before = await readRunRecord(folder);
