@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <cstdlib>
 #include <numeric>
 
 #include "clipcid/philox.h"
@@ -65,11 +66,37 @@ Status takeSample(Backend& backend, const Context& context, const Rows& rows, Sa
                          &out->prepared);
 }
 
-// Of an encoded coordinate, by the filter that a plan begins with.
-double coordinateBytes(const std::string& plan) {
-  if (plan.starts_with("int8")) return 1;
-  return plan.starts_with("bfloat16") ? 2 : 4;
+// Of an encoded row, by the plan's words: "int8, 256 of 512 dimensions, …".
+double encodedBytes(const std::string& plan, double dim) {
+  const size_t comma = plan.find(", ");
+  const double coordinates = comma == std::string::npos ? 0 : std::strtod(plan.c_str() + comma + 2, nullptr);
+  const double each = plan.starts_with("int8") ? 1 : plan.starts_with("bfloat16") ? 2 : 4;
+  return each * (coordinates > 0 ? std::min(coordinates, dim) : dim);
 }
+
+// Time of the comparing alone, from how far a join says it is and when: choosing a filter and encoding rows come before
+// it begins to say so.
+class Pace {
+ public:
+  void report(double done, double total) {
+    total_ = total;
+    (calls_++ == 0 ? first_ : last_) = {done, timer_.seconds()};
+  }
+  // Of the whole join; `seconds` it took in all, for one too short to tell.
+  double comparing(double seconds) const {
+    const double done = last_.done - first_.done;
+    return calls_ < 2 || !(done > 0) ? seconds : std::min(seconds, (last_.at - first_.at) / done * total_);
+  }
+
+ private:
+  struct Mark {
+    double done = 0, at = 0;
+  };
+  Timer timer_;
+  int64_t calls_ = 0;
+  double total_ = 0;
+  Mark first_, last_;
+};
 
 double variance(const std::vector<int64_t>& values) {
   const auto count = static_cast<double>(values.size());
@@ -94,7 +121,7 @@ class Estimate {
       CLIPCID_TRY(sample());
     }
     constexpr double kRowExtra = 128;  // padding, errors, norms, labels
-    const double encoded = n * (dim * coordinateBytes(result_->plan) + kRowExtra);
+    const double encoded = n * (encodedBytes(result_->plan, dim) + kRowExtra);
     const double budget = context_.maxMemory > 0 ? static_cast<double>(context_.maxMemory)
                                                  : static_cast<double>(backend_.memory().free) / 2;
     result_->memory = std::min(budget, encoded + std::min(encoded, budget / 8));
@@ -122,8 +149,9 @@ class Estimate {
     std::unique_ptr<Prepared> rows;
     CLIPCID_TRY(backend_.prepare(context_, {.rows = args_.rows, .unit = true}, &rows));
     int64_t hits = 0;
-    CLIPCID_TRY(
-        join(*rows, *rows, [&](const Pair*, size_t number) { hits += static_cast<int64_t>(number); }));
+    Timings unused;
+    CLIPCID_TRY(join(*rows, *rows, &unused,
+                     [&](const Pair*, size_t number) { hits += static_cast<int64_t>(number); }));
     result_->queries = result_->keys = count_;
     result_->pairs = result_->low = result_->high = static_cast<double>(hits);
     result_->seconds = timer.seconds();
@@ -148,8 +176,8 @@ class Estimate {
     CLIPCID_TRY(takeSample(backend_, context_, args_.rows, &keys));
 
     std::vector<int64_t> byQuery(queries.rows.size(), 0), byKey(keys.rows.size(), 0);
-    const Timer first;
-    CLIPCID_TRY(join(*queries.prepared, *keys.prepared, [&](const Pair* pairs, size_t number) {
+    Timings first, second;
+    CLIPCID_TRY(join(*queries.prepared, *keys.prepared, &first, [&](const Pair* pairs, size_t number) {
       for (size_t at = 0; at < number; ++at) {
         const auto query = static_cast<size_t>(pairs[at].first), key = static_cast<size_t>(pairs[at].second);
         if (queries.rows[query] == keys.rows[key]) continue;
@@ -157,15 +185,15 @@ class Estimate {
         ++byKey[key];
       }
     }));
-    const double cold = first.seconds();
     // Again: what it took longer the first time went into encoding the rows.
-    const Timer second;
-    CLIPCID_TRY(join(*queries.prepared, *keys.prepared, [](const Pair*, size_t) {}));
-    const double warm = std::min(second.seconds(), cold);
+    CLIPCID_TRY(join(*queries.prepared, *keys.prepared, &second, [](const Pair*, size_t) {}));
 
     const auto n = static_cast<double>(count_);
     const auto q = static_cast<double>(result_->queries), k = static_cast<double>(result_->keys);
-    result_->seconds += warm * (n / q) * (n / k) / 2 + (cold - warm) * n / (q + k);
+    const double comparing = std::min(first.comparing, second.comparing);
+    const double planning = std::max(0.0, second.all - second.comparing);
+    const double encoding = std::max(0.0, first.all - first.comparing - planning);
+    result_->seconds += comparing * (n / q) * (n / k) / 2 + planning + encoding * n / (q + k);
     const double each = (n / q) * (n / k) / 2;  // pairs that a hit stands for
     const auto hits = static_cast<double>(std::accumulate(byQuery.begin(), byQuery.end(), int64_t{0}));
     const double error = std::sqrt(q * variance(byQuery) * (1 - q / n) + k * variance(byKey) * (1 - k / n));
@@ -175,18 +203,29 @@ class Estimate {
     return {};
   }
 
+  struct Timings {
+    double all = 0, comparing = 0;
+  };
+
   template <typename Hits>
-  Status join(const Prepared& queries, const Prepared& keys, Hits&& hits) {
+  Status join(const Prepared& queries, const Prepared& keys, Timings* timings, Hits&& hits) {
+    Pace pace;
+    Context watched = context_;
+    watched.progress = [&](double done, double total) { pace.report(done, total); };
+    const Timer timer;
     const auto sink = [&](const Pair* pairs, const double*, size_t number) -> Status {
       hits(pairs, number);
       return {};
     };
-    CLIPCID_TRY(backend_.join(context_, {.queries = &queries,
-                                         .keys = &keys,
-                                         .threshold = args_.threshold,
-                                         .sink = sink,
-                                         .plan = &result_->plan}));
-    return backend_.synchronise(context_);
+    CLIPCID_TRY(backend_.join(watched, {.queries = &queries,
+                                        .keys = &keys,
+                                        .threshold = args_.threshold,
+                                        .sink = sink,
+                                        .plan = &result_->plan}));
+    CLIPCID_TRY(backend_.synchronise(context_));
+    timings->all = timer.seconds();
+    timings->comparing = pace.comparing(timings->all);
+    return {};
   }
 
   Backend& backend_;

@@ -10,8 +10,8 @@
 // chance of 2 Q K / N^2, so expected = hits N^2 / (2 Q K). The standard error is that of the mean of hits by query
 // and by key (both samples are independent); low and high are two of them away, and high is at least what three
 // hits more would give, since rare groups may be missed. With all rows in both samples the number is exact.
-// Seconds: of preparing and encoding, in proportion to rows, and of comparing, in proportion to pairs; measured here
-// and now, with the context's threads.
+// Seconds: of preparing and encoding, in proportion to rows, of comparing, in proportion to pairs, and once of choosing a
+// filter; measured here and now, with the context's threads.
 // Memory: the encoded rows of the plan that the sample was given, as much again for the keys in hand but no more than
 // an eighth of the budget, and the figures of a row; at most the budget: Context::maxMemory, or half of what is free.
 #pragma once

@@ -2,15 +2,9 @@ import { readNpy } from '../data/npy.ts';
 import type { Store } from '../data/store.ts';
 import type { BalanceOptions } from '../kernels/balance.ts';
 import { balanceAgainst, type IncrementalResult } from '../kernels/incremental.ts';
-import type { FileMatrix } from '../kernels/rows.ts';
 import { CidError } from '../native/errors.ts';
+import { selectRows } from './rows.ts';
 import { defined, kernelOptions, type StageSettings } from './stage.ts';
-
-/** Rows of an earlier store, where they are, with their numbers there. */
-interface Stored {
-  readonly chunks: readonly FileMatrix[];
-  readonly rows: Int32Array;
-}
 
 /**
  * Balances a store against the rows of an earlier one that stayed there.
@@ -38,10 +32,8 @@ export async function compareAgainst(
       `The embeddings in ${store.folder} and in ${earlier.folder} were made by different models`,
     );
   }
-  const { chunks, rows } = chooseRows(
-    earlier,
-    keep === undefined ? undefined : await readKeep(keep, earlier),
-  );
+  const rows = keptRows(earlier, keep === undefined ? undefined : await readKeep(keep, earlier));
+  const chunks = selectRows(earlier.image, rows);
   const base = chunks.length > 0 ? chunks : [{ data: new Float32Array(0), rows: 0, dim: store.dim }];
   const result = await balanceAgainst(store.image, base, {
     threshold: options.threshold,
@@ -63,23 +55,7 @@ async function readKeep(path: string, store: Store): Promise<Uint8Array> {
   return data;
 }
 
-/** Runs of consecutive rows that stayed, left in their files. */
-function chooseRows(store: Store, keep: Uint8Array | undefined): Stored {
-  if (keep === undefined) {
-    return { chunks: store.image, rows: Int32Array.from({ length: store.rows }, (_, row) => row) };
-  }
-  const chunks: FileMatrix[] = [];
-  const rows: number[] = [];
-  let first = 0;
-  for (const shard of store.image) {
-    const rowBytes = shard.dim * (shard.dtype === 'float32' ? 4 : 2);
-    for (let row = 0; row < shard.rows; ) {
-      const begin = row;
-      while (row < shard.rows && keep[first + row] === 1) rows.push(first + row++);
-      if (row > begin) chunks.push({ ...shard, offset: shard.offset + begin * rowBytes, rows: row - begin });
-      else row++;
-    }
-    first += shard.rows;
-  }
-  return { chunks, rows: Int32Array.from(rows) };
+function keptRows(store: Store, keep: Uint8Array | undefined): Int32Array {
+  const all = Int32Array.from({ length: store.rows }, (_, row) => row);
+  return keep === undefined ? all : all.filter((row) => keep[row] === 1);
 }

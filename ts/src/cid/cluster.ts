@@ -2,13 +2,14 @@ import { join } from 'node:path';
 import { writeNpy } from '../data/npy.ts';
 import type { Store } from '../data/store.ts';
 import { type KmeansResult, kmeans } from '../kernels/kmeans.ts';
+import type { Rows } from '../kernels/rows.ts';
 import { CidError } from '../native/errors.ts';
 import { writeJson } from '../run/files.ts';
 import { hashFile } from '../run/hash.ts';
 import { runStage, type StageResult } from '../run/stage.ts';
 import { identifyStore } from './inputs.ts';
 import { expectItemsOf, readKept } from './items.ts';
-import { gatherRows } from './rows.ts';
+import { expectRows, gatherRows, selectRows } from './rows.ts';
 import { defined, kernelOptions, type StageSettings } from './stage.ts';
 
 export interface ClusterStageOptions extends StageSettings {
@@ -72,7 +73,7 @@ export async function clusterStage(options: ClusterStageOptions): Promise<StageR
             `for cluster.clusters but received ${clusters}`,
         );
       }
-      const matrix = await gatherRows(store.image, rows, (row) => keys?.[row] ?? `row ${rows[row]}`);
+      const matrix = await openRows(store, rows, (row) => keys?.[row] ?? `row ${rows[row]}`, options);
       const result = await kmeans(matrix, {
         clusters,
         iterations,
@@ -101,6 +102,19 @@ export async function clusterStage(options: ClusterStageOptions): Promise<StageR
       };
     },
   });
+}
+
+/** Into memory; with a limit to it they stay in their files, where k-means reads them again and again. */
+async function openRows(
+  store: Store,
+  rows: Int32Array,
+  name: (row: number) => string,
+  { maxMemory }: StageSettings,
+): Promise<Rows> {
+  const ascending = rows.every((row, at) => at === 0 || row > rows[at - 1]!);
+  if (maxMemory === undefined || rows.length === 0 || !ascending) return gatherRows(store.image, rows, name);
+  await expectRows(store.image, rows, name);
+  return selectRows(store.image, rows);
 }
 
 async function chooseRows(

@@ -39,6 +39,40 @@ export async function gatherRows(
   return { data, rows: rows.length, dim };
 }
 
+/**
+ * Chosen rows of file-backed matrices, left in their files: a matrix for each run of consecutive ones.
+ *
+ * @param rows Indices over all matrices in order, ascending.
+ */
+export function selectRows(matrices: readonly FileMatrix[], rows: Int32Array): FileMatrix[] {
+  const runs: FileMatrix[] = [];
+  let first = 0;
+  let at = 0;
+  for (const matrix of matrices) {
+    const rowBytes = matrix.dim * (matrix.dtype === 'float32' ? 4 : 2);
+    while (at < rows.length && rows[at]! < first + matrix.rows) {
+      const row = rows[at]! - first;
+      let count = 1;
+      while (rows[at + count] === rows[at]! + count && row + count < matrix.rows) count++;
+      runs.push({ ...matrix, offset: matrix.offset + row * rowBytes, rows: count });
+      at += count;
+    }
+    first += matrix.rows;
+  }
+  return runs;
+}
+
+/** Fails with INVALID_DATA where a chosen row is zero or not finite, as {@link gatherRows} does; holds a few at a time. */
+export async function expectRows(
+  matrices: readonly FileMatrix[],
+  rows: Int32Array,
+  name: (index: number) => string,
+): Promise<void> {
+  for (let from = 0; from < rows.length; from += PIECE) {
+    await gatherRows(matrices, rows.subarray(from, from + PIECE), (index) => name(from + index));
+  }
+}
+
 function find(matrices: readonly FileMatrix[], row: number): { matrix: FileMatrix; row: number } {
   let first = 0;
   for (const matrix of matrices) {

@@ -247,6 +247,26 @@ describe('balance and cluster on clip-retrieval embeddings', () => {
   });
 });
 
+test('with a limit to its memory, cluster leaves the rows in their files, and the result is the same', async () => {
+  const store = await clipRetrieval(301, 2);
+  const kept = join(folder, 'kept.jsonl');
+  const rows = Array.from({ length: 301 }, (_, row) => row).filter((row) => row % 5 !== 2);
+  writeFileSync(kept, rows.map((row) => `${JSON.stringify({ row })}\n`).join(''));
+  const base = ['cluster', '--embeddings', store, '--kept', kept, '--clusters', '9', '--iterations', '5'];
+  expect((await clipCid([...base, '--out', join(folder, 'free')])).code).toBe(0);
+  const limited = [...base, '--max-memory', '16MiB', '--out', join(folder, 'limited')];
+  expect((await clipCid(limited)).code).toBe(0);
+  for (const name of ['centroids.npy', 'labels.npy', 'report.json']) {
+    expect(readFileSync(join(folder, 'limited', name))).toEqual(readFileSync(join(folder, 'free', name)));
+  }
+  const data = embeddings(150, 2);
+  data.fill(0, 3 * DIM, 4 * DIM);
+  await writeNpy(join(store, 'img_emb', 'img_emb_0000.npy'), data, [150, DIM]);
+  const { code, stderr } = await clipCid([...limited, '--force']);
+  expect(code).toBe(1);
+  expect(stderr).toContain('row 3 is zero');
+});
+
 describe('bad input', () => {
   test('K larger than the data names both and ends with 2', async () => {
     const store = await clipRetrieval(20, 1);

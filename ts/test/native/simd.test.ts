@@ -28,12 +28,16 @@ const PROGRAM = `
         const context = { device: 'cpu', threads: 2, seed: 3, filter };
         for (const threshold of [0.6, 0.9, 1 - 1e-6]) add(await addon.balance(context, [matrix], { threshold, keep: 'central' }));
         add(await addon.balance(context, [matrix], { threshold: 0, keep: 'hard', leastScore: 0.8 }));
+        const half = Math.floor(matrix.rows / 2);
+        add(await addon.balanceAgainst(context, [matrix], [{ ...matrix, rows: half }], { threshold: 0.9, keep: 'central' }));
         add(await addon.forest(context, [matrix], { floor: 0.2, merges: 30 }));
         for (const metric of ['cosine', 'dot']) add(await addon.nearest(context, [matrix], [matrix], 5, metric));
         add(await addon.nearestProduct(context, [matrix], [matrix], { k: 9, cutoff: 0.98 }));
         for (const spherical of [true, false]) {
           const options = { clusters: 13, spherical, init: 'k-means++', maxIterations: 4, tolerance: 0, movement: 0, runs: 1 };
-          add(await addon.kmeans(context, [matrix], options));
+          const { centroids, labels } = await addon.kmeans(context, [matrix], options);
+          add({ centroids, labels });
+          if (spherical) add(await addon.semdedup(context, [matrix], { centroids, labels, clusters: 13, threshold: 0.7, order: 'hard' }));
         }
       }
       digests.push(hash.digest('hex'));
