@@ -115,13 +115,15 @@ const commands = {
     result = undefined;
     globalThis.gc();
     const before = resetPeak() ? memory() : undefined;
+    const usage = process.cpuUsage();
     const start = performance.now();
     result = await works[job.op]();
     const seconds = (performance.now() - start) / 1000;
+    const { user, system } = process.cpuUsage(usage);
     const after = memory();
     const size = Object.values(result.arrays).reduce((sum, array) => sum + array.byteLength, 0);
     const extra = before && after ? Math.max(0, after.peak - before.now - size) / 1e6 : null;
-    return { seconds, extra_mb: extra, plan: result.plan };
+    return { seconds, cpu_s: (user + system) / 1e6, extra_mb: extra, plan: result.plan };
   },
   save: async (folder) => {
     for (const [name, array] of Object.entries(result.arrays)) {

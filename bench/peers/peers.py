@@ -4,7 +4,7 @@ The first argument is JSON: peer, threads, the work's parameters, and `files`, .
 Then one command a line on standard input, one line of JSON as the answer:
 
     warm        a small part of the work, untimed: libraries load and allocate what they keep
-    run         the whole work: seconds, and extra_mb, the peak of resident memory over that before the call less the result itself
+    run         the whole work: seconds, processor time of all threads, and extra_mb, the peak of resident memory over that before the call less the result itself
     save DIR    the last result as .npy files
 
 Rows are unit vectors already and no peer is asked to normalise what it gets as such.
@@ -204,13 +204,13 @@ for line in sys.stdin:
         result = None
         gc.collect()
         before = memory() if reset_peak() else None
-        start = time.perf_counter()
+        start, busy = time.perf_counter(), time.process_time()
         result = run()
-        seconds = time.perf_counter() - start
+        seconds, busy = time.perf_counter() - start, time.process_time() - busy
         after = memory()
         size = sum(value.nbytes if hasattr(value, "nbytes") else value.nelement() * value.element_size() for value in result.values())
         extra = None if before is None or after is None else max(0, after[1] - before[0] - size) / 1e6
-        answer(seconds=seconds, extra_mb=extra)
+        answer(seconds=seconds, cpu_s=busy, extra_mb=extra)
     elif command == "save":
         for name, value in result.items():
             array = np.asarray(value.numpy() if hasattr(value, "numpy") else value)

@@ -193,6 +193,7 @@ async function compareSides(work, spectrum, peers, { seed, threads, python, cach
 
 function compareLine(work, spectrum, own, other, report) {
   const seconds = (side) => side.runs.map((run) => run.seconds);
+  const busy = (side) => median(side.runs.map((run) => run.cpu_s));
   const [ours, peer] = [median(seconds(own)), median(seconds(other))];
   return {
     work: work.name,
@@ -207,6 +208,9 @@ function compareLine(work, spectrum, own, other, report) {
     peer_extra_mb: other.runs[0].extra_mb,
     ours_spread: [Math.min(...seconds(own)), Math.max(...seconds(own))],
     peer_spread: [Math.min(...seconds(other)), Math.max(...seconds(other))],
+    // Over all threads, spinning included. With one thread it says more than the clock while other work is on the machine.
+    ours_cpu_s: busy(own),
+    peer_cpu_s: busy(other),
     rounds: own.runs.length,
     ...(own.runs[0].plan === undefined ? {} : { plan: own.runs[0].plan }),
     ...report,
