@@ -20,8 +20,8 @@ export interface Work {
 export interface Done {
   /** Floating-point operations that brute force takes for the same result: two a product of elements, nothing for what is compared or summed. */
   readonly operations: number;
-  /** How the core went about it, in its words. */
-  readonly plan: string | undefined;
+  /** How the core went about it, in its words, where it has a choice that it tells. */
+  readonly plan?: string;
 }
 
 /** Complete balance of N rows: pairs over the threshold, groups, and the central row of each. Brute force: N (N − 1) / 2 dots. */
@@ -33,7 +33,7 @@ export async function dedupWork(options: InputOptions & { rows: number; threshol
     shape: { rows, dim },
     async run(kernel) {
       const result = await balance({ data, rows, dim }, { ...kernel, threshold });
-      return { operations: rows * (rows - 1) * dim, plan: planOf(result) };
+      return { operations: rows * (rows - 1) * dim, plan: result.plan };
     },
   };
 }
@@ -53,7 +53,7 @@ export async function kmeansWork(
         { data, rows, dim },
         { ...kernel, clusters, iterations, spherical, init, tolerance: 0 },
       );
-      return { operations: 2 * rows * clusters * dim * result.iterations[0]!, plan: planOf(result) };
+      return { operations: 2 * rows * clusters * dim * result.iterations[0]! };
     },
   };
 }
@@ -72,7 +72,7 @@ export async function nearestWork(
     shape: { queries, rows, dim, k },
     async run(kernel) {
       const result = await nearest(asked, base, { ...kernel, k });
-      return { operations: 2 * queries * rows * dim, plan: planOf(result) };
+      return { operations: 2 * queries * rows * dim, plan: result.plan };
     },
   };
 }
@@ -105,8 +105,8 @@ export async function lossWork(
     op: 'loss',
     shape: { batch, dim, clusters },
     async run(kernel) {
-      const result = await clusterInstanceLoss(inputs, kernel);
-      return { operations: 2 * dim * products, plan: planOf(result) };
+      await clusterInstanceLoss(inputs, kernel);
+      return { operations: 2 * dim * products };
     },
   };
 }
@@ -114,9 +114,4 @@ export async function lossWork(
 function rowsOf({ dim, spectrum, seed, ...making }: InputOptions, rows: number): Promise<Float32Array> {
   expectInteger('rows', rows, 0, 2 ** 31 - 1);
   return makeRows(new RowSource({ dim, spectrum, seed }), rows, making);
-}
-
-/** The plan of a result, for operations that have a choice. */
-function planOf(result: object): string | undefined {
-  return 'plan' in result && typeof result.plan === 'string' ? result.plan : undefined;
 }
