@@ -45,7 +45,7 @@ Status balanceRows(Backend& backend, const Context& context, const BalanceArgs& 
   const std::vector<Edge>* forest = args.forest;
   std::atomic<int64_t> edges{0};
   if (forest == nullptr && split) {
-    ForestBuilder builder(count);
+    ForestBuilder builder(count, context.threads);
     const auto collect = [&](const Pair* pairs, const double* dots, size_t number) -> Status {
       edges.fetch_add(static_cast<int64_t>(number), std::memory_order_relaxed);
       builder.add(pairs, dots, number);

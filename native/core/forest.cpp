@@ -10,15 +10,18 @@
 namespace clipcid {
 namespace {
 
-constexpr int64_t kLeast = int64_t{1} << 19;
+constexpr int64_t kLeast = int64_t{1} << 16;
 constexpr int32_t kRoot = std::numeric_limits<int32_t>::max();
 // Just over the largest threshold: cosines of equal rows may be rounded to over 1, and then no threshold parts them.
 constexpr double kMostRising = 1 + std::numeric_limits<double>::epsilon();
 
 }  // namespace
 
-ForestBuilder::ForestBuilder(int64_t rows, int64_t merges)
-    : rows_(rows), merges_(merges), capacity_(static_cast<size_t>(std::max(2 * rows, kLeast))) {
+ForestBuilder::ForestBuilder(int64_t rows, int threads, int64_t merges)
+    : rows_(rows),
+      merges_(merges),
+      capacity_(static_cast<size_t>(std::max(2 * rows, kLeast))),
+      views_(static_cast<size_t>(std::max(threads, 1))) {
   auto forest = std::make_shared<Forest>();
   forest->links.assign(static_cast<size_t>(rows), {0, kRoot});
   forest->rising = -std::numeric_limits<double>::infinity();
@@ -49,6 +52,16 @@ std::shared_ptr<const ForestBuilder::Forest> ForestBuilder::current() const {
 }
 
 double ForestBuilder::rising() const { return current()->rising; }
+
+bool ForestBuilder::wants(int worker, int32_t first, int32_t second, double above) {
+  View& view = views_[static_cast<size_t>(worker)];
+  const int64_t version = version_.load(std::memory_order_acquire);
+  if (view.version != version) {
+    view.forest = current();
+    view.version = version;
+  }
+  return !view.forest->drops({above, std::min(first, second), std::max(first, second)});
+}
 
 void ForestBuilder::add(const Pair* pairs, const double* dots, size_t count) {
   const std::shared_ptr<const Forest> forest = current();
@@ -120,6 +133,7 @@ void ForestBuilder::reduce(std::vector<Edge> fresh) {
   }
   const std::lock_guard<std::mutex> lock(currentMutex_);
   forest_ = std::move(forest);
+  version_.fetch_add(1, std::memory_order_release);
 }
 
 }  // namespace clipcid

@@ -5,6 +5,7 @@
 // The components of the pairs with a dot over t are those of the forest's edges with a dot over t.
 #pragma once
 
+#include <atomic>
 #include <memory>
 #include <mutex>
 #include <vector>
@@ -33,10 +34,12 @@ struct Edge {
 class ForestBuilder {
  public:
   // With `merges` over 0 only the first so many edges of the forest are wanted, those equal to the last of them in weight,
-  // and all with a dot over 1.
-  explicit ForestBuilder(int64_t rows, int64_t merges = 0);
+  // and all with a dot over 1. `threads` is how many workers may ask `wants`.
+  explicit ForestBuilder(int64_t rows, int threads, int64_t merges = 0);
 
   void add(const Pair* pairs, const double* dots, size_t count);
+  // Whether a pair with a dot not over `above` may be in the forest, as far as is known by now.
+  bool wants(int worker, int32_t first, int32_t second, double above);
   // Edges that are in the forest of all that was added, in order. Valid until more is added.
   const std::vector<Edge>& finish();
   // Once there are as many merges as wanted: the dot of the last of them, or the float64 just over 1 if that is less; edges
@@ -59,6 +62,12 @@ class ForestBuilder {
   std::shared_ptr<const Forest> current() const;
   void reduce(std::vector<Edge> fresh);
 
+  // What a worker asks, without a lock as long as it is the newest.
+  struct alignas(64) View {
+    std::shared_ptr<const Forest> forest;
+    int64_t version = -1;
+  };
+
   const int64_t rows_;
   const int64_t merges_;
   const size_t capacity_;
@@ -67,6 +76,8 @@ class ForestBuilder {
   std::mutex reduceMutex_;           // taken after bufferMutex_
   std::vector<Edge> buffer_;
   std::shared_ptr<const Forest> forest_;
+  std::atomic<int64_t> version_{0};  // of forest_, raised after it
+  std::vector<View> views_;
 };
 
 }  // namespace clipcid

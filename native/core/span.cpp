@@ -11,15 +11,15 @@
 namespace clipcid {
 namespace {
 
-constexpr int64_t kLeastSample = 16;
-constexpr int64_t kGrowth = 16;
+constexpr int64_t kLeastSample = 2;
+constexpr int64_t kGrowth = 4;
 
 // Sizes of the samples, ascending. A last sample of S rows costs S N filtered pairs and leaves about N^2 / (3 S) pairs to
 // be decided, each some hundred times as dear, so S grows with sqrt(N); it stays small beside N.
 std::vector<int64_t> sampleSizes(int64_t rows) {
   std::vector<int64_t> sizes;
   const auto most = static_cast<int64_t>(8 * std::sqrt(static_cast<double>(rows)));
-  for (int64_t size = std::min(most, rows / 32); size >= kLeastSample; size /= kGrowth) sizes.push_back(size);
+  for (int64_t size = std::min(most, rows / 16); size >= kLeastSample; size /= kGrowth) sizes.push_back(size);
   std::reverse(sizes.begin(), sizes.end());
   return sizes;
 }
@@ -67,10 +67,15 @@ Status addSample(Backend& backend, const Context& context, const Prepared& rows,
     builder->add(named.data(), kept.data(), named.size());
     return {};
   };
+  const auto wanted = [&](int worker, int32_t query, int32_t row, double above) {
+    const auto first = static_cast<int32_t>(sample[static_cast<size_t>(query)]);
+    return first != row && builder->wants(worker, first, row, above);
+  };
   CLIPCID_TRY(backend.join(context, {.queries = queries.get(),
                                      .keys = &rows,
                                      .threshold = threshold,
                                      .dots = true,
+                                     .wanted = wanted,
                                      .concurrent = true,
                                      .sink = sink}));
   CLIPCID_TRY(backend.synchronise(context));
@@ -97,10 +102,14 @@ Status collectForest(Backend& backend, const Context& context, const Prepared& r
     builder->add(pairs, dots, found);
     return {};
   };
+  const auto wanted = [&](int worker, int32_t first, int32_t second, double above) {
+    return builder->wants(worker, first, second, above);
+  };
   CLIPCID_TRY(backend.join(phases.next(count * count / 2), {.queries = &rows,
                                                             .keys = &rows,
                                                             .threshold = bound(),
                                                             .dots = true,
+                                                            .wanted = wanted,
                                                             .concurrent = true,
                                                             .sink = sink,
                                                             .plan = plan}));
@@ -115,7 +124,7 @@ Status span(Backend& backend, const Context& context, const ForestArgs& args, Fo
   std::unique_ptr<Prepared> rows;
   CLIPCID_TRY(backend.prepare(context, {.rows = args.rows, .unit = true, .squares = false}, &rows));
   for (const int64_t fault : rows->faults) result->faults.push_back(static_cast<int32_t>(fault));
-  ForestBuilder builder(rows->rows, args.merges);
+  ForestBuilder builder(rows->rows, context.threads, args.merges);
   CLIPCID_TRY(collectForest(backend, context, *rows, args.floor, args.merges, &builder, &result->plan));
   result->edges = builder.finish();
   if (args.merges > 0) result->floor = std::max(args.floor, justBelow(builder.rising()));

@@ -8,8 +8,8 @@
 // float64 just below that weight, wherever the floor leaves so many edges.
 //
 // A cut forest is had without looking at most pairs: the m-th weight of the forest of any part of the pairs bounds the
-// true one from below. So samples of the rows, each up to 16 times the one before, are joined with all rows, above the
-// bound that the smaller one gave: some 16 N pairs each, and the last bound leaves few of the N^2 / 2 pairs to decide.
+// true one from below. So samples of the rows, each four times the one before, are joined with all rows, above the
+// bound that the smaller one gave: some 3 N pairs each, and the last bound leaves few of the N^2 / 2 pairs to decide.
 #pragma once
 
 #include "core/forest.h"

@@ -105,9 +105,9 @@ class Join {
     int64_t column;
   };
 
-  // Calls body(r, column, isIn) for the pairs of a strip that its filter does not rule out.
+  // Calls body(r, column, isIn) for the pairs of a strip that its filter does not rule out and the caller wants.
   template <typename Body>
-  Status eachLeft(const Strip& strip, Body&& body) {
+  Status eachLeft(const Strip& strip, int worker, Body&& body) {
     const double infinity = std::numeric_limits<double>::infinity();
     const bool decideAll = args_.dots || plan_.oneSided;
     const float limit = roundDown(args_.threshold - boundOf(strip));
@@ -129,7 +129,11 @@ class Join {
         for (int64_t f = 0; f < found; ++f) {
           const int64_t at = skip + positions[f];
           const double score = static_cast<double>(scores[at]);
-          if (score < low || keys_.isFault(strip.key + from + at)) continue;
+          const int64_t j = strip.key + from + at;
+          if (score < low || keys_.isFault(j)) continue;
+          if (args_.wanted &&
+              !args_.wanted(worker, static_cast<int32_t>(i), static_cast<int32_t>(j), score + bound))
+            continue;
           CLIPCID_TRY(body(r, from + at, score > high));  // a NaN is over nothing
         }
       }
@@ -141,7 +145,7 @@ class Join {
     std::vector<Open>& open = open_[static_cast<size_t>(worker)];
     open.clear();
     bool dense = false;
-    CLIPCID_TRY(eachLeft(strip, [&](int r, int64_t column, bool isIn) -> Status {
+    CLIPCID_TRY(eachLeft(strip, worker, [&](int r, int64_t column, bool isIn) -> Status {
       if (isIn) return sink_.add(worker, strip.query + r, strip.key + column, 0);
       if (open.size() < kMostOpen) {
         open.push_back({r, column});
@@ -188,7 +192,7 @@ class Join {
       }
       return {};
     };
-    CLIPCID_TRY(eachLeft(strip, [&](int r, int64_t column, bool isIn) -> Status {
+    CLIPCID_TRY(eachLeft(strip, worker, [&](int r, int64_t column, bool isIn) -> Status {
       if (isIn) return {};  // visit() has passed it on
       const int64_t i = strip.query + r;
       const double bound = again.bound(queries_.normBound(i), keyNorm);

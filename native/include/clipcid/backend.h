@@ -53,6 +53,9 @@ struct JoinArgs {
   double threshold = 0;
   // Whether the sink also gets canonical dots; then every pair is decided canonically.
   bool dots = false;
+  // Asked, where it is given, before a pair is decided: whether the pair is of use to the caller if its dot is not over
+  // `above`, which it isn't. A pair refused may be left out. From several threads; `worker` is that of parallelFor.
+  std::function<bool(int worker, int32_t first, int32_t second, double above)> wanted = {};
   // Whether the sink may be called by several threads at the same time; otherwise one call at a time.
   bool concurrent = false;
   // Receives every pair once, in no order, from any thread, at most some thousands a call. Faults are in no
