@@ -1,5 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import { balance, cosineThreshold, summarizeBalance } from '../../src/kernels/balance.ts';
+import { balanceForest } from '../../src/kernels/forest.ts';
 import { kmeans } from '../../src/kernels/kmeans.ts';
 import { nearest, nearestProduct } from '../../src/kernels/nearest.ts';
 import { checkRows, DeviceMatrix, type Matrix, upload } from '../../src/kernels/rows.ts';
@@ -80,6 +81,35 @@ describe('options', () => {
       '"l2"',
     );
     await refused(() => balance(rows, wrong({ threshold: 0.5, treshold: 1 })), TypeError, '"treshold"');
+  });
+
+  it('of balance policies, shares and forests are checked', async () => {
+    const forest = await balanceForest(rows, { floor: 0.5 });
+    const cases: [object, typeof TypeError | typeof RangeError, string][] = [
+      [{ threshold: 0.5, targetKeep: 0.5 }, RangeError, 'no threshold beside targetKeep for threshold'],
+      [{ targetKeep: 0 }, RangeError, 'a share over 0 for targetKeep'],
+      [{ targetKeep: 1.5 }, RangeError, 'for targetKeep but received 1.5'],
+      [{ targetKeep: 0.5, floor: 2 }, RangeError, 'from -1 to 1 for floor'],
+      [{ targetKeep: 0.5, floor: 3, metric: 'euclidean' }, RangeError, 'from 0 to 2 for floor'],
+      [{ targetKeep: 0.5, tolerance: -1 }, RangeError, 'for tolerance'],
+      [{ threshold: 0.5, keep: 'last' }, RangeError, 'for keep but received "last"'],
+      [{ threshold: 0.5, keep: {} }, TypeError, "'central', 'easy', 'hard', 'first', { best }"],
+      [{ threshold: 0.5, keep: { best: [1], random: 1 } }, TypeError, 'for keep'],
+      [{ threshold: 0.5, keep: { best: 'x' } }, TypeError, 'an array of numbers for keep.best'],
+      [{ threshold: 0.5, keep: { best: [1, 2] } }, RangeError, '10 scores [N] for keep.best'],
+      [{ threshold: 0.5, keep: { best: new Array(10).fill(Number.NaN) } }, RangeError, 'for keep.best[0]'],
+      [{ threshold: 0.5, keep: { random: -1 } }, RangeError, 'for keep.random'],
+      [{ threshold: 0.5, maxDiameter: 3 }, RangeError, 'from 0 to 2 for maxDiameter'],
+      [{ threshold: 0.4, forest }, RangeError, 'at least 0.5, the floor of the forest, for threshold'],
+      [{ threshold: 0.6, forest: { ...forest } }, TypeError, 'a SpanningForest for forest'],
+    ];
+    for (const [options, type, message] of cases) {
+      await refused(() => balance(rows, wrong(options)), type, message);
+    }
+    const other = makeRows({ rows: 9, dim: 4, seed: 1, kind: 'normal' });
+    await refused(() => balance(other, { threshold: 0.6, forest }), RangeError, 'number of rows');
+    await refused(() => balanceForest(rows, { floor: -2 }), RangeError, 'for floor');
+    await refused(() => balanceForest(rows, wrong({ threshold: 1 })), TypeError, '"threshold"');
   });
 
   it('of k-means are checked', async () => {
