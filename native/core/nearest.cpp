@@ -50,9 +50,10 @@ Status nearest(Backend& backend, const Context& context, const NearestArgs& args
     return {Code::kInvalidArgument, "Expected queries and base of one width"};
   }
   std::unique_ptr<Prepared> queries, base;
-  CLIPCID_TRY(backend.prepare(context, {.rows = args.queries, .unit = args.cosine}, &queries));
+  CLIPCID_TRY(
+      backend.prepare(context, {.rows = args.queries, .unit = args.cosine, .squares = false}, &queries));
   CLIPCID_TRY(requireSound(*queries, "queries", 0));
-  CLIPCID_TRY(backend.prepare(context, {.rows = args.base, .unit = args.cosine}, &base));
+  CLIPCID_TRY(backend.prepare(context, {.rows = args.base, .unit = args.cosine, .squares = false}, &base));
   CLIPCID_TRY(requireSound(*base, "base", 0));
   return selectRanges(backend, context,
                       {.queries = queries.get(), .keys = base.get(), .k = args.k, .plan = args.plan},
@@ -73,14 +74,16 @@ Status nearestProduct(Backend& backend, const Context& context, const NearestPro
     if (args.queryImages.dim() != args.images.dim() || args.queryTexts.dim() != args.texts.dim()) {
       return {Code::kInvalidArgument, "Expected queries and base of one width"};
     }
-    CLIPCID_TRY(backend.prepare(context, {.rows = args.queryImages, .unit = true}, &queryImages));
+    CLIPCID_TRY(
+        backend.prepare(context, {.rows = args.queryImages, .unit = true, .squares = false}, &queryImages));
     CLIPCID_TRY(requireSound(*queryImages, "queries.images", 0));
-    CLIPCID_TRY(backend.prepare(context, {.rows = args.queryTexts, .unit = true}, &queryTexts));
+    CLIPCID_TRY(
+        backend.prepare(context, {.rows = args.queryTexts, .unit = true, .squares = false}, &queryTexts));
     CLIPCID_TRY(requireSound(*queryTexts, "queries.texts", 0));
   }
-  CLIPCID_TRY(backend.prepare(context, {.rows = args.images, .unit = true}, &images));
+  CLIPCID_TRY(backend.prepare(context, {.rows = args.images, .unit = true, .squares = false}, &images));
   CLIPCID_TRY(requireSound(*images, "images", 0));
-  CLIPCID_TRY(backend.prepare(context, {.rows = args.texts, .unit = true}, &texts));
+  CLIPCID_TRY(backend.prepare(context, {.rows = args.texts, .unit = true, .squares = false}, &texts));
   CLIPCID_TRY(requireSound(*texts, "texts", 0));
   return selectRanges(backend, context,
                       {.queries = args.self ? images.get() : queryImages.get(),

@@ -112,9 +112,12 @@ Status Shortlists::makeRoom(int64_t query, int64_t part, int worker) {
   CLIPCID_TRY(tightenBest(query, pending, static_cast<size_t>(list.pending), worker));
   prune(slot);
   if (!crowded(list)) return {};
-  CLIPCID_TRY(tightenFirst(query, pending, static_cast<size_t>(list.pending), worker));
-  prune(slot);
-  if (!crowded(list)) return {};
+  // Where that did not help before, it will not now: copies, or nearly.
+  if (list.decided == 0) {
+    CLIPCID_TRY(tightenFirst(query, pending, static_cast<size_t>(list.pending), worker));
+    prune(slot);
+    if (!crowded(list)) return {};
+  }
   Decided* decided = decided_.get() + static_cast<int64_t>(slot) * k_;
   std::vector<Decided> all(decided, decided + list.decided);
   for (int32_t p = 0; p < list.pending; ++p) {

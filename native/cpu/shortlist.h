@@ -31,6 +31,13 @@ struct Candidate {
   bool tight = false;  // Judge::tighten has been here
 };
 
+// A float32 not far below or above a float64 that is well inside float32's range; faster than the next one.
+inline float lower(double value) {
+  const auto near = static_cast<float>(value);
+  return near - ((near < 0 ? -near : near) * 0x1p-22f + 0x1p-149f);
+}
+inline float upper(double value) { return -lower(-value); }
+
 struct Decided {
   double score;
   int32_t index;

@@ -24,11 +24,8 @@ Context contextWith(int threads, Filter filter) {
   context.filter = filter;
   return context;
 }
-constexpr std::pair<int, Filter> kWays[] = {{1, Filter::kFloat32},
-                                            {2, Filter::kBfloat16},
-                                            {1, Filter::kInt8},
-                                            {7, Filter::kInt8},
-                                            {2, Filter::kAuto}};
+constexpr std::pair<int, Filter> kWays[] = {
+    {1, Filter::kFloat32}, {2, Filter::kBfloat16}, {7, Filter::kInt8}, {1, Filter::kAuto}};
 
 std::unique_ptr<Prepared> prepared(const std::vector<float>& data, int64_t dim, bool unit) {
   std::unique_ptr<Prepared> out;
