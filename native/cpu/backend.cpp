@@ -2,7 +2,10 @@
 
 #include <unistd.h>
 
+#include <cstdio>
 #include <cstring>
+#include <fstream>
+#include <string>
 
 #include "core/parallel.h"
 #include "cpu/prepared.h"
@@ -18,6 +21,13 @@ DeviceMemory CpuBackend::memory() {
 #else
   memory.free = memory.total;
 #endif
+  // Pages that hold files count as free: the kernel gives them up. Only Linux says how many.
+  std::ifstream information("/proc/meminfo");
+  for (std::string line; std::getline(information, line);) {
+    unsigned long long kilobytes = 0;
+    if (std::sscanf(line.c_str(), "MemAvailable: %llu", &kilobytes) == 1)
+      memory.free = static_cast<size_t>(kilobytes) * 1024;
+  }
   return memory;
 }
 

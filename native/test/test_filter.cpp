@@ -106,7 +106,8 @@ double checkBounds(const Data& data, bool unit, Filter filter, int64_t prefix) {
                                           static_cast<double>(encoded.lengths.get()[row + r]),
                                           static_cast<double>(encoded.errors.get()[first + j]),
                                           static_cast<double>(encoded.lengths.get()[first + j]));
-          CHECK(!std::isnan(bound));
+          CHECK(!std::isnan(bound) && !std::isnan(encoded.errors.get()[row + r]) &&
+                !std::isnan(encoded.lengths.get()[row + r]));
           if (std::isinf(bound)) continue;
           const bool below = exact <= score + bound, above = exact >= score - bound;
           if (!below || (!above && !plan.oneSided))
