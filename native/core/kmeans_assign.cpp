@@ -17,6 +17,9 @@ constexpr int64_t kSlice = int64_t{1} << 20;
 // What the exact scores of a row that is compared with wild centres cost, and any row of a list, in comparisons.
 constexpr double kExactCost = 1024, kListCost = 64;
 
+// The share of rows that bounds leave open from which on they cost more than they spare.
+constexpr double kFutile = 0.875;
+
 double distanceOf(double square) { return square > 0 ? std::sqrt(square) : 0; }
 
 }  // namespace
@@ -160,8 +163,13 @@ Status Assigner::assign(const float* centroids, const std::vector<double>& drift
   geometry.factor = std::ldexp(static_cast<double>(points_.dim()) / 16 + 8, -50);
   geometry.most = *std::max_element(centres_->squares.begin(), centres_->squares.end());
   geometry.least = *std::min_element(centres_->squares.begin(), centres_->squares.end());
-  if (first_ || !bounded_) {
-    first_ = false;
+  if (!bounded_) return compareAll(changed);
+  if (!known_) {
+    if (pause_ > 0) {
+      --pause_;
+      return compareAll(changed);
+    }
+    known_ = true;
     return assignAll(geometry, changed);
   }
 
@@ -192,20 +200,29 @@ Status Assigner::assign(const float* centroids, const std::vector<double>& drift
     open.insert(open.end(), here.open.begin(), here.open.end());
   }
   found.clear();
+  if (static_cast<double>(open.size()) > kFutile * static_cast<double>(count)) {
+    // Bounds cost more than they spare: they are done without for a while, and for longer each time.
+    known_ = false;
+    pauses_ *= 2;
+    pause_ = pauses_;
+    return compareAll(changed);
+  }
   CLIPCID_TRY(compareWild(geometry, split, centroids, wild, changed));
-  // A list costs the back end a little for each row.
-  if (static_cast<int64_t>(open.size()) > count - count / 16) return assignAll(geometry, changed);
   return assignRows(geometry, open.data(), static_cast<int64_t>(open.size()), changed);
 }
 
 Status Assigner::assignAll(const Geometry& geometry, int64_t* changed) {
   const int64_t count = points_.count();
-  if (bounded_ && count > kSlice) {
+  if (count > kSlice) {
     std::vector<int64_t> rows(static_cast<size_t>(count));
     std::iota(rows.begin(), rows.end(), 0);
     return assignRows(geometry, rows.data(), count, changed);
   }
-  if (bounded_) return assignRows(geometry, nullptr, count, changed);
+  return assignRows(geometry, nullptr, count, changed);
+}
+
+Status Assigner::compareAll(int64_t* changed) {
+  const int64_t count = points_.count();
   std::vector<int32_t> found(static_cast<size_t>(count));
   CLIPCID_TRY(points_.backend.best(points_.context, {.queries = &points_.rows,
                                                      .keys = centres_.get(),

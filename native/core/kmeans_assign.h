@@ -64,6 +64,8 @@ class Assigner {
                 double* upper, double* lower) const;
   bool stands(const Geometry& geometry, int64_t row, double upper, double lower) const;
   Status assignAll(const Geometry& geometry, int64_t* changed);
+  // Without bounds.
+  Status compareAll(int64_t* changed);
   Status assignRows(const Geometry& geometry, const int64_t* rows, int64_t count, int64_t* changed);
   Status compareWild(const Geometry& geometry, const Split& split, const float* centroids,
                      const std::vector<int64_t>& rows, int64_t* changed);
@@ -74,7 +76,11 @@ class Assigner {
   const Points& points_;
   int32_t* const labels_;
   const bool bounded_;
-  bool first_ = true;
+  // Whether upper_ and lower_ hold; if not, assignments until they are made again. The first centres move so far that
+  // bounds on them are of no use.
+  bool known_ = false;
+  int64_t pause_ = 2;
+  int64_t pauses_ = 2;
   std::unique_ptr<Prepared> centres_;
   std::vector<float> upper_, lower_;  // [N] when bounded
   double compared_ = 0;

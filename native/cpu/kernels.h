@@ -61,10 +61,10 @@ struct Kernels {
   // sums[k] += sign * toFixed(x[k] * weight, scale), with sign 1 or -1.
   void (*addFixed)(const float* x, int64_t dim, double weight, double scale, int64_t sign, int64_t* sums);
 
-  // The largest element; NaN may or may not show.
-  float (*largest)(const float* values, int64_t count);
-  // Positions of the elements for which !(value < low), ascending, so that NaN is among them; returns how
-  // many.
+  // scores[i] -= from[i], unless `from` is null; then the two largest scores, -infinity where there are fewer. None
+  // may be a NaN, or they say nothing.
+  void (*topTwo)(float* scores, const float* from, int64_t count, float* first, float* second);
+  // Positions of the elements for which !(value < low), ascending, so that NaN is among them; returns how many.
   int64_t (*notBelow)(const float* values, int64_t count, float low, int32_t* positions);
 
   // By precision; `int8` and `bfloat16` are null where the machine has nothing faster than float32 for them.

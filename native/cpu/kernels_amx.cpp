@@ -11,6 +11,8 @@
 // 100 cycles beside its multiplications.
 #include <immintrin.h>
 
+#include <limits>
+
 #include "cpu/kernels.h"
 
 namespace clipcid {
@@ -57,12 +59,13 @@ CLIPCID_AMX_SUM(sumInt8, _tile_dpbssd)
 CLIPCID_AMX_SUM(sumBfloat16, _tile_dpbf16ps)
 #undef CLIPCID_AMX_SUM
 
-[[gnu::always_inline]] inline void storeSums(void* out) {
+[[gnu::always_inline]] inline void storeSums(void* out, int64_t stride) {
   char* to = static_cast<char*>(out);
-  _tile_stored(0, to, kSide * 4);
-  _tile_stored(1, to + 64, kSide * 4);
-  _tile_stored(2, to + 16 * kSide * 4, kSide * 4);
-  _tile_stored(3, to + 16 * kSide * 4 + 64, kSide * 4);
+  const int64_t bytes = stride * 4;
+  _tile_stored(0, to, bytes);
+  _tile_stored(1, to + 64, bytes);
+  _tile_stored(2, to + 16 * bytes, bytes);
+  _tile_stored(3, to + 16 * bytes + 64, bytes);
 }
 
 typedef int32_t Ints __attribute__((vector_size(64)));
@@ -72,7 +75,7 @@ bool int8Tile(const uint32_t* a, int64_t strideA, const int32_t*, const uint32_t
               float scale, float limit, float* scores, int64_t strideScores) {
   alignas(64) Ints sums[kSide][2];
   sumInt8(a, strideA, b, words);
-  storeSums(sums);
+  storeSums(sums, kSide);
   Ints most[4] = {sums[0][0], sums[0][1], sums[1][0], sums[1][1]};
 #pragma GCC unroll 16
   for (int r = 2; r < kSide; r += 2) {
@@ -97,9 +100,13 @@ bool int8Tile(const uint32_t* a, int64_t strideA, const int32_t*, const uint32_t
 
 bool bfloat16Tile(const uint32_t* a, int64_t strideA, const int32_t*, const uint32_t* b, int64_t words, float,
                   float limit, float* scores, int64_t strideScores) {
-  alignas(64) Floats sums[kSide][2];
   sumBfloat16(a, strideA, b, words);
-  storeSums(sums);
+  if (limit == -std::numeric_limits<float>::infinity()) {
+    storeSums(scores, strideScores);
+    return true;
+  }
+  alignas(64) Floats sums[kSide][2];
+  storeSums(sums, kSide);
   const __m512 low = _mm512_set1_ps(limit);
   __mmask16 below[4] = {0xffff, 0xffff, 0xffff, 0xffff};
 #pragma GCC unroll 16

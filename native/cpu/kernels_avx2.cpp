@@ -16,6 +16,7 @@ struct Vec {
   static Type add(Type a, Type b, Type c) { return _mm256_fmadd_ps(a, b, c); }
   static void store(float* p, Type value) { _mm256_storeu_ps(p, value); }
   static Type max(Type a, Type b) { return _mm256_max_ps(a, b); }
+  static Type min(Type a, Type b) { return _mm256_min_ps(a, b); }
   struct Below {
     explicit Below(float limit) : limit(_mm256_set1_ps(limit)) {}
     void also(Type value) { below = _mm256_and_ps(below, _mm256_cmp_ps(value, limit, _CMP_LT_OQ)); }

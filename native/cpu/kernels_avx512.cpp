@@ -17,6 +17,7 @@ struct Vec {
   static void store(float* p, Type value) { _mm512_storeu_ps(p, value); }
   // Not _mm512_max_ps, which GCC 12 warns of wrongly.
   static Type max(Type a, Type b) { return a > b ? a : b; }
+  static Type min(Type a, Type b) { return a < b ? a : b; }
   struct Below {
     explicit Below(float limit) : limit(_mm512_set1_ps(limit)) {}
     void also(Type value) { below = _mm512_mask_cmp_ps_mask(below, value, limit, _CMP_LT_OQ); }

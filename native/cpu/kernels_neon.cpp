@@ -18,6 +18,7 @@ struct Vec {
   static Type add(Type a, Type b, Type c) { return vfmaq_f32(c, a, b); }
   static void store(float* p, Type value) { vst1q_f32(p, value); }
   static Type max(Type a, Type b) { return vmaxq_f32(a, b); }
+  static Type min(Type a, Type b) { return vminq_f32(a, b); }
   struct Below {
     explicit Below(float limit) : limit(vdupq_n_f32(limit)) {}
     void also(Type value) { below = vandq_u32(below, vcltq_f32(value, limit)); }

@@ -23,6 +23,7 @@ struct Vec {
   static Type add(Type a, Type b, Type c) { return a * b + c; }
   static void store(float* p, Type value) { memcpy(p, &value, sizeof value); }
   static Type max(Type a, Type b) { return a > b ? a : b; }
+  static Type min(Type a, Type b) { return a < b ? a : b; }
   struct Below {
     typedef int32_t Bits __attribute__((vector_size(16)));
     explicit Below(float limit) : limit{limit, limit, limit, limit} {}

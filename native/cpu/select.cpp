@@ -21,7 +21,6 @@
 #include "cpu/kernels.h"
 #include "cpu/select_plan.h"
 #include "cpu/select_sweep.h"
-#include "cpu/wide.h"
 
 namespace clipcid {
 namespace {
@@ -42,33 +41,8 @@ struct Two {
   }
 };
 
-// The two largest elements; none is a NaN.
-CLIPCID_WIDE Two largestTwo(const float* values, int64_t count) {
-  constexpr int kWidth = 16;
-  float first[kWidth], second[kWidth];
-  for (int lane = 0; lane < kWidth; ++lane) first[lane] = second[lane] = -kInfinity;
-  int64_t at = 0;
-  for (; at + kWidth <= count; at += kWidth) {
-    for (int lane = 0; lane < kWidth; ++lane) {
-      const float value = values[at + lane];
-      const float lesser = value < first[lane] ? value : first[lane];
-      first[lane] = value < first[lane] ? first[lane] : value;
-      second[lane] = second[lane] < lesser ? lesser : second[lane];
-    }
-  }
-  Two two;
-  for (int lane = 0; lane < kWidth; ++lane) {
-    two.add(first[lane]);
-    two.add(second[lane]);
-  }
-  for (; at < count; ++at) two.add(values[at]);
-  return two;
-}
-
-CLIPCID_WIDE void subtract(float* values, const float* from, int64_t count) {
-  for (int64_t at = 0; at < count; ++at) values[at] -= from[at];
-}
-
+// Of so few keys nearly every tile holds a candidate: none is asked whether it does.
+constexpr int64_t kFewKeys = 4096;
 constexpr int64_t kHalvesRange = 16;
 
 class Best {
@@ -142,6 +116,7 @@ class Best {
 
   // No dot below this matters to any query of the strip.
   float limitOf(const Strip& strip) {
+    if (keys_.rows <= kFewKeys) return -kInfinity;
     const int64_t place = strip.query - block_.first;
     double floor = static_cast<double>(lists_->leastFloor(place, strip.rows, strip.part));
     if (bounds_) {
@@ -168,18 +143,15 @@ class Best {
     const int64_t place = strip.query + r - block_.first;
     float* scores = strip.scores + r * strip.stride + from;
     const double bound = stripBound.at(strip.errorOf(r), strip.lengthOf(r));
-    if (args_.euclidean) subtract(scores, halves_.data() + strip.key + from, columns);
     Two* top = bounds_ ? &topOf(place, strip.part) : nullptr;
     const bool known = std::isfinite(bound);
+    float most, next;
+    kernel.topTwo(scores, args_.euclidean ? halves_.data() + strip.key + from : nullptr, columns, &most,
+                  &next);
     if (known) {
-      float most;
-      if (top == nullptr) {
-        most = kernel.largest(scores, columns);
-      } else {
-        const Two two = largestTwo(scores, columns);
-        most = two.first;
-        top->add(upper(static_cast<double>(two.first) + bound));
-        top->add(upper(static_cast<double>(two.second) + bound));
+      if (top != nullptr) {
+        top->add(upper(static_cast<double>(most) + bound));
+        top->add(upper(static_cast<double>(next) + bound));
       }
       if (!plan_.oneSided) lists_->raiseFloor(place, strip.part, lower(static_cast<double>(most) - bound));
       if (static_cast<double>(most) + bound < static_cast<double>(lists_->floor(place, strip.part)))

@@ -34,6 +34,8 @@ namespace {
 
 constexpr int64_t kGroupBytes = 512 << 10;
 constexpr int64_t kStripBytes = 512 << 10;
+// Rows of scores that are 2 KiB apart would all lie in the same few sets of the first-level cache.
+constexpr int64_t kSkew = 16;
 
 struct Maxima {
   float error = 0, length = 0;
@@ -70,7 +72,7 @@ class Pass {
   Status run() {
     if (queryCount_ == 0 || sweep_.keys->rows == 0) return {};
     for (int worker = 0; worker < std::max(context_.threads, 1); ++worker)
-      scores_.emplace_back(kernel_.tileRows * strip_);
+      scores_.emplace_back(kernel_.tileRows * (strip_ + kSkew));
     total_ = static_cast<double>(queryCount_) * static_cast<double>(sweep_.keys->rows);
     CLIPCID_TRY(keepWhatFits());
     if (queriesKept_) {
@@ -256,7 +258,7 @@ class Pass {
       strip.keys = &keys;
       strip.part = part;
       strip.scores = scores_[static_cast<size_t>(worker)].get();
-      strip.stride = strip_;
+      strip.stride = strip_ + kSkew;
       strip.panel = kernel_.panel;
       const int64_t tileBegin = task / parts * group, tileEnd = std::min(tileBegin + group, tiles);
       for (int64_t at = strips * part / parts; at < strips * (part + 1) / parts; ++at) {
@@ -296,7 +298,7 @@ class Pass {
       uint64_t hits = 0;
       for (; panel < panelCount; ++panel) {
         const bool hit = kernel_.tile(rows, strip->queries->stride, sums, panels + panel * panelWords, words_,
-                                      scale_, limit, strip->scores + panel * kernel_.panel, strip_);
+                                      scale_, limit, strip->scores + panel * kernel_.panel, strip->stride);
         hits |= static_cast<uint64_t>(hit) << panel;
       }
       if (hits == 0) continue;

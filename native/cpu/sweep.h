@@ -18,7 +18,7 @@
 
 namespace clipcid {
 
-constexpr int64_t kMostStrip = 512;
+constexpr int64_t kMostStrip = 1024;
 
 // Scores of a tile of queries with a run of keys.
 struct Strip {

@@ -24,6 +24,7 @@
 namespace clipcid {
 namespace {
 
+constexpr int64_t kStride = kMostStrip + 16;  // as the mainloop pads its scores
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
 // products[j] = first[j] * second[j], and not below 0 where a factor reaches its cutoff.
@@ -74,7 +75,7 @@ class Products {
     CLIPCID_TRY(choosePlans());
     if (args_.plan != nullptr) *args_.plan = plans_[0].text() + "; " + plans_[1].text();
     for (int worker = 0; worker < std::max(context_.threads, 1); ++worker)
-      scores_.emplace_back(kMostTileRows * kMostStrip);
+      scores_.emplace_back(kMostTileRows * kStride);
     // Half of the memory is for the second pair.
     Context half = context_;
     half.maxMemory = memoryBudget(context_) / 2;
@@ -155,7 +156,7 @@ class Products {
     const uint32_t* panels = panels_.get() + (strip.key - secondKeys_.begin) * words;
     for (int64_t from = 0; from < strip.columns; from += panel) {
       plan.kernel->tile(rows, secondQueries_.stride, secondQueries_.sums.get() + place, panels + from * words,
-                        words, scale, -kInfinity, scores + from, kMostStrip);
+                        words, scale, -kInfinity, scores + from, kStride);
     }
   }
 
@@ -174,7 +175,7 @@ class Products {
       const SideBound other(plans_[1], secondQueries_.errors.get()[place + r],
                             secondQueries_.lengths.get()[place + r], keyError, keyLength);
       CLIPCID_TRY(
-          visitRow(strip, r, strip.scores + r * strip.stride, second + r * kMostStrip, first, other, worker));
+          visitRow(strip, r, strip.scores + r * strip.stride, second + r * kStride, first, other, worker));
     }
     return {};
   }

@@ -326,8 +326,23 @@ void strips(const Kernels& table) {
     std::vector<float> values(static_cast<size_t>(count));
     for (int64_t i = 0; i < count; ++i)
       values[static_cast<size_t>(i)] = test::noise(77, static_cast<uint64_t>(i));
-    const float most = count == 0 ? -kInfinity : *std::max_element(values.begin(), values.end());
-    CHECK(table.largest(values.data(), count) == most);
+    for (const bool subtracts : {false, true}) {
+      // Equal values are there as often as not.
+      std::vector<float> scores = values, from(values.size());
+      for (size_t i = 0; i < from.size(); ++i) {
+        scores[i] = std::round(scores[i] * 8);
+        from[i] = static_cast<float>(i % 3);
+      }
+      std::vector<float> sorted = scores;
+      for (size_t i = 0; subtracts && i < sorted.size(); ++i) sorted[i] -= from[i];
+      const std::vector<float> expected = sorted;
+      std::sort(sorted.begin(), sorted.end(), std::greater<>());
+      float first, second;
+      table.topTwo(scores.data(), subtracts ? from.data() : nullptr, count, &first, &second);
+      CHECK(first == (count > 0 ? sorted[0] : -kInfinity));
+      CHECK(second == (count > 1 ? sorted[1] : -kInfinity));
+      CHECK(scores == expected);
+    }
     if (count > 5) values[5] = std::numeric_limits<float>::quiet_NaN();
     if (count > 30) values[30] = -kInfinity;
     for (const float low : {-kInfinity, -1.0f, 0.25f, values.empty() ? 0 : values[0], kInfinity}) {
