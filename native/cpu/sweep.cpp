@@ -1,6 +1,6 @@
 // Mainloop of the CPU.
 //
-// In: encoded queries [Q, words] and keys [K, words]. Out: strips of at most tileRows x 512 scores, handed to a
+// In: encoded queries [Q, words] and keys [K, words]. Out: strips of at most tileRows x 1,024 scores, handed to a
 // visitor.
 //
 // A task takes a group of tiles of queries through a part of a key block, a strip of keys at a time: the strip's
