@@ -5,6 +5,9 @@
 #include <cstdlib>
 #include <memory>
 #include <new>
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
 
 namespace clipcid {
 
@@ -15,6 +18,17 @@ class AlignedArray {
   AlignedArray() = default;
   explicit AlignedArray(int64_t count) {
     const size_t bytes = (static_cast<size_t>(count) * sizeof(T) + 63) / 64 * 64;
+#if defined(__linux__)
+    // Large pages: fewer faults, fewer misses of the translation, and caches whose sets are used evenly.
+    constexpr size_t kHuge = size_t{2} << 20;
+    if (bytes >= 2 * kHuge) {
+      data_.reset(static_cast<T*>(std::aligned_alloc(kHuge, (bytes + 4095) / 4096 * 4096)));
+      if (!data_) throw std::bad_alloc();
+      // Where the system refuses, the memory is as good as any.
+      (void)madvise(data_.get(), bytes / kHuge * kHuge, MADV_HUGEPAGE);
+      return;
+    }
+#endif
     data_.reset(static_cast<T*>(std::aligned_alloc(64, bytes == 0 ? 64 : bytes)));
     if (!data_) throw std::bad_alloc();
   }
