@@ -17,7 +17,8 @@
 namespace clipcid {
 namespace {
 
-constexpr int64_t kSumBytes = int64_t{64} << 20;
+// Sums of rows in memory stay in the cache; those of a file should not be read in too many runs.
+constexpr int64_t kSumBytes = int64_t{8} << 20, kSumBytesOfFile = int64_t{64} << 20;
 // Rows of a file are collected up to this.
 constexpr int64_t kRowBytes = int64_t{64} << 20;
 
@@ -142,7 +143,7 @@ Groups groupsOf(const int32_t* labels, int64_t count) {
 Status groupScores(Backend& backend, const Context& context, const Prepared& rows, const Groups& groups,
                    bool inFile, double* scores) {
   const double scale = fixedScale(1, rows.rows);
-  const int64_t mostGroups = std::max<int64_t>(kSumBytes / (8 * rows.dim), 1);
+  const int64_t mostGroups = std::max<int64_t>((inFile ? kSumBytesOfFile : kSumBytes) / (8 * rows.dim), 1);
   const int64_t mostRows = inFile ? kRowBytes / (4 * rows.dim) : std::numeric_limits<int64_t>::max();
   for (int64_t from = 0; from < groups.count();) {
     const int64_t begin = groups.starts[static_cast<size_t>(from)];

@@ -7,6 +7,7 @@
 // float64 and counted: |P P' - I| <= defect.
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 
 #include "clipcid/philox.h"
 #include "core/parallel.h"
@@ -19,32 +20,64 @@ namespace clipcid {
 namespace {
 
 constexpr uint64_t kStartStream = 102;
-constexpr int kLanes = 16;
+typedef float Floats __attribute__((vector_size(64)));
+constexpr int64_t kLanes = 16, kTogether = 4;
 
-CLIPCID_WIDE float product(const float* x, const float* y, int64_t count) {
-  float lanes[kLanes] = {};
+// row -= sum of (row . others[j]) others[j], for kTogether orthonormal `others`.
+CLIPCID_WIDE void takeOut(float* row, const float* others, int64_t dim) {
+  Floats sums[kTogether] = {};
   int64_t k = 0;
-  for (; k + kLanes <= count; k += kLanes) {
-    for (int lane = 0; lane < kLanes; ++lane) lanes[lane] += x[k + lane] * y[k + lane];
+  for (; k + kLanes <= dim; k += kLanes) {
+    Floats x;
+    memcpy(&x, row + k, sizeof x);
+#pragma GCC unroll 4
+    for (int64_t j = 0; j < kTogether; ++j) {
+      Floats y;
+      memcpy(&y, others + j * dim + k, sizeof y);
+      sums[j] += x * y;
+    }
   }
-  float sum = 0;
-  for (const float lane : lanes) sum += lane;
-  for (; k < count; ++k) sum += x[k] * y[k];
-  return sum;
+  float times[kTogether] = {};
+  for (int64_t j = 0; j < kTogether; ++j) {
+    for (int64_t lane = 0; lane < kLanes; ++lane) times[j] += sums[j][lane];
+  }
+  for (; k < dim; ++k) {
+    for (int64_t j = 0; j < kTogether; ++j) times[j] += row[k] * others[j * dim + k];
+  }
+  for (k = 0; k + kLanes <= dim; k += kLanes) {
+    Floats x;
+    memcpy(&x, row + k, sizeof x);
+#pragma GCC unroll 4
+    for (int64_t j = 0; j < kTogether; ++j) {
+      Floats y;
+      memcpy(&y, others + j * dim + k, sizeof y);
+      x -= y * times[j];
+    }
+    memcpy(row + k, &x, sizeof x);
+  }
+  for (; k < dim; ++k) {
+    for (int64_t j = 0; j < kTogether; ++j) row[k] -= times[j] * others[j * dim + k];
+  }
 }
 
-CLIPCID_WIDE void subtract(float* x, const float* y, float times, int64_t count) {
-  for (int64_t k = 0; k < count; ++k) x[k] -= times * y[k];
+float product(const float* x, const float* y, int64_t dim) {
+  return static_cast<float>(kernels().dot(x, y, dim));
 }
 
-// Gram-Schmidt, twice over. A direction that vanishes becomes a row of zeros, which the defect then shows: the
-// caller uses only the directions before it.
-int64_t orthonormalise(float* rows, int64_t count, int64_t dim) {
+// Gram-Schmidt, so many times over: once leaves rows that are not far from orthonormal. A direction that vanishes
+// becomes a row of zeros, which the defect then shows: the caller uses only the directions before it.
+int64_t orthonormalise(float* rows, int64_t count, int64_t dim, int turns) {
   for (int64_t i = 0; i < count; ++i) {
     float* row = rows + i * dim;
     const float before = std::sqrt(product(row, row, dim));
-    for (int turn = 0; turn < 2; ++turn) {
-      for (int64_t j = 0; j < i; ++j) subtract(row, rows + j * dim, product(row, rows + j * dim, dim), dim);
+    for (int turn = 0; turn < turns; ++turn) {
+      int64_t j = 0;
+      for (; j + kTogether <= i; j += kTogether) takeOut(row, rows + j * dim, dim);
+      for (; j < i; ++j) {
+        const float* other = rows + j * dim;
+        const float times = product(row, other, dim);
+        for (int64_t k = 0; k < dim; ++k) row[k] -= times * other[k];
+      }
     }
     const float norm = std::sqrt(product(row, row, dim));
     // What rounding left of a direction is as good a start as any other.
@@ -77,10 +110,10 @@ Status sortDirections(const Context& context, const float* moments, int64_t coun
   CLIPCID_TRY(product(context, rows, moments, false, count, dim, dim, scratch));
   CLIPCID_TRY(product(context, scratch, rows, true, count, count, dim, along.get()));
   std::copy(along.get(), along.get() + count * count, turn.get());
-  if (orthonormalise(turn.get(), count, count) < count) return {};
+  if (orthonormalise(turn.get(), count, count, 1) < count) return {};
   for (int repeat = 0; repeat < 3; ++repeat) {
     CLIPCID_TRY(product(context, turn.get(), along.get(), false, count, count, count, turned.get()));
-    if (orthonormalise(turned.get(), count, count) < count) break;
+    if (orthonormalise(turned.get(), count, count, 1) < count) break;
     std::copy(turned.get(), turned.get() + count * count, turn.get());
   }
   CLIPCID_TRY(product(context, turn.get(), rows, false, count, dim, count, scratch));
@@ -116,16 +149,16 @@ Status leadingDirections(const Context& context, const float* rows, int64_t stri
   };
   CLIPCID_TRY(multiply(from, other.get()));
   CLIPCID_TRY(multiply(other.get(), from));
-  out->count = orthonormalise(from, directions, dim);
+  out->count = orthonormalise(from, directions, dim, 1);
   if (out->count == directions) {
     CLIPCID_TRY(multiply(from, other.get()));
     std::swap(out->rows, other);
     from = out->rows.get();
-    out->count = orthonormalise(from, directions, dim);
+    out->count = orthonormalise(from, directions, dim, 1);
   }
   if (out->count == directions) {
     CLIPCID_TRY(sortDirections(context, moments.get(), directions, dim, from, other.get()));
-    out->count = orthonormalise(from, directions, dim);
+    out->count = orthonormalise(from, directions, dim, 2);
   }
   std::vector<double> defects(static_cast<size_t>(out->count));
   const Kernels& kernel = kernels();

@@ -215,6 +215,7 @@ int64_t EncodedRows::rowBytes(const RowEncoding& encoding) { return 4 * (encodin
 void approximateRows(const CpuPrepared& rows, bool spread, int64_t begin, int64_t count, const float* stored,
                      int64_t stride, float* out, int64_t strideOut) {
   for (int64_t i = begin; i < begin + count; ++i, stored += stride, out += strideOut) {
+    prefetchRow(stored + kRowsAhead * stride, rows.dim);
     const double norm = rows.storedNorm(i);
     if (rows.unit && norm > 1e-30 && norm < 1e30) {
       scaled(stored, rows.dim, static_cast<float>(1 / norm), out);

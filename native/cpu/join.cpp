@@ -155,7 +155,12 @@ class Join {
       return {};
     }));
     if (dense) return visitDense(strip, worker);
-    for (const Open& pair : open) {
+    // Their rows are anywhere: they are asked for before they are needed.
+    constexpr size_t kAhead = 3;
+    for (size_t at = 0; at < std::min(kAhead, open.size()); ++at) prefetch(strip, open[at]);
+    for (size_t at = 0; at < open.size(); ++at) {
+      if (at + kAhead < open.size()) prefetch(strip, open[at + kAhead]);
+      const Open pair = open[at];
       const int64_t i = strip.query + pair.r, j = strip.key + pair.column;
       // The strip's bound may be far from the pair's.
       const double bound =
@@ -170,6 +175,11 @@ class Join {
       if (over) CLIPCID_TRY(sink_.add(worker, i, j, dot));
     }
     return {};
+  }
+
+  void prefetch(const Strip& strip, const Open& pair) const {
+    queries_.prefetch(strip.query + pair.r);
+    keys_.prefetch(strip.key + pair.column);
   }
 
   // The pairs that the filter leaves open, by float32 scores and, of what these leave, by canonical dots.

@@ -10,13 +10,19 @@
 namespace clipcid {
 
 Status CpuBackend::pairDots(const Context& context, const PairDotsArgs& args) {
-  constexpr int64_t kRange = 1024;
+  constexpr int64_t kRange = 256;
+  // Rows are anywhere: they are asked for so many pairs before they are needed.
+  constexpr int64_t kAhead = 4;
   const CpuPrepared& queries = cpuPrepared(args.queries);
   const CpuPrepared& keys = cpuPrepared(args.keys);
   return parallelTry(context, (args.count + kRange - 1) / kRange, [&](int64_t range, int) -> Status {
     const AlignedArray<float> scratch(2 * queries.dim);
     const int64_t end = std::min((range + 1) * kRange, args.count);
     for (int64_t at = range * kRange; at < end; ++at) {
+      if (at + kAhead < end) {
+        queries.prefetch(args.pairs[at + kAhead].first);
+        keys.prefetch(args.pairs[at + kAhead].second);
+      }
       const float *first, *second;
       CLIPCID_TRY(queries.row(args.pairs[at].first, scratch.get(), &first));
       CLIPCID_TRY(keys.row(args.pairs[at].second, scratch.get() + queries.dim, &second));

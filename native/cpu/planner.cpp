@@ -13,6 +13,7 @@
 #include "core/parallel.h"
 #include "cpu/backend.h"
 #include "cpu/isa.h"
+#include "cpu/wide.h"
 
 namespace clipcid {
 namespace {
@@ -38,7 +39,7 @@ float largestOf(const RowSample& sample, int64_t dim) {
 }
 
 // Largest square of what rounding to int8 leaves of a row: a strip's bound is that of its worst row.
-double residual(const RowSample& sample, int64_t dim, float step) {
+CLIPCID_WIDE double residual(const RowSample& sample, int64_t dim, float step) {
   constexpr float kToInteger = 12582912.0f;  // 1.5 * 2^23: what is added to it is rounded to an integer
   double most = 0;
   const float inverse = 1 / step;
@@ -47,7 +48,9 @@ double residual(const RowSample& sample, int64_t dim, float step) {
     float sums[16] = {};
     for (int64_t k = 0; k < dim; k += 16) {
       for (int64_t lane = 0; lane < 16; ++lane) {  // rows are padded with zeros
-        const float steps = std::clamp(row[k + lane] * inverse, -127.0f, 127.0f);
+        float steps = row[k + lane] * inverse;
+        steps = steps > 127.0f ? 127.0f : steps;
+        steps = steps < -127.0f ? -127.0f : steps;
         const float left = row[k + lane] - ((steps + kToInteger) - kToInteger) * step;
         sums[lane] += left * left;
       }
@@ -199,8 +202,10 @@ class JoinPlanner {
 
   // The microkernel's time for all pairs, in nanoseconds.
   double time(const FilterPlan& plan) const {
-    const FilterKernel& kernel = *plan.kernel;
-    const double coordinates = static_cast<double>(plan.queries.words * perWord(plan.queries.filter));
+    return time(*plan.kernel, plan.queries.filter, plan.queries.words);
+  }
+  double time(const FilterKernel& kernel, Filter filter, int64_t words) const {
+    const double coordinates = static_cast<double>(words * perWord(filter));
     return pairs_ * (coordinates / kernel.speed / kCycles + kTile / (kernel.tileRows * kernel.panel));
   }
 
@@ -280,6 +285,13 @@ class JoinPlanner {
     }
     for (const int64_t count : counts) {
       if (count < 1 || !(directions.defect < 0.01)) continue;
+      // Of those that would take longer for their products alone nothing is worked out.
+      std::vector<Filter> left;
+      for (const Filter filter : filters()) {
+        const FilterKernel& kernel = filterKernel(filter);
+        if (time(kernel, filter, wordsOf(kernel, filter, count + 1)) < best_.cost) left.push_back(filter);
+      }
+      if (left.empty()) continue;
       const std::shared_ptr<const Basis> basis = basisOf(directions, count, dim_);
       RowSample heads[2];
       for (int side = 0; side < 2; ++side)
@@ -288,7 +300,7 @@ class JoinPlanner {
       CLIPCID_TRY(productOf(context_, heads[0], heads[1], count + 1, &scores));
       const double rounding =
           1.1 * static_cast<double>(dim_) * 0x1p-24 * std::sqrt(static_cast<double>(count));
-      for (const Filter filter : filters()) {
+      for (const Filter filter : left) {
         Candidate candidate;
         if (!fill(filter, stepSamples(heads), sides_, count + 1, &candidate)) continue;
         candidate.plan.queries.basis = candidate.plan.keys.basis = basis;

@@ -49,6 +49,7 @@ Status CpuPrepared::scan(const Context& context, bool squaresOfUnitRows) {
                   AlignedArray<float> scratch;
                   if (unit && withSquares) scratch = AlignedArray<float>(dim);
                   for (int64_t i = begin; i < begin + count; ++i, stored += stride) {
+                    prefetchRow(stored + kRowsAhead * stride, dim);
                     const auto at = static_cast<size_t>(i);
                     const double square = kernel.dot(stored, stored, dim);
                     if (!std::isfinite(square) || (unit && square == 0)) {

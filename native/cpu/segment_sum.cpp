@@ -63,7 +63,9 @@ Status segmentSum(const Context& context, const SegmentSumArgs& args) {
     } else {
       constexpr int64_t kRange = 64;
       CLIPCID_TRY(parallelTry(context, (here + kRange - 1) / kRange, [&](int64_t range, int) -> Status {
-        for (int64_t i = range * kRange; i < std::min((range + 1) * kRange, here); ++i) {
+        const int64_t end = std::min((range + 1) * kRange, here);
+        for (int64_t i = range * kRange; i < end; ++i) {
+          if (i + kAhead < end) rows.prefetch(args.indices[at + i + kAhead]);
           CLIPCID_TRY(
               rows.row(args.indices[at + i], scratch.get() + i * dim, &pointers[static_cast<size_t>(i)]));
         }
