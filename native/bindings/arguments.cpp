@@ -11,7 +11,7 @@ namespace {
 
 constexpr napi_type_tag kMatrixTag = {0x6c1f7a0d5b3e4c92, 0x9d20e8a4f1b7563c};
 constexpr int64_t kMostRows = std::numeric_limits<int32_t>::max();
-constexpr int64_t kMostDim = 1 << 20;
+constexpr int64_t kMostDim = 1 << 16;  // what the bounds of the filters are proved for
 
 struct Handle {
   std::shared_ptr<DeviceMatrix> matrix;

@@ -11,7 +11,7 @@ namespace clipcid::bindings {
 namespace {
 
 constexpr int64_t kReportInterval = 100;  // milliseconds
-constexpr int64_t kMostDim = 1 << 20;
+constexpr int64_t kMostDim = 1 << 16;
 
 int64_t now() {
   using namespace std::chrono;

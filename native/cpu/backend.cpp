@@ -60,6 +60,8 @@ Status CpuBackend::download(const Context&, const DeviceMatrix& matrix, void* ou
 }
 
 Status CpuBackend::prepare(const Context& context, const PrepareArgs& args, std::unique_ptr<Prepared>* out) {
+  constexpr int64_t kMostDim = 1 << 16;
+  if (args.rows.dim() > kMostDim) return {Code::kInvalidArgument, "Rows of more than 65,536 elements"};
   return guarded([&]() -> Status {
     auto prepared = std::make_unique<CpuPrepared>(args);
     CLIPCID_TRY(prepared->scan(context, args.squares));

@@ -56,21 +56,25 @@ Status DenseStrip::loadQueries(const Strip& strip) {
     const int64_t slots = std::clamp<int64_t>(memory_ / (rows * stride_ * 4), 1, kMostSlots);
     tiles_.resize(static_cast<size_t>(slots));
     tileQuery_.assign(static_cast<size_t>(slots), -1);
+    tileRows_.assign(static_cast<size_t>(slots), 0);
   }
   const auto found = std::find(tileQuery_.begin(), tileQuery_.end(), strip.query);
-  const bool held = found != tileQuery_.end();
-  const auto slot = held ? static_cast<size_t>(found - tileQuery_.begin()) : next_;
+  // The triangle cuts the rows of a tile for early keys.
+  const bool held =
+      found != tileQuery_.end() && tileRows_[static_cast<size_t>(found - tileQuery_.begin())] >= strip.rows;
+  const auto slot = found != tileQuery_.end() ? static_cast<size_t>(found - tileQuery_.begin()) : next_;
   if (tiles_[slot].empty()) {
     tiles_[slot] = AlignedArray<float>(rows * stride_);
     std::fill(tiles_[slot].get(), tiles_[slot].get() + rows * stride_, 0.0f);
   }
   tile_ = tiles_[slot].get();
   if (held) return {};
-  next_ = (next_ + 1) % tiles_.size();
+  if (slot == next_) next_ = (next_ + 1) % tiles_.size();
   tileQuery_[slot] = -1;
   for (int r = 0; r < strip.rows; ++r)
     CLIPCID_TRY(loadRow(queries_, strip.query + r, stride_, tiles_[slot].get() + r * stride_));
   tileQuery_[slot] = strip.query;
+  tileRows_[slot] = strip.rows;
   return {};
 }
 

@@ -45,7 +45,8 @@ class DenseStrip {
   int64_t strideScores_ = 0;
   std::vector<AlignedArray<float>> tiles_;  // [slots] rows of a tile of queries
   std::vector<int64_t> tileQuery_;          // [slots] its first query
-  size_t next_ = 0;                         // the slot to be used again
+  std::vector<int> tileRows_;
+  size_t next_ = 0;  // the slot to be used again
   const float* tile_ = nullptr;
 };
 

@@ -171,10 +171,12 @@ class JoinPlanner {
 
   Status run(FilterPlan* out) {
     const bool large = pairs_ * static_cast<double>(dim_) > 1e12;
-    CLIPCID_TRY(sampleRows(context_, queries_, large ? 256 : 128, &samples_[0]));
-    CLIPCID_TRY(sampleRows(context_, keys_, large ? 2048 : 512, &samples_[1]));
+    // Samples take a small part of what may be held.
+    const int64_t fits = std::max<int64_t>(memoryBudget(context_) / 64 / (4 * (dim_ + 32)), 32);
+    CLIPCID_TRY(sampleRows(context_, queries_, std::min<int64_t>(large ? 256 : 128, fits), &samples_[0]));
+    CLIPCID_TRY(sampleRows(context_, keys_, std::min<int64_t>(large ? 2048 : 512, fits), &samples_[1]));
     CLIPCID_TRY(productOf(context_, samples_[0], samples_[1], dim_, &dots_));
-    const bool forced = context_.prefix > 0 && context_.prefix < dim_;
+    const bool forced = context_.prefix > 0 && context_.prefix < dim_ && directionsFit(context_.prefix);
     if (!forced) {
       for (const Filter filter : filters()) considerAll(filter);
     }
@@ -258,8 +260,15 @@ class JoinPlanner {
     return std::min<int64_t>(queries_.rows, std::max<int64_t>(1024, 2 * dim_));
   }
 
+  // Their sample, its second moments and the directions themselves.
+  bool directionsFit(int64_t most) const {
+    const int64_t rows = std::max(sampleOfDirections(), 4 * most);
+    return 4 * dim_ * (rows + dim_ + 3 * most) <= memoryBudget(context_) / 4;
+  }
+
   bool wantsPrefix() const {
-    if (best_.plan.kernel == nullptr || dim_ < 64 || dim_ > kWidestPrefix || queries_.rows < 1024)
+    if (!directionsFit(std::min(kMostPrefix, dim_)) || best_.plan.kernel == nullptr || dim_ < 64 ||
+        dim_ > kWidestPrefix || queries_.rows < 1024)
       return false;
     const auto dim = static_cast<double>(dim_);
     const double moments = dim * dim * static_cast<double>(sampleOfDirections() + 6 * kMostPrefix) / 60 + 5e6;
@@ -355,7 +364,10 @@ class JoinPlanner {
 Status sampleRows(const Context& context, const CpuPrepared& rows, int64_t count, RowSample* out) {
   out->count = std::min(count, rows.rows);
   out->stride = (rows.dim + 15) / 16 * 16 + 16;
-  out->rows = AlignedArray<float>(out->count * out->stride);
+  // A microkernel reads whole tiles.
+  const int64_t readable = out->count + kMostTileRows;
+  out->rows = AlignedArray<float>(readable * out->stride);
+  std::fill(out->rows.get() + out->count * out->stride, out->rows.get() + readable * out->stride, 0.0f);
   out->indices.resize(static_cast<size_t>(out->count));
   out->lengths.resize(static_cast<size_t>(out->count));
   constexpr int64_t kRange = 32;

@@ -14,7 +14,7 @@ namespace clipcid {
 struct RowSample {
   int64_t count = 0;
   int64_t stride = 0;
-  AlignedArray<float> rows{};      // [count, stride]
+  AlignedArray<float> rows{};      // [count, stride], and zero rows to the end of any tile
   std::vector<int64_t> indices{};  // [count] of the matrix
   std::vector<float> lengths{};    // [count]
 

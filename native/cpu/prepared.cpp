@@ -1,6 +1,8 @@
 #include "cpu/prepared.h"
 
 #include <algorithm>
+#include <atomic>
+#include <chrono>
 #include <cmath>
 #include <system_error>
 #include <thread>
@@ -26,7 +28,18 @@ int64_t memoryBudget(const Context& context) {
   if (preparedLimits().memory > 0) return preparedLimits().memory;
   if (context.maxMemory > 0) return context.maxMemory;
   constexpr int64_t kLeast = int64_t{64} << 20;
-  return std::max(static_cast<int64_t>(cpuBackend().memory().free / 2), kLeast);
+  // Asking the system takes longer than a small problem: an answer is good for a tenth of a second.
+  using Clock = std::chrono::steady_clock;
+  static std::atomic<int64_t> asked{0}, answer{0};
+  const int64_t now =
+      std::chrono::duration_cast<std::chrono::milliseconds>(Clock::now().time_since_epoch()).count();
+  int64_t budget = answer.load(std::memory_order_acquire);
+  if (budget == 0 || now - asked.load(std::memory_order_relaxed) >= 100) {
+    budget = std::max(static_cast<int64_t>(cpuBackend().memory().free / 2), kLeast);
+    asked.store(now, std::memory_order_relaxed);
+    answer.store(budget, std::memory_order_release);
+  }
+  return budget;
 }
 
 CpuPrepared::CpuPrepared(const PrepareArgs& args) : reader_(args.rows), offset_(args.begin) {

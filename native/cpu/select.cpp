@@ -224,6 +224,8 @@ class Best {
       CLIPCID_TRY(judge().decide(place, one.index, worker, &score));
       add({score, one.index});
     }
+    if (best.index == std::numeric_limits<int32_t>::max())
+      return {Code::kInvalidData, "Rows changed while they were compared"};
     args_.indices[out] = best.index;
     if (args_.scores != nullptr) args_.scores[out] = best.score;
     if (args_.above != nullptr && !(best.score > args_.above[out])) args_.indices[out] = -1;

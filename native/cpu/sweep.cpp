@@ -63,7 +63,8 @@ class Pass {
         budget_(memoryBudget(context)),
         queryCount_(sweep.rows != nullptr ? sweep.count : sweep.queries->rows) {
     const int64_t fits = kStripBytes / (4 * words_) / kernel_.panel * kernel_.panel;
-    strip_ = std::clamp<int64_t>(fits, kernel_.panel, kMostStrip / kernel_.panel * kernel_.panel);
+    strip_ = std::clamp<int64_t>(fits, kernel_.panel,
+                                 std::min<int64_t>(kMostStrip / kernel_.panel, 64) * kernel_.panel);
     group_ = std::clamp<int64_t>(kGroupBytes / (4 * words_ * kernel_.tileRows), 4, 64);
     scale_ =
         static_cast<float>(static_cast<double>(plan_.queries.step) * static_cast<double>(plan_.keys.step));
@@ -199,11 +200,12 @@ class Pass {
 
   void encodeAhead(int64_t begin, int64_t count, Ahead* ahead) {
     const auto work = [this, begin, count, ahead] {
-      Context alone = context_;
-      alone.threads = 1;
-      alone.progress = nullptr;
-      ahead->status =
-          guarded([&] { return sweep_.keys->encode(alone, plan_.keys, begin, count, &keyRows_[1]); });
+      ahead->status = guarded([&] {
+        Context alone = context_;
+        alone.threads = 1;
+        alone.progress = nullptr;
+        return sweep_.keys->encode(alone, plan_.keys, begin, count, &keyRows_[1]);
+      });
     };
     try {
       ahead->thread = std::thread(work);

@@ -308,9 +308,37 @@ void badRequests() {
             .code == Code::kAborted);
 }
 
+// Enough work that the filter is chosen from a sample, of fewer queries than tiles take.
+void sampled() {
+  constexpr int64_t kQueries = 33, kKeys = 30000, kDim = 1024, kNearest = 2;
+  const Context any = contextWith(2, Filter::kAuto), exact = contextWith(2, Filter::kFloat32);
+  std::vector<float> x(kQueries * kDim), y(kKeys * kDim);
+  for (size_t i = 0; i < x.size(); ++i) x[i] = noise(501, i);
+  for (size_t i = 0; i < y.size(); ++i) y[i] = noise(502, i);
+  std::vector<int32_t> found[2];
+  for (const Context* context : {&any, &exact}) {
+    std::unique_ptr<Prepared> queries, keys;
+    CHECK_OK(cpuBackend().prepare(*context, {.rows = viewOf(x, kDim), .unit = true}, &queries));
+    CHECK_OK(cpuBackend().prepare(*context, {.rows = viewOf(y, kDim), .unit = true}, &keys));
+    std::vector<double> scores(kQueries * kNearest);
+    std::vector<int32_t>& indices = found[context == &exact];
+    indices.resize(kQueries * kNearest);
+    std::string plan;
+    CHECK_OK(cpuBackend().topK(*context, {.queries = queries.get(),
+                                          .keys = keys.get(),
+                                          .k = kNearest,
+                                          .indices = indices.data(),
+                                          .scores = scores.data(),
+                                          .plan = &plan}));
+    CHECK(!plan.empty());
+  }
+  CHECK(found[0] == found[1]);
+}
+
 }  // namespace
 
 int main() {
+  sampled();
   selections();
   productsOfDots();
   smallBlocks();
