@@ -224,7 +224,8 @@ class Best {
       CLIPCID_TRY(judge().decide(place, one.index, worker, &score));
       add({score, one.index});
     }
-    if (best.index == std::numeric_limits<int32_t>::max())
+    // None may be over `above`; otherwise there is always one.
+    if (args_.above == nullptr && best.index == std::numeric_limits<int32_t>::max())
       return {Code::kInvalidData, "Rows changed while they were compared"};
     args_.indices[out] = best.index;
     if (args_.scores != nullptr) args_.scores[out] = best.score;
