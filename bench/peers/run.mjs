@@ -39,9 +39,6 @@ const PAUSE = 100;
 
 class Misuse extends Error {}
 
-const settings = readArguments();
-if (settings !== undefined) process.exitCode = await main(settings);
-
 function readArguments() {
   try {
     const { values, positionals } = parseArgs({
@@ -338,3 +335,7 @@ function markdownPrinter({ threads, seed }) {
     },
   };
 }
+
+// Last, when everything above is there.
+const settings = readArguments();
+if (settings !== undefined) process.exitCode = await main(settings);
