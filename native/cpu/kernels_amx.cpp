@@ -13,25 +13,13 @@
 
 #include <limits>
 
+#include "cpu/amx_tiles.h"
 #include "cpu/kernels.h"
 
 namespace clipcid {
 namespace {
 
 constexpr int kSide = 32, kStep = 16;
-
-struct alignas(64) TileConfig {
-  uint8_t palette = 1;
-  uint8_t start = 0;
-  uint8_t reserved[14] = {};
-  uint16_t bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
-  uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
-};
-static_assert(sizeof(TileConfig) == 64);
-constexpr TileConfig kConfig;
-
-void enter() { _tile_loadconfig(&kConfig); }
-void leave() { _tile_release(); }
 
 // The four sums in tiles 0 to 3.
 #define CLIPCID_AMX_SUM(name, instruction)                                                       \

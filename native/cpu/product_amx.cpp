@@ -18,6 +18,7 @@
 #include <immintrin.h>
 #pragma GCC diagnostic pop
 
+#include "cpu/amx_tiles.h"
 #include "cpu/product.h"
 
 namespace clipcid {
@@ -26,19 +27,6 @@ namespace {
 constexpr int kSide = 16, kStep = 32;
 constexpr int64_t kTileFloats = 256;        // 1 KiB
 constexpr int64_t kPair = 2 * kTileFloats;  // the high halves and the low ones
-
-struct alignas(64) TileConfig {
-  uint8_t palette = 1;
-  uint8_t start = 0;
-  uint8_t reserved[14] = {};
-  uint16_t bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
-  uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
-};
-static_assert(sizeof(TileConfig) == 64);
-constexpr TileConfig kConfig;
-
-void enter() { _tile_loadconfig(&kConfig); }
-void leave() { _tile_release(); }
 
 int64_t stepsOf(int64_t depth) { return (depth + kStep - 1) / kStep; }
 
