@@ -1,13 +1,13 @@
-import { setImmediate } from 'node:timers/promises';
 import type { RgbImage } from '../data/image.ts';
 import { failRange } from '../native/check.ts';
 import type { Graph } from '../program/graph.ts';
-import { type Augmentation, centreView, drawView, ViewRenderer } from './augment.ts';
+import type { Augmentation } from './augment.ts';
 import { type CaptionTable, gatherTokens, type TokenTable } from './captions.ts';
 import type { TrainingImages } from './images.ts';
 import { permutation, Random, streams } from './random.ts';
 import { float32, int64 } from './tensors.ts';
 import type { BatchSource, Tower } from './types.ts';
+import { type Normalisation, RowRenderer } from './views.ts';
 
 /** Images and captions of one step. */
 export interface ImageTextBatch {
@@ -29,18 +29,6 @@ export interface ImageTextBatch {
   readonly step: number;
 }
 
-/** Means and standard deviations of the channels, of values 0 to 1. */
-export interface Normalisation {
-  readonly mean: readonly number[];
-  readonly std: readonly number[];
-}
-
-/** CLIP's. */
-export const clipNormalisation: Normalisation = {
-  mean: [0.48145466, 0.4578275, 0.40821073],
-  std: [0.26862954, 0.26130258, 0.27577711],
-};
-
 export interface ImageTextSourceOptions {
   images: TrainingImages;
   captions: CaptionTable;
@@ -55,21 +43,16 @@ export interface ImageTextSourceOptions {
   viewSize?: number;
 }
 
-/** Rows that are prepared before other work of the event loop gets its turn. */
-const CHUNK = 8;
-
 /**
  * Batches of images with captions. The order of an epoch is a permutation drawn by (seed, epoch); view and caption of a row are
  * drawn by (seed, epoch, place in the permutation). The last, smaller batch of an epoch is left out.
  */
 export function imageTextSource(options: ImageTextSourceOptions): BatchSource<ImageTextBatch> {
-  const { images, captions, tokens, imageSize, normalisation, augmentation, batchSize, seed, viewSize } =
-    options;
+  const { images, captions, tokens, imageSize, batchSize, seed } = options;
   const rows = captions.ofItem.length;
   if (batchSize > rows) failRange(`at most the number of training items (${rows})`, 'batchSize', batchSize);
   const stepsPerEpoch = Math.floor(rows / batchSize);
-  const renderer = new ViewRenderer(imageSize);
-  const viewRenderer = viewSize === undefined ? undefined : new ViewRenderer(viewSize);
+  const renderer = new RowRenderer(options);
   let order: { epoch: number; places: Int32Array } | undefined;
   const placesOf = (epoch: number): Int32Array => {
     if (order?.epoch !== epoch) {
@@ -86,27 +69,13 @@ export function imageTextSource(options: ImageTextSourceOptions): BatchSource<Im
       const wanted = placesOf(epoch).slice(start, start + batchSize);
       const places = new Int32Array(batchSize);
       const texts = new Int32Array(batchSize);
-      const area = 3 * imageSize * imageSize;
-      const pixels = new Float32Array(batchSize * area);
-      const views: RgbImage[] = [];
-      for (let from = 0; from < batchSize; from += CHUNK) {
-        const chunk = wanted.subarray(from, from + CHUNK);
-        const found = await Promise.all(Array.from(chunk, (place) => images.at(place)));
-        for (const [k, { place, image }] of found.entries()) {
-          const row = from + k;
-          const random = new Random(seed, streams.augment, start + row, epoch);
-          const own = captions.ofItem[place]!;
-          places[row] = place;
-          texts[row] = own[own.length === 1 ? 0 : random.below(own.length)]!;
-          const view = augmentation
-            ? drawView(augmentation, image.width, image.height, random)
-            : centreView(image.width, image.height);
-          renderer.pixels(image, view, normalisation.mean, normalisation.std, pixels, row * area);
-          if (viewRenderer) views.push(viewRenderer.image(image, view));
-        }
-        // The towers' next micro-batch is waiting for this thread.
-        await setImmediate();
-      }
+      const random = (row: number) => new Random(seed, streams.augment, start + row, epoch);
+      const { pixels, views } = renderer.rows(batchSize);
+      await renderer.render(images, wanted, random, { pixels, views }, 0, (row, place, draws) => {
+        const own = captions.ofItem[place]!;
+        places[row] = place;
+        texts[row] = own[own.length === 1 ? 0 : draws.below(own.length)]!;
+      });
       return {
         places,
         texts,
@@ -115,7 +84,7 @@ export function imageTextSource(options: ImageTextSourceOptions): BatchSource<Im
         tokens: gatherTokens(tokens.ids, tokens.contextLength, texts),
         mask: gatherTokens(tokens.mask, tokens.contextLength, texts),
         contextLength: tokens.contextLength,
-        ...(viewRenderer && { views }),
+        ...(options.viewSize !== undefined && { views }),
         step: epoch * stepsPerEpoch + step,
       };
     },

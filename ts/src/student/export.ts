@@ -3,8 +3,8 @@ import { writeModel } from '../onnx/model.ts';
 import { exportModel } from '../program/export.ts';
 import type { Graph } from '../program/graph.ts';
 import { removeTemporaries, writeJson } from '../run/files.ts';
-import type { Normalisation } from './batches.ts';
 import type { StudentConfig } from './config.ts';
+import type { Normalisation } from './views.ts';
 
 /** A student as it is written to a model folder. */
 export interface ExportedStudent {

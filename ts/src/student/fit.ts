@@ -1,23 +1,19 @@
 import { join } from 'node:path';
 import type { Dataset } from '../data/dataset.ts';
-import { decodeImage, type RgbImage, resizeImage } from '../data/image.ts';
 import type { Tokenizer } from '../encoder/tokenizer.ts';
 import { failRange } from '../native/check.ts';
 import type { KernelOptions } from '../native/context.ts';
 import { CidError } from '../native/errors.ts';
-import type { Executor } from '../program/executor.ts';
-import { createExecutor } from '../program/ort/executor.ts';
 import { hashValue, type Json } from '../run/hash.ts';
 import { type ImageTextBatch, imageTextSource, imageTower, textTower } from './batches.ts';
 import { type CaptionTable, type TokenTable, tabulateCaptions } from './captions.ts';
-import { readCheckpoint } from './checkpoint.ts';
 import { exportStudent } from './export.ts';
 import { buildHeads, HEADS, type HeadsConfig, initialLogScale } from './heads.ts';
-import { ImageCache, TrainingImages } from './images.ts';
+import { decodeForViews, ImageCache, TrainingImages } from './images.ts';
 import { type StudentModel, tokenizerOf } from './model.ts';
+import { decisiveTraining, optimise } from './optimise.ts';
 import type { TrainedStudent, TrainingOptions } from './options.ts';
 import { type ResolvedTraining, resolveTraining, splitItems } from './resolve.ts';
-import { checkpointPath, train } from './trainer.ts';
 import type { Loss } from './types.ts';
 import { retrievalValidation } from './validate.ts';
 
@@ -96,8 +92,7 @@ export async function fitStudent(fit: FitOptions): Promise<TrainedStudent> {
   const tokenizer = tokenizerOf(student.tokenizerFiles);
   const tokens = tokenize(tokenizer, prepared.captions.texts, student.contextLength);
   const cache = new ImageCache(
-    async (item) =>
-      shrink(await decodeImage(await data.read(item)), 2 * Math.max(imageSize, fit.viewSize ?? 0)),
+    (item) => decodeForViews(data, item, Math.max(imageSize, fit.viewSize ?? 0)),
     training.cacheBytes,
   );
   const images = new TrainingImages(cache, items, (item, reason) => {
@@ -123,103 +118,63 @@ export async function fitStudent(fit: FitOptions): Promise<TrainedStudent> {
     },
     training.seed,
   );
-  const parameters = [...student.parameters, ...heads.parameters];
-  const executor = await createExecutor({
+  const { result, values, parameters } = await optimise({
     graphs: { image: student.image, text: student.text, [HEADS]: heads.graph },
-    parameters,
-    ...(options.device !== undefined && { device: options.device }),
-    threads: training.threads,
-  });
-  try {
-    const validate =
-      prepared.heldOut.length > 0
-        ? await retrievalValidation({
-            items: prepared.heldOut,
-            texts: prepared.heldOutTexts,
-            tokens,
-            towers,
-            images: cache,
-            imageSize,
-            normalisation,
-            microBatch: training.microBatch,
-            ema: training.ema !== undefined,
-          })
-        : undefined;
-    const result = await train({
-      executor,
-      towers,
-      heads: HEADS,
-      source,
-      loss: fit.loss,
-      schedule: training,
-      microBatch: training.microBatch,
-      decay: training.decay,
-      betas: training.betas,
-      epsilon: training.epsilon,
-      clip: training.clip,
-      ...(training.ema !== undefined && { ema: training.ema }),
-      folder,
-      ...(options.metrics !== undefined && { metrics: options.metrics }),
-      stage: options.stage ?? fit.stage,
-      identity: identityOf(fit),
-      checkpointEvery: training.checkpointEvery,
-      ...(validate && { validate, validateEvery: training.validateEvery, higherIsBetter: true }),
-      ...(options.signal && { signal: options.signal }),
-      ...(options.onStep && { onStep: options.onStep }),
-      onValidation: (step, { metrics }) => options.onValidation?.(step, metrics),
-    });
-    const model = join(folder, 'model');
-    const which = training.select === 'best' && result.best ? 'best' : 'last';
-    const values = await exportedValues(folder, which, executor);
-    await exportStudent(
-      model,
-      {
-        image: student.image,
-        text: student.exportedText,
-        values,
-        config: student.config,
-        embedDim: student.embedDim,
+    parameters: [...student.parameters, ...heads.parameters],
+    towers,
+    heads: HEADS,
+    source,
+    loss: fit.loss,
+    training,
+    options,
+    stage: fit.stage,
+    identity: identityOf(fit),
+    ...(prepared.heldOut.length > 0 && {
+      validate: await retrievalValidation({
+        items: prepared.heldOut,
+        texts: prepared.heldOutTexts,
+        tokens,
+        towers,
+        images: cache,
         imageSize,
-        contextLength: student.contextLength,
         normalisation,
-        tokenizer: student.tokenizerFiles,
-        logScale: values.get(`${HEADS}.logit_scale`)?.[0] ?? initialLogScale,
-        tokens: {
-          start: tokenizer.startId,
-          end: tokenizer.endId,
-          pad: tokenizer.padId,
-          count: tokenizer.vocabSize,
-        },
+        microBatch: training.microBatch,
+        ema: training.ema !== undefined,
+      }),
+    }),
+  });
+  const model = join(folder, 'model');
+  await exportStudent(
+    model,
+    {
+      image: student.image,
+      text: student.exportedText,
+      values,
+      config: student.config,
+      embedDim: student.embedDim,
+      imageSize,
+      contextLength: student.contextLength,
+      normalisation,
+      tokenizer: student.tokenizerFiles,
+      logScale: values.get(`${HEADS}.logit_scale`)?.[0] ?? initialLogScale,
+      tokens: {
+        start: tokenizer.startId,
+        end: tokenizer.endId,
+        pad: tokenizer.padId,
+        count: tokenizer.vocabSize,
       },
-      training.exportDtype,
-    );
-    return {
-      model,
-      steps: result.steps,
-      best: result.best,
-      validation: result.validation?.metrics,
-      parameters: parameters.reduce((sum, { value }) => sum + value.length, 0),
-      heldOut: prepared.heldOut,
-      skipped: images.broken,
-    };
-  } finally {
-    await executor.dispose();
-  }
-}
-
-/** Parameters of a checkpoint by name: the moving average where there is one. */
-async function exportedValues(
-  folder: string,
-  which: 'last' | 'best',
-  executor: Executor,
-): Promise<Map<string, Float32Array>> {
-  const path = checkpointPath(folder, which);
-  const checkpoint = await readCheckpoint(path, executor.parameters);
-  if (!checkpoint) throw new CidError('FILE_NOT_FOUND', `No such file: ${path}`);
-  const buffer = checkpoint.state.ema ?? checkpoint.state.parameters;
-  return new Map(
-    executor.parameters.map(({ name, offset, length }) => [name, buffer.subarray(offset, offset + length)]),
+    },
+    training.exportDtype,
   );
+  return {
+    model,
+    steps: result.steps,
+    best: result.best,
+    validation: result.validation?.metrics,
+    parameters,
+    heldOut: prepared.heldOut,
+    skipped: images.broken,
+  };
 }
 
 function tokenize(tokenizer: Tokenizer, texts: readonly string[], contextLength: number): TokenTable {
@@ -229,26 +184,11 @@ function tokenize(tokenizer: Tokenizer, texts: readonly string[], contextLength:
   return { ids: inputIds, mask: attentionMask, contextLength };
 }
 
-/** Photographs are kept at the size that a crop of them can still use. */
-async function shrink(image: RgbImage, side: number): Promise<RgbImage> {
-  const factor = side / Math.min(image.width, image.height);
-  if (factor >= 1) return image;
-  return resizeImage(image, Math.round(image.width * factor), Math.round(image.height * factor), 'linear');
-}
-
 /** Hash of whatever the trained parameters depend on, but for machine, threads and executor. */
 function identityOf({ prepared, student, identity, heads }: FitOptions): string {
   const { training, data, items, heldOut, captions } = prepared;
-  const {
-    threads: _threads,
-    cacheBytes: _cacheBytes,
-    checkpointEvery: _checkpointEvery,
-    select: _select,
-    exportDtype: _exportDtype,
-    ...decisive
-  } = training;
   return hashValue({
-    training: JSON.parse(JSON.stringify(decisive)) as Json,
+    training: decisiveTraining(training),
     data: data.hash,
     items: Array.from(items),
     heldOut: Array.from(heldOut),

@@ -1,8 +1,17 @@
-import type { RgbImage } from '../data/image.ts';
+import type { Dataset } from '../data/dataset.ts';
+import { decodeImage, type RgbImage, resizeImage } from '../data/image.ts';
 import { CidError } from '../native/errors.ts';
 
 /** Decoded images by index. Fails where an image is broken. */
 export type DecodeImage = (index: number) => Promise<RgbImage>;
+
+/** The image of an item, no larger than what crops of `viewSize` pixels can still use: photographs take less memory so. */
+export async function decodeForViews(data: Dataset, item: number, viewSize: number): Promise<RgbImage> {
+  const image = await decodeImage(await data.read(item));
+  const factor = (2 * viewSize) / Math.min(image.width, image.height);
+  if (factor >= 1) return image;
+  return resizeImage(image, Math.round(image.width * factor), Math.round(image.height * factor), 'linear');
+}
 
 /** Decoded images, the least recently used dropped first when they take more than `bytes`. */
 export class ImageCache {

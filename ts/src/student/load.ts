@@ -6,11 +6,11 @@ import { readModel } from '../onnx/model.ts';
 import { decodeTensor } from '../onnx/tensor.ts';
 import type { Parameter } from '../program/executor.ts';
 import { hashFile, hashValue } from '../run/hash.ts';
-import { clipNormalisation } from './batches.ts';
 import { studentConfig } from './config.ts';
 import { CONFIG_KEY } from './export.ts';
 import { importImageTower, importTextTower } from './imported.ts';
 import { newStudent, type StudentModel, type TokenizerFiles, tokenizerOf } from './model.ts';
+import { clipNormalisation } from './views.ts';
 
 const MODELS = ['vision_model.onnx', 'text_model.onnx'] as const;
 

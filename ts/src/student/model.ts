@@ -4,11 +4,11 @@ import { CidError } from '../native/errors.ts';
 import type { Parameter } from '../program/executor.ts';
 import type { Graph } from '../program/graph.ts';
 import { hashFile, hashValue, type Json } from '../run/hash.ts';
-import { clipNormalisation, type Normalisation } from './batches.ts';
 import { type StudentConfig, studentConfig } from './config.ts';
 import { importImageTower } from './imported.ts';
 import type { TrainingOptions } from './options.ts';
 import { buildExportedText, buildStudent } from './towers.ts';
+import { clipNormalisation, type Normalisation } from './views.ts';
 
 /** Contents of `tokenizer.json` and `tokenizer_config.json`. */
 export interface TokenizerFiles {

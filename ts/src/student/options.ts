@@ -3,24 +3,8 @@ import type { AugmentOptions } from './augment.ts';
 import type { StudentName, StudentOptions } from './config.ts';
 import type { StepReport } from './types.ts';
 
-/** What `pretrain` and `distill` have in common: the student, the optimiser, the data's order and what is written when. */
-export interface TrainingOptions {
-  /**
-   * The student's architecture: a name ('vit-b-32', 'vit-s-16', 'mini-64', …), or a name with some numbers changed. The
-   * vocabulary's size follows from the tokenizer.
-   * Defaults to 'mini-64'. Not used when `init` is given.
-   */
-  student?: StudentName | StudentOptions;
-  /**
-   * Model folder to start from: an exported student, or any CLIP with a vision and a text model. Its towers and tokenizer are
-   * kept.
-   */
-  init?: string;
-  /**
-   * ONNX file of an image encoder, one image input [batch, 3, size, size] and one output [batch, width], to be the image tower
-   * instead of the architecture's own; its weights are where training starts. Embeddings are as wide as its output.
-   */
-  imageModel?: string;
+/** What every training has in common: the optimiser, the data's order, and what is written when. */
+export interface TrainerOptions {
   /** Passes over the training items. Defaults to 32. */
   epochs?: number;
   /** Optimiser steps in all, instead of `epochs`. */
@@ -47,10 +31,6 @@ export interface TrainingOptions {
   ema?: number;
   /** Augmentation of training images. Left-out fields have the defaults of {@link AugmentOptions}; 'none' for none at all. */
   augment?: AugmentOptions | 'none';
-  /** Which caption of an item a step sees: always the first, or one drawn anew each time. Defaults to 'random'. */
-  captions?: 'first' | 'random';
-  /** Held-out items: a share of the items (0 to 0.5), drawn by the seed, or their indices. Defaults to 0.05. */
-  validation?: number | readonly number[];
   /** Optimiser steps between validations. Defaults to one epoch's, and at least to a tenth of all steps. */
   validateEvery?: number;
   /** Optimiser steps between checkpoints. Defaults to `validateEvery`. */
@@ -67,11 +47,11 @@ export interface TrainingOptions {
   device?: Device;
   /** Defaults to the process's number. The parameters' last bits depend on it. */
   threads?: number;
-  /** Folder for checkpoints and, in `model/`, the exported student. Training goes on from what is there. */
+  /** Folder for checkpoints and, in `model/`, the exported model. Training goes on from what is there. */
   folder: string;
   /** Where a line of metrics a step goes. Defaults to `metrics.jsonl` in `folder`. */
   metrics?: string;
-  /** Name of the stage in the metrics. Defaults to 'pretrain' or 'distill'. */
+  /** Name of the stage in the metrics. Defaults to what is trained: 'pretrain', 'distill', … */
   stage?: string;
   /** Stops after the step in hand with a checkpoint; the call then rejects with code ABORTED and can be made again. */
   signal?: AbortSignal;
@@ -79,6 +59,30 @@ export interface TrainingOptions {
   onValidation?: (step: number, metrics: Readonly<Record<string, number>>) => void;
   /** Called once for every image that could not be read or decoded. */
   onSkip?: (key: string, reason: string) => void;
+}
+
+/** What `pretrain` and `distill` have in common beside {@link TrainerOptions}: a student of two towers. */
+export interface TrainingOptions extends TrainerOptions {
+  /**
+   * The student's architecture: a name ('vit-b-32', 'vit-s-16', 'mini-64', …), or a name with some numbers changed. The
+   * vocabulary's size follows from the tokenizer.
+   * Defaults to 'mini-64'. Not used when `init` is given.
+   */
+  student?: StudentName | StudentOptions;
+  /**
+   * Model folder to start from: an exported student, or any CLIP with a vision and a text model. Its towers and tokenizer are
+   * kept.
+   */
+  init?: string;
+  /**
+   * ONNX file of an image encoder, one image input [batch, 3, size, size] and one output [batch, width], to be the image tower
+   * instead of the architecture's own; its weights are where training starts. Embeddings are as wide as its output.
+   */
+  imageModel?: string;
+  /** Which caption of an item a step sees: always the first, or one drawn anew each time. Defaults to 'random'. */
+  captions?: 'first' | 'random';
+  /** Held-out items: a share of the items (0 to 0.5), drawn by the seed, or their indices. Defaults to 0.05. */
+  validation?: number | readonly number[];
 }
 
 /** How a run of training ended. */

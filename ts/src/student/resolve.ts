@@ -8,11 +8,11 @@ import {
 } from '../native/check.ts';
 import { threads } from '../native/devices.ts';
 import { type Augmentation, resolveAugmentation } from './augment.ts';
-import type { TrainingOptions } from './options.ts';
+import type { TrainerOptions, TrainingOptions } from './options.ts';
 import { permutation, Random, streams } from './random.ts';
 
-/** {@link TrainingOptions} with defaults filled in, for a number of training items. */
-export interface ResolvedTraining {
+/** {@link TrainerOptions} with defaults filled in, for a number of training items. */
+export interface ResolvedTrainer {
   batchSize: number;
   microBatch: number;
   steps: number;
@@ -26,7 +26,6 @@ export interface ResolvedTraining {
   clip: number;
   ema: number | undefined;
   augmentation: Augmentation | undefined;
-  captions: 'first' | 'random';
   validateEvery: number;
   checkpointEvery: number;
   select: 'best' | 'last';
@@ -36,9 +35,26 @@ export interface ResolvedTraining {
   threads: number;
 }
 
+export interface ResolvedTraining extends ResolvedTrainer {
+  captions: 'first' | 'random';
+}
+
 /** Checks options and fills in their defaults. `items` and `heldOut` are the numbers of items for training and validation. */
 export function resolveTraining(options: TrainingOptions, items: number, heldOut: number): ResolvedTraining {
-  const batchSize = expectInteger('batchSize', options.batchSize ?? Math.min(256, items), 2);
+  return {
+    ...resolveTrainer(options, items, heldOut, 256),
+    captions: expectOneOf('captions', options.captions ?? 'random', ['first', 'random']),
+  };
+}
+
+/** {@link resolveTraining} without what is about captions; `usualBatch` is the default of `batchSize` where there are as many items. */
+export function resolveTrainer(
+  options: TrainerOptions,
+  items: number,
+  heldOut: number,
+  usualBatch: number,
+): ResolvedTrainer {
+  const batchSize = expectInteger('batchSize', options.batchSize ?? Math.min(usualBatch, items), 2);
   if (batchSize > items) failRange(`at most the number of training items (${items})`, 'batchSize', batchSize);
   const stepsPerEpoch = Math.floor(items / batchSize);
   const epochs = expectInteger('epochs', options.epochs ?? 32, 1);
@@ -65,7 +81,6 @@ export function resolveTraining(options: TrainingOptions, items: number, heldOut
     clip: expectNumber('clip', options.clip ?? 1, 0),
     ema,
     augmentation: resolveAugmentation(options.augment),
-    captions: expectOneOf('captions', options.captions ?? 'random', ['first', 'random']),
     validateEvery: expectInteger('validateEvery', validateEvery, 1),
     checkpointEvery: expectInteger('checkpointEvery', options.checkpointEvery ?? validateEvery, 1),
     select: expectOneOf('select', options.select ?? (heldOut > 0 ? 'best' : 'last'), ['best', 'last']),

@@ -1,11 +1,12 @@
 import type { Executor } from '../program/executor.ts';
 import { centreView, ViewRenderer } from './augment.ts';
-import type { ImageTextBatch, Normalisation } from './batches.ts';
+import type { ImageTextBatch } from './batches.ts';
 import { gatherTokens, type TokenTable } from './captions.ts';
 import { HEADS } from './heads.ts';
 import type { ImageCache } from './images.ts';
 import { concatenateRows } from './tensors.ts';
 import type { Tower, Validation } from './types.ts';
+import type { Normalisation } from './views.ts';
 
 /** Most held-out pairs that are compared; all pairs of them are. */
 export const LARGEST_VALIDATION = 1024;

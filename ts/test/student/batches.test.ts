@@ -3,10 +3,11 @@ import type { Dataset } from '../../src/data/dataset.ts';
 import type { RgbImage } from '../../src/data/image.ts';
 import { CidError } from '../../src/native/errors.ts';
 import { resolveAugmentation } from '../../src/student/augment.ts';
-import { clipNormalisation, imageTextSource } from '../../src/student/batches.ts';
+import { imageTextSource } from '../../src/student/batches.ts';
 import { tabulateCaptions } from '../../src/student/captions.ts';
 import { ImageCache, TrainingImages } from '../../src/student/images.ts';
 import { resolveTraining, splitItems } from '../../src/student/resolve.ts';
+import { clipNormalisation } from '../../src/student/views.ts';
 
 const count = 11;
 

@@ -17,11 +17,11 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { tokenizerConfig, trainTokenizer } from '../../src/encoder/bpe.ts';
 import { writeJson } from '../../src/run/files.ts';
 import { centreView, ViewRenderer } from '../../src/student/augment.ts';
-import { clipNormalisation } from '../../src/student/batches.ts';
 import { studentConfig } from '../../src/student/config.ts';
 import { exportStudent } from '../../src/student/export.ts';
 import { loadStudent } from '../../src/student/load.ts';
 import { newStudent, type StudentModel, tokenizerOf } from '../../src/student/model.ts';
+import { clipNormalisation } from '../../src/student/views.ts';
 
 const texts = ['a red fox', 'a green frog and a red fox', 'two dogs', 'the fox and the frog'];
 let root: string;

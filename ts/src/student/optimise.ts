@@ -1,0 +1,105 @@
+import { CidError } from '../native/errors.ts';
+import type { Executor, Parameter } from '../program/executor.ts';
+import type { Graph } from '../program/graph.ts';
+import { createExecutor } from '../program/ort/executor.ts';
+import type { Json } from '../run/hash.ts';
+import { readCheckpoint } from './checkpoint.ts';
+import type { TrainerOptions } from './options.ts';
+import type { ResolvedTrainer } from './resolve.ts';
+import { checkpointPath, train } from './trainer.ts';
+import type { TrainOptions, TrainResult, Validation } from './types.ts';
+
+/** Programs, data and a loss, to be trained as options say. */
+export interface Optimisation<Batch>
+  extends Pick<TrainOptions<Batch>, 'towers' | 'heads' | 'source' | 'loss'> {
+  readonly graphs: Readonly<Record<string, Graph>>;
+  readonly parameters: readonly Parameter[];
+  readonly training: ResolvedTrainer;
+  readonly options: TrainerOptions;
+  /** Name of the stage in the metrics, where the options give none. */
+  readonly stage: string;
+  /** Hash of whatever decides the outcome; see {@link decisiveTraining}. */
+  readonly identity: string;
+  /** Larger is better. */
+  readonly validate?: ((executor: Executor) => Promise<Validation>) | undefined;
+}
+
+export interface Optimised {
+  readonly result: TrainResult;
+  /** Values by name of the checkpoint that counts: the moving average where there is one. */
+  readonly values: ReadonlyMap<string, Float32Array>;
+  /** Numbers that are learned or kept. */
+  readonly parameters: number;
+}
+
+/** Trains with an executor of its own, or goes on with what is in the folder; see `train`. */
+export async function optimise<Batch>(optimisation: Optimisation<Batch>): Promise<Optimised> {
+  const { graphs, parameters, training, options, validate } = optimisation;
+  const { folder } = options;
+  const executor = await createExecutor({
+    graphs,
+    parameters,
+    ...(options.device !== undefined && { device: options.device }),
+    threads: training.threads,
+  });
+  try {
+    const result = await train({
+      executor,
+      towers: optimisation.towers,
+      ...(optimisation.heads !== undefined && { heads: optimisation.heads }),
+      source: optimisation.source,
+      loss: optimisation.loss,
+      schedule: training,
+      microBatch: training.microBatch,
+      decay: training.decay,
+      betas: training.betas,
+      epsilon: training.epsilon,
+      clip: training.clip,
+      ...(training.ema !== undefined && { ema: training.ema }),
+      folder,
+      ...(options.metrics !== undefined && { metrics: options.metrics }),
+      stage: options.stage ?? optimisation.stage,
+      identity: optimisation.identity,
+      checkpointEvery: training.checkpointEvery,
+      ...(validate && { validate, validateEvery: training.validateEvery, higherIsBetter: true }),
+      ...(options.signal && { signal: options.signal }),
+      ...(options.onStep && { onStep: options.onStep }),
+      onValidation: (step, { metrics }) => options.onValidation?.(step, metrics),
+    });
+    const which = training.select === 'best' && result.best ? 'best' : 'last';
+    return {
+      result,
+      values: await exportedValues(folder, which, executor),
+      parameters: parameters.reduce((sum, { value }) => sum + value.length, 0),
+    };
+  } finally {
+    await executor.dispose();
+  }
+}
+
+/** The part of the options that decides what is learned: not machine and threads, nor what is written when. */
+export function decisiveTraining(training: ResolvedTrainer): Json {
+  const {
+    threads: _threads,
+    cacheBytes: _cacheBytes,
+    checkpointEvery: _checkpointEvery,
+    select: _select,
+    exportDtype: _exportDtype,
+    ...decisive
+  } = training;
+  return JSON.parse(JSON.stringify(decisive)) as Json;
+}
+
+async function exportedValues(
+  folder: string,
+  which: 'last' | 'best',
+  executor: Executor,
+): Promise<Map<string, Float32Array>> {
+  const path = checkpointPath(folder, which);
+  const checkpoint = await readCheckpoint(path, executor.parameters);
+  if (!checkpoint) throw new CidError('FILE_NOT_FOUND', `No such file: ${path}`);
+  const buffer = checkpoint.state.ema ?? checkpoint.state.parameters;
+  return new Map(
+    executor.parameters.map(({ name, offset, length }) => [name, buffer.subarray(offset, offset + length)]),
+  );
+}
