@@ -1,0 +1,128 @@
+// Arguments of the operations that a program is made of: plain structs of pointers to a device's memory and of
+// sizes. Each back end has one function an operation (cpu/ops/ops.h).
+//
+// Everything is float32 and dense unless it says otherwise. Gradients of parameters are added to what is there, so that
+// a batch may be run in parts; everything else is overwritten, and may not overlap what is read unless it says so.
+// Results are the same from run to run for one device and number of threads.
+#pragma once
+
+#include <cstdint>
+
+namespace clipcid {
+
+// Images are NHWC, [images, height, width, channels]. The weights of a convolution lie as ONNX has them,
+// [channels out, channels in / groups, kernel height, kernel width], because that is how the parameters are saved; an
+// operation packs them as it needs them.
+struct ConvShape {
+  int64_t images = 0;
+  int64_t height = 0, width = 0, channels = 0;           // of the input
+  int64_t outHeight = 0, outWidth = 0, outChannels = 0;  // of the output
+  int64_t groups = 1;                                    // divides both channels
+  int64_t kernelHeight = 1, kernelWidth = 1;
+  int64_t strideHeight = 1, strideWidth = 1;
+  int64_t dilationHeight = 1, dilationWidth = 1;
+  // Zeros above and to the left; those below and to the right follow from the sizes.
+  int64_t padTop = 0, padLeft = 0;
+};
+
+struct ConvArgs {
+  ConvShape shape;
+  const float* x = nullptr;
+  const float* weights = nullptr;
+  const float* bias = nullptr;  // [outChannels], or null
+  float* y = nullptr;
+};
+
+struct ConvInputGradientArgs {
+  ConvShape shape;
+  const float* dy = nullptr;
+  const float* weights = nullptr;
+  float* dx = nullptr;
+};
+
+struct ConvWeightGradientArgs {
+  ConvShape shape;
+  const float* x = nullptr;
+  const float* dy = nullptr;
+  float* dWeights = nullptr;  // added to
+  float* dBias = nullptr;     // [outChannels], added to, or null
+};
+
+// What may follow a normalisation in the same pass.
+enum class Activation : uint8_t { kNone, kRelu, kHardSwish };
+
+// y = activation((x - mean) / sqrt(variance + epsilon) gamma + beta + residual), with the statistics of the batch.
+struct BatchNormArgs {
+  int64_t rows = 0;      // images * height * width
+  int64_t channels = 0;  // of x, y and the residual, [rows, channels]
+  float epsilon = 1e-5f;
+  Activation activation = Activation::kNone;
+  const float* x = nullptr;
+  const float* gamma = nullptr;  // [channels], as are beta, mean and variance
+  const float* beta = nullptr;
+  const float* residual = nullptr;  // or null
+  float* y = nullptr;
+  float* mean = nullptr;
+  float* variance = nullptr;  // of the population: divided by `rows`
+};
+
+struct BatchNormGradientArgs {
+  int64_t rows = 0;
+  int64_t channels = 0;
+  float epsilon = 1e-5f;
+  Activation activation = Activation::kNone;
+  const float* dy = nullptr;
+  const float* x = nullptr;
+  // What came of the pass forward; read where there is an activation.
+  const float* y = nullptr;
+  const float* gamma = nullptr;
+  const float* beta = nullptr;
+  const float* residual = nullptr;  // as in the pass forward
+  const float* mean = nullptr;
+  const float* variance = nullptr;
+  float* dx = nullptr;
+  float* dResidual = nullptr;  // dy behind the activation, or null
+  float* dGamma = nullptr;     // [channels], added to, as is dBeta
+  float* dBeta = nullptr;
+};
+
+struct PoolShape {
+  int64_t images = 0;
+  int64_t height = 0, width = 0, channels = 0;
+  int64_t outHeight = 0, outWidth = 0;
+  int64_t kernelHeight = 1, kernelWidth = 1;
+  int64_t strideHeight = 1, strideWidth = 1;
+  int64_t dilationHeight = 1, dilationWidth = 1;
+  int64_t padTop = 0, padLeft = 0;
+};
+
+// Of equal elements the first in the window counts, as in ONNX.
+struct MaxPoolArgs {
+  PoolShape shape;
+  const float* x = nullptr;
+  float* y = nullptr;
+  int32_t* taps = nullptr;  // as y: which tap of the window was the largest, row by row
+};
+
+struct MaxPoolGradientArgs {
+  PoolShape shape;
+  const float* dy = nullptr;
+  const int32_t* taps = nullptr;
+  float* dx = nullptr;
+};
+
+struct AveragePoolArgs {
+  PoolShape shape;
+  bool countPadding = false;  // zeros of the padding count as elements
+  const float* x = nullptr;
+  float* y = nullptr;
+};
+
+struct AveragePoolGradientArgs {
+  PoolShape shape;
+  bool countPadding = false;
+  const float* dy = nullptr;
+  float* dx = nullptr;
+};
+
+}  // namespace clipcid
