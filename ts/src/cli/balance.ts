@@ -1,6 +1,7 @@
 import { join } from 'node:path';
 import type { Command } from 'commander';
-import { type Config, required } from '../cid/config.ts';
+import type { Config } from '../cid/config.ts';
+import { required } from '../run/schema.ts';
 import {
   type CommonFlags,
   configOf,

@@ -1,11 +1,12 @@
 import { dirname, resolve } from 'node:path';
 import { type Command, InvalidArgumentError, Option } from 'commander';
-import { type Config, parseConfig, readConfigFile } from '../cid/config.ts';
+import { type Config, parseConfig } from '../cid/config.ts';
 import { setInstructions, setThreads } from '../native/devices.ts';
 import { CidError } from '../native/errors.ts';
 import { INSTRUCTIONS, type Instructions } from '../native/instructions.ts';
 import { catchInterrupt, INTERRUPTED } from '../run/interrupt.ts';
 import { type OnProgress, showProgress } from '../run/progress.ts';
+import { readConfigFile } from '../run/schema.ts';
 import type { Existing } from '../run/stage.ts';
 
 /** Exit codes of every command. */
@@ -123,25 +124,35 @@ export function list(flags: string, description: string): Option {
   );
 }
 
-/**
- * The configuration of a command: what is remembered, the file's over it, and over that what the flags say; checked as a whole.
- * Paths in the file are relative to it, those of flags to the working folder.
- */
-export async function configOf(
+/** {@link configWith} for the configuration of the CLIP-CID pipeline. */
+export function configOf(
   flags: CommonFlags,
   overrides: Record<string, unknown>,
   before: unknown = {},
 ): Promise<Config> {
+  return configWith(parseConfig, flags, overrides, before);
+}
+
+/**
+ * The configuration of a command: what is remembered, the file's over it, and over that what the flags say; checked as a whole.
+ * Paths in the file are relative to it, those of flags to the working folder.
+ */
+export async function configWith<C extends { readonly threads?: number | undefined }>(
+  parse: (value: unknown, name: string, folder?: string) => C,
+  flags: CommonFlags,
+  overrides: Record<string, unknown>,
+  before: unknown = {},
+): Promise<C> {
   let base = merge(before as object, {});
   if (flags.config !== undefined) {
     const file = await readConfigFile(flags.config);
     // Checked by itself, so that a mistake in the file is reported with the file's name.
-    const checked = parseConfig(file, flags.config, dirname(resolve(flags.config)));
+    const checked = parse(file, flags.config, dirname(resolve(flags.config)));
     base = merge(base, pick(checked, file));
   }
   const { device, threads, maxMemory, seed } = flags;
   const common = { device, threads, maxMemory, seed };
-  const config = parseConfig(merge(base, { ...common, ...overrides }), 'the options');
+  const config = parse(merge(base, { ...common, ...overrides }), 'the options');
   if (config.threads !== undefined) setThreads(config.threads);
   if (flags.simd !== undefined) setInstructions(flags.simd);
   return config;

@@ -1,5 +1,5 @@
 import type { Command } from 'commander';
-import { required } from '../cid/config.ts';
+import { required } from '../run/schema.ts';
 import { type CommonFlags, list, number, placeFlags, runCommand, stageFlags } from './common.ts';
 import { openPlace, sourceFlags } from './place.ts';
 

@@ -1,10 +1,10 @@
 import { join } from 'node:path';
 import type { Command } from 'commander';
-import { required } from '../cid/config.ts';
 import type { EvaluateResult } from '../eval/types.ts';
 import type { Device } from '../native/devices.ts';
 import { readJson } from '../run/files.ts';
 import type { Json } from '../run/hash.ts';
+import { required } from '../run/schema.ts';
 import {
   type CommonFlags,
   configOf,

@@ -1,5 +1,5 @@
 import type { Command } from 'commander';
-import { required } from '../cid/config.ts';
+import { required } from '../run/schema.ts';
 import { number, placeFlags, runCommand, stageFlags } from './common.ts';
 import { openPlace, sourceFlags } from './place.ts';
 import { type TrainingFlags, trainingFlags, trainingSection } from './training.ts';

@@ -2,7 +2,8 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
-import { parseConfig, readConfig, required } from '../../src/cid/config.ts';
+import { parseConfig, readConfig } from '../../src/cid/config.ts';
+import { required } from '../../src/run/schema.ts';
 
 let folder: string;
 beforeEach(() => {
