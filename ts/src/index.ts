@@ -23,7 +23,21 @@ export {
   type PretrainStageOptions,
   pretrainStage,
 } from './cid/student.ts';
+export type { Dataset, Item, Skipped } from './data/dataset.ts';
 export { type NpyArray, readNpy } from './data/npy.ts';
+export type { RatedDataset, RatedFormat, Split } from './data/rated/dataset.ts';
+export { type OpenRatedOptions, openRated } from './data/rated/open.ts';
+export {
+  aadbScale,
+  avaScale,
+  binCentres,
+  meanScore,
+  paraScale,
+  type ScoreScale,
+  scoreScale,
+  softBin,
+} from './data/rated/scale.ts';
+export { partOf, type SplitOptions, type Splits, splitRated } from './data/rated/split.ts';
 export { type OpenStoreOptions, openStore, type Store } from './data/store.ts';
 export { evaluate } from './eval/evaluate.ts';
 export { formatEvaluation } from './eval/format.ts';

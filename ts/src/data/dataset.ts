@@ -116,7 +116,7 @@ async function find(source: string, options: OpenDatasetOptions & { captions: bo
 }
 
 /** Says how many were left out for which reason, and names the first of each. */
-function nothingUsable(source: string, skipped: readonly Skipped[]): CidError {
+export function nothingUsable(source: string, skipped: readonly Skipped[]): CidError {
   if (skipped.length === 0) return new CidError('INVALID_DATA', `There are no images in ${source}`);
   const reasons = new Map<string, { count: number; first: string }>();
   for (const { key, reason } of skipped) {

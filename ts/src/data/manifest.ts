@@ -36,7 +36,7 @@ export async function readManifest(
   options: OpenDatasetOptions & { captions: boolean },
 ): Promise<Found> {
   const folder = dirname(resolve(path));
-  const tars = new Map<string, Promise<Map<string, TarMember>>>();
+  const tars: Tars = new Map();
   const entries = new Map<string, Growing>();
   const skipped: Skipped[] = [];
   const missing: Set<string>[] = [];
@@ -88,18 +88,18 @@ function split(folder: string, image: string): { path: string; member?: string }
   return hash < 0 ? { path } : { path, member: image.slice(hash + 5) };
 }
 
-/** Where an image is, or why it cannot be used. */
-async function locate(
+/** Members of tars by path, each read once. */
+export type Tars = Map<string, Promise<Map<string, TarMember>>>;
+
+/** Where an image is that a list in `folder` names, or why it cannot be used. Whether a file is there is not looked up. */
+export async function placeOf(
   folder: string,
   image: string,
-  tars: Map<string, Promise<Map<string, TarMember>>>,
-): Promise<string | { path: string; member?: string; offset: number; size: number }> {
+  tars: Tars,
+): Promise<string | { path: string; member?: TarMember }> {
   if (/^[a-z][a-z0-9+.-]*:\/\//i.test(image)) return 'the image is an address, not a file; download it first';
   const { path, member } = split(folder, image);
-  if (member === undefined) {
-    const status = await stat(path).catch(() => undefined);
-    return status?.isFile() ? { path, offset: 0, size: status.size } : 'no such file';
-  }
+  if (member === undefined) return { path };
   let index = tars.get(path);
   if (index === undefined) {
     index = indexTar(path).then(({ members }) => new Map(members.map((found) => [found.name, found])));
@@ -107,14 +107,29 @@ async function locate(
   }
   try {
     const found = (await index).get(member);
-    return found ? { path, member, offset: found.offset, size: found.size } : 'no such file in the tar';
+    return found ? { path, member: found } : 'no such file in the tar';
   } catch (error) {
     if (!(error instanceof CidError)) throw error;
     return error.code === 'FILE_NOT_FOUND' ? 'no such file' : error.message;
   }
 }
 
-function rowsOf(path: string): AsyncIterable<Row> {
+/** {@link placeOf}, with the file looked up. */
+async function locate(
+  folder: string,
+  image: string,
+  tars: Tars,
+): Promise<string | { path: string; member?: string; offset: number; size: number }> {
+  const place = await placeOf(folder, image, tars);
+  if (typeof place === 'string') return place;
+  const { path, member } = place;
+  if (member) return { path, member: member.name, offset: member.offset, size: member.size };
+  const status = await stat(path).catch(() => undefined);
+  return status?.isFile() ? { path, offset: 0, size: status.size } : 'no such file';
+}
+
+/** Rows of a list in any of its forms, one at a time. */
+export function rowsOf(path: string): AsyncIterable<Row> {
   switch (extname(path).toLowerCase()) {
     case '.csv':
       return csvRows(path, ',');
