@@ -44,6 +44,14 @@ export { formatEvaluation } from './eval/format.ts';
 export { type PairScore, pairPrecisionRecall } from './eval/groups.ts';
 export { type LinearProbeOptions, linearProbe } from './eval/probe.ts';
 export { imageImageRetrieval, imageTextRetrieval, retrieval } from './eval/retrieval.ts';
+export {
+  type Estimate,
+  formatEstimate,
+  type MeasureScoresOptions,
+  measureScores,
+  type ScoreMetrics,
+  type Scores,
+} from './eval/scores.ts';
 export { type Spread, spread } from './eval/statistics.ts';
 export type {
   DataSummary,

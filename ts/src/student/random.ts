@@ -54,6 +54,7 @@ export const streams = {
   initial: 3,
   split: 4,
   benchmark: 5,
+  bootstrap: 7,
 } as const;
 
 /** A sequence of draws for one (seed, stream, a, b), such as (seed, augment, epoch, position). */
