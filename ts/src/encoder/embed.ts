@@ -8,10 +8,12 @@ import { abortError, CidError } from '../native/errors.ts';
 import type { Json } from '../run/hash.ts';
 import type { OnProgress } from '../run/progress.ts';
 import type { Encoder } from './encoder.ts';
+import type { ImageEncoder } from './image-encoder.ts';
 
 export interface EmbedDatasetOptions {
   readonly dataset: Dataset;
-  readonly encoder: Encoder;
+  /** Captions are embedded where it has a text side. */
+  readonly encoder: ImageEncoder | Encoder;
   /** Of the store; made when it is missing. */
   readonly folder: string;
   /** Items of a shard: what is lost at most when embedding is stopped. Defaults to 4096. */
@@ -45,7 +47,7 @@ export async function embedDataset(options: EmbedDatasetOptions): Promise<Store>
   const batchSize = expectInteger('batchSize', options.batchSize ?? 64, 1);
   const background = expectString('background', options.background ?? BACKGROUND);
   const dtype = expectOneOf('dtype', options.dtype ?? 'float32', ['float32', 'float16']);
-  const texts = everyItemHasCaption(dataset);
+  const texts = 'embedTexts' in encoder && everyItemHasCaption(dataset);
   const writer = await StoreWriter.open(folder, {
     model: encoder.hash,
     preprocessing: { ...encoder.preprocessing, background } as unknown as Json,
@@ -169,7 +171,7 @@ class ShardInHand {
     const captions = texts ? batch.indices.map((index) => dataset.item(index).captions[0]) : [];
     const [images, words] = await Promise.all([
       encoder.embedPixels(batch.pixels),
-      texts ? encoder.embedTexts(captions) : undefined,
+      texts ? (encoder as Encoder).embedTexts(captions) : undefined,
     ]);
     this.#images.push(images);
     if (words) this.#texts.push(words);

@@ -26,14 +26,17 @@ export interface InputSizes {
 export class ModelFile {
   readonly path: string;
   readonly #session: Session;
+  /** Name of the output of images, where one is asked for. */
+  readonly #imageOutput: string | undefined;
   readonly #pixels: SessionValue | undefined;
   readonly #inputIds: SessionValue | undefined;
   readonly #attentionMask: SessionValue | undefined;
 
-  private constructor(path: string, session: Session) {
+  private constructor(path: string, session: Session, imageOutput: string | undefined) {
     const { inputs } = session;
     this.path = path;
     this.#session = session;
+    this.#imageOutput = imageOutput;
     this.#pixels = inputs.find(({ name }) => name === 'pixel_values') ?? only(inputs.filter(isPixels));
     this.#attentionMask = inputs.find(({ name }) => name === 'attention_mask');
     const integers = inputs.filter(({ name, type }) => isInteger(type) && name !== 'attention_mask');
@@ -48,13 +51,16 @@ export class ModelFile {
   }
 
   /** Fails with MODEL_INVALID when there is no such file, it is no model, or it has inputs that nobody can fill. */
-  static async open(path: string, options: SessionOptions): Promise<ModelFile> {
+  static async open(
+    path: string,
+    { imageOutput, ...options }: SessionOptions & { imageOutput?: string },
+  ): Promise<ModelFile> {
     const session = await openSession(path, options).catch((error) => {
       if (!(error instanceof CidError) || error.code !== 'FILE_NOT_FOUND') throw error;
       throw new CidError('MODEL_INVALID', error.message, { cause: error });
     });
     try {
-      return new ModelFile(path, session);
+      return new ModelFile(path, session, imageOutput);
     } catch (error) {
       await session.dispose();
       throw error;
@@ -120,15 +126,18 @@ export class ModelFile {
   /** By its usual name, or the only one that can be meant. */
   #output(modality: Modality): SessionValue {
     const { outputs } = this.#session;
-    const name = OUTPUTS[modality];
+    const asked = modality === 'image' ? this.#imageOutput : undefined;
+    const name = asked ?? OUTPUTS[modality];
     const candidates = outputs.filter(
       (output) => output.dims.length === 2 && isFloat(output.type) && !NOT_EMBEDDINGS.includes(output.name),
     );
-    const found = outputs.find((output) => output.name === name) ?? only(candidates);
+    const found =
+      outputs.find((output) => output.name === name) ?? (asked === undefined ? only(candidates) : undefined);
     if (found !== undefined && isFloat(found.type)) return found;
-    const before = outputs.some((output) => NOT_EMBEDDINGS.includes(output.name))
-      ? '; these are features before the projection: export the model with its projection'
-      : '';
+    const before =
+      asked === undefined && outputs.some((output) => NOT_EMBEDDINGS.includes(output.name))
+        ? '; these are features before the projection: export the model with its projection'
+        : '';
     throw this.#invalid(`expected the output ${name} (float) but found ${names(outputs)}${before}`);
   }
 

@@ -56,7 +56,11 @@ export async function exportStudent(
   await writeJson(join(folder, 'config.json'), modelConfig(student));
 }
 
-function preprocessorConfig({ imageSize, normalisation }: ExportedStudent): object {
+/** `preprocessor_config.json` of a model that sees the central square of an image, as training does without augmentation. */
+export function preprocessorConfig({
+  imageSize,
+  normalisation,
+}: Pick<ExportedStudent, 'imageSize' | 'normalisation'>): object {
   return {
     image_processor_type: 'CLIPImageProcessor',
     feature_extractor_type: 'CLIPFeatureExtractor',
@@ -94,19 +98,20 @@ function modelConfig(student: ExportedStudent): object {
       bos_token_id: tokens.start,
       eos_token_id: tokens.end,
       pad_token_id: tokens.pad,
-      ...(config && sizes(config.text)),
+      ...(config && sizesOf(config.text)),
     },
     vision_config: {
       model_type: 'clip_vision_model',
       image_size: imageSize,
       projection_dim: embedDim,
-      ...(config && { patch_size: config.vision.patchSize, ...sizes(config.vision) }),
+      ...(config && { patch_size: config.vision.patchSize, ...sizesOf(config.vision) }),
     },
     ...(config && { [CONFIG_KEY]: config }),
   };
 }
 
-function sizes(tower: StudentConfig['vision'] | StudentConfig['text']): object {
+/** Sizes of a tower by the names that configurations of the hub have for them. */
+export function sizesOf(tower: StudentConfig['vision'] | StudentConfig['text']): object {
   return {
     hidden_size: tower.width,
     intermediate_size: Math.round(tower.width * tower.mlpRatio),

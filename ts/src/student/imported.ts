@@ -1,5 +1,6 @@
 import { CidError } from '../native/errors.ts';
 import { readModel } from '../onnx/model.ts';
+import { prune } from '../program/chain.ts';
 import type { Parameter } from '../program/executor.ts';
 import type { Graph, GraphValue } from '../program/graph.ts';
 import { importModel } from '../program/import.ts';
@@ -13,10 +14,24 @@ export interface ImportedTower {
   readonly dim: number;
 }
 
-/** `pixel_values` [batch, 3, imageSize, imageSize] → `image_embeds` [batch, D], from any model of one image. */
+/** Which output of a file a tower keeps: the first of `names` that is there, or else, unless it must be one of these, the only one. */
+interface Output {
+  readonly names: readonly string[];
+  /** Its name in the tower. */
+  readonly as: string;
+  /** Defaults to false. */
+  readonly exact?: boolean;
+}
+
+/**
+ * `pixel_values` [batch, 3, imageSize, imageSize] → `image_embeds` [batch, D], from any model of one image.
+ *
+ * @param output Another output than the embedding, such as features before the projection.
+ */
 export async function importImageTower(
   path: string,
   imageSize: number | undefined,
+  output: Output = { names: ['image_embeds'], as: 'image_embeds' },
 ): Promise<ImportedTower & { imageSize: number }> {
   const { graph, parameters } = await read(path, 'image');
   const input = pick(graph.inputs, 'pixel_values', path, 'input');
@@ -26,7 +41,7 @@ export async function importImageTower(
     throw invalid(path, 'an image tower has one float32 input, [batch, 3, size, size]');
   }
   const dims = { pixel_values: [2, 3, size, size] };
-  return { ...finish(path, graph, parameters, 'image', input, 'image_embeds', dims), imageSize: size };
+  return { ...finish(path, graph, parameters, 'image', input, output, dims), imageSize: size };
 }
 
 /** `input_ids` and, where the model has it, `attention_mask`, [batch, contextLength] → `text_embeds` [batch, D]. */
@@ -42,10 +57,18 @@ export async function importTextTower(path: string, contextLength: number): Prom
     }
   }
   const shape = [2, contextLength];
-  return finish(path, graph, parameters, 'text', input, 'text_embeds', {
-    input_ids: shape,
-    attention_mask: shape,
-  });
+  return finish(
+    path,
+    graph,
+    parameters,
+    'text',
+    input,
+    { names: ['text_embeds'], as: 'text_embeds' },
+    {
+      input_ids: shape,
+      attention_mask: shape,
+    },
+  );
 }
 
 async function read(
@@ -70,18 +93,21 @@ function finish(
   parameters: readonly Parameter[],
   name: 'image' | 'text',
   input: GraphValue,
-  output: string,
+  { names, as: output, exact = false }: Output,
   inputDims: Readonly<Record<string, readonly number[]>>,
 ): ImportedTower {
-  const embedding = pick(whole.outputs, output, path, 'output');
+  const embedding =
+    names.flatMap((wanted) => whole.outputs.filter((value) => value.name === wanted))[0] ??
+    (exact ? undefined : only(whole.outputs));
+  if (!embedding) throw missing(path, 'output', names[0]!, whole.outputs);
   const standard = name === 'image' ? 'pixel_values' : 'input_ids';
-  const renamed = rename(
-    { ...whole, name, outputs: [embedding] },
-    new Map([
-      [input.name, standard],
-      [embedding.name, output],
-    ]),
-  );
+  const renames = new Map([
+    [input.name, standard],
+    [embedding.name, output],
+  ]);
+  // A value within that has one of these names must not be taken for it.
+  for (const taken of [standard, output]) if (!renames.has(taken)) renames.set(taken, `${taken}.within`);
+  const renamed = rename(prune({ ...whole, name, outputs: [embedding] }), renames);
   const used = Object.fromEntries(renamed.inputs.map((value) => [value.name, inputDims[value.name]!]));
   const dims = specialize(renamed, used, { training: false }).dims(output);
   if (dims.length !== 2 || dims[0] !== 2) {
@@ -90,24 +116,28 @@ function finish(
       `its output ${embedding.name} must be [batch, width] but is [${dims}] for a batch of 2`,
     );
   }
-  const graph = { ...renamed, outputs: [{ ...renamed.outputs[0]!, dims: ['batch', dims[1]!] }] };
-  const reached = new Set(graph.nodes.flatMap(({ inputs }) => inputs));
-  const kept = (value: { name: string }) => reached.has(value.name);
+  const kept = new Set(renamed.parameters.map((parameter) => parameter.name));
   return {
-    graph: { ...graph, parameters: graph.parameters.filter(kept) },
-    parameters: parameters.filter(kept),
+    graph: { ...renamed, outputs: [{ ...renamed.outputs[0]!, dims: ['batch', dims[1]!] }] },
+    parameters: parameters.filter((parameter) => kept.has(parameter.name)),
     dim: dims[1]!,
   };
 }
 
 /** The value of the standard name, or the only one. */
 function pick(values: readonly GraphValue[], name: string, path: string, what: string): GraphValue {
-  const found = values.find((value) => value.name === name) ?? (values.length === 1 ? values[0] : undefined);
+  const found = values.find((value) => value.name === name) ?? only(values);
   if (found) return found;
-  throw invalid(
-    path,
-    `it has no ${what} ${name}, but ${values.map((value) => value.name).join(', ') || 'none'}`,
-  );
+  throw missing(path, what, name, values);
+}
+
+function only(values: readonly GraphValue[]): GraphValue | undefined {
+  return values.length === 1 ? values[0] : undefined;
+}
+
+function missing(path: string, what: string, name: string, values: readonly GraphValue[]): CidError {
+  const there = values.map((value) => value.name).join(', ') || 'none';
+  return invalid(path, `it has no ${what} ${name}, but ${there}`);
 }
 
 /** A graph with some of its values called otherwise. */

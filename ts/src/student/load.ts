@@ -97,7 +97,7 @@ async function importStudent(
 }
 
 /** Initializers of a model by the names that its parameters had in training. */
-async function readWeights(path: string, values: Map<string, Float32Array>): Promise<void> {
+export async function readWeights(path: string, values: Map<string, Float32Array>): Promise<void> {
   const model = await readModel(path);
   for (const initializer of model.graph!.initializer) {
     const { type, data } = decodeTensor(initializer);

@@ -54,6 +54,7 @@ export const streams = {
   initial: 3,
   split: 4,
   benchmark: 5,
+  mix: 6,
   bootstrap: 7,
 } as const;
 

@@ -2,51 +2,13 @@ import { GraphBuilder } from '../program/builder.ts';
 import type { Parameter } from '../program/executor.ts';
 import type { Graph } from '../program/graph.ts';
 import type { StudentConfig, TextConfig, VisionConfig } from './config.ts';
-import { Random, streams } from './random.ts';
+import { linear, NoParameters, norm, Parameters, quickGelu } from './layers.ts';
 
 /** Graphs and starting values of a student: `image` (pixel_values → image_embeds) and `text` (input_ids → text_embeds). */
 export interface StudentProgram {
   readonly image: Graph;
   readonly text: Graph;
   readonly parameters: readonly Parameter[];
-}
-
-/** How a parameter starts; 'ones' and 'zeros' are those of norms and biases. */
-interface Initial {
-  std: number | 'ones' | 'zeros';
-  /** Takes weight decay. */
-  decay: boolean;
-}
-
-/**
- * Collects parameters while a graph is written. Each draws its values from a stream of its own name, so that a change to one
- * tower leaves the others' starting values as they are.
- */
-class Parameters {
-  readonly list: Parameter[] = [];
-  readonly #seed: number;
-
-  constructor(seed: number) {
-    this.#seed = seed;
-  }
-
-  add(builder: GraphBuilder, name: string, dims: readonly number[], { std, decay }: Initial): string {
-    const length = dims.reduce((product, dim) => product * dim, 1);
-    const value = new Float32Array(length);
-    if (std === 'ones') value.fill(1);
-    else if (std !== 'zeros') {
-      const random = new Random(this.#seed, streams.initial, fnv1a(name));
-      for (let i = 0; i < length; i++) value[i] = std * random.normal();
-    }
-    this.list.push({ name, dims, value, decay, trainable: true });
-    return builder.parameter(name, dims);
-  }
-}
-
-function fnv1a(text: string): number {
-  let hash = 0x811c9dc5;
-  for (const byte of Buffer.from(text)) hash = Math.imul(hash ^ byte, 0x01000193) >>> 0;
-  return hash;
 }
 
 /**
@@ -68,20 +30,29 @@ export function buildExportedText(config: StudentConfig): Graph {
   return buildText(config.text, config.embedDim, new NoParameters(0), true);
 }
 
-/** For a graph whose values come from elsewhere. */
-class NoParameters extends Parameters {
-  override add(builder: GraphBuilder, name: string, dims: readonly number[]): string {
-    return builder.parameter(name, dims);
-  }
+/** An image encoder alone, with new weights: pixel_values → pooler_output [batch, width], what the tower of {@link buildStudent} projects. */
+export function buildBackbone(config: VisionConfig, seed: number): { graph: Graph; parameters: Parameter[] } {
+  const parameters = new Parameters(seed);
+  const builder = new GraphBuilder('image');
+  const features = visionFeatures(builder, config, parameters);
+  builder.output('pooler_output', features, ['batch', config.width]);
+  return { graph: builder.build(), parameters: parameters.list };
+}
+
+/** pixel_values [batch, 3, S, S] → image_embeds [batch, embedDim]. */
+function buildVision(config: VisionConfig, embedDim: number, parameters: Parameters): Graph {
+  const builder = new GraphBuilder('image');
+  const features = visionFeatures(builder, config, parameters);
+  project(builder, parameters, 'vision', features, config.width, embedDim, 'image_embeds');
+  return builder.build();
 }
 
 /**
- * pixel_values [batch, 3, S, S] → image_embeds [batch, embedDim]. With a class token, the first row of the positions is also
- * the token: CLIP adds a position to it that is never without it, so the two would be one sum.
+ * The normed features of an image, [batch, width]. With a class token, the first row of the positions is also the token: CLIP
+ * adds a position to it that is never without it, so the two would be one sum.
  */
-function buildVision(config: VisionConfig, embedDim: number, parameters: Parameters): Graph {
+function visionFeatures(builder: GraphBuilder, config: VisionConfig, parameters: Parameters): string {
   const { imageSize, patchSize, width, layers, pooling } = config;
-  const builder = new GraphBuilder('image');
   const pixels = builder.input('pixel_values', 'float32', ['batch', 3, imageSize, imageSize]);
   const patches = (imageSize / patchSize) ** 2;
   const tokens = pooling === 'class' ? patches + 1 : patches;
@@ -109,8 +80,8 @@ function buildVision(config: VisionConfig, embedDim: number, parameters: Paramet
     pooling === 'class'
       ? builder.op('Gather', [x, zeroIndex(builder)], { axis: 1 })
       : builder.op('ReduceMean', [x], { axes: [1], keepdims: 0 });
-  project(builder, parameters, 'vision', pooled, width, embedDim, 'image_embeds');
-  return builder.build();
+  // It works on rows, so that of the pooled row alone is enough.
+  return norm(builder, parameters, 'vision.norm_out', pooled, width);
 }
 
 /**
@@ -148,7 +119,8 @@ function buildText(config: TextConfig, embedDim: number, parameters: Parameters,
   const chosen = builder.op('Cast', [builder.op('Equal', [range, end])], { to: 1 });
   const row = builder.op('Unsqueeze', [chosen, builder.ints([1])]);
   const pooled = builder.op('Squeeze', [builder.op('MatMul', [row, x]), builder.ints([1])]);
-  project(builder, parameters, 'text', pooled, width, embedDim, 'text_embeds');
+  const normed = norm(builder, parameters, 'text.norm_out', pooled, width);
+  project(builder, parameters, 'text', normed, width, embedDim, 'text_embeds');
   return builder.build();
 }
 
@@ -156,42 +128,21 @@ function zeroIndex(builder: GraphBuilder): string {
   return builder.constant({ type: 'int64', dims: [], data: BigInt64Array.of(0n) });
 }
 
-/** Final norm and projection. The norm works on rows, so that of the pooled row alone is enough. */
+/** Final projection. */
 function project(
   builder: GraphBuilder,
   parameters: Parameters,
   tower: string,
-  pooled: string,
+  features: string,
   width: number,
   embedDim: number,
   output: string,
 ): void {
-  const normed = norm(builder, parameters, `${tower}.norm_out`, pooled, width);
   const projection = parameters.add(builder, `${tower}.projection`, [width, embedDim], {
     std: width ** -0.5,
     decay: true,
   });
-  builder.output(output, builder.op('MatMul', [normed, projection]), ['batch', embedDim]);
-}
-
-function norm(builder: GraphBuilder, parameters: Parameters, name: string, x: string, width: number): string {
-  const weight = parameters.add(builder, `${name}.weight`, [width], { std: 'ones', decay: false });
-  const bias = parameters.add(builder, `${name}.bias`, [width], { std: 'zeros', decay: false });
-  return builder.op('LayerNormalization', [x, weight, bias], { axis: -1, epsilon: 1e-5 });
-}
-
-function linear(
-  builder: GraphBuilder,
-  parameters: Parameters,
-  name: string,
-  x: string,
-  from: number,
-  to: number,
-  std: number,
-): string {
-  const weight = parameters.add(builder, `${name}.weight`, [from, to], { std, decay: true });
-  const bias = parameters.add(builder, `${name}.bias`, [to], { std: 'zeros', decay: false });
-  return builder.op('Add', [builder.op('MatMul', [x, weight]), bias]);
+  builder.output(output, builder.op('MatMul', [features, projection]), ['batch', embedDim]);
 }
 
 /** A pre-norm transformer block with quick-GELU, [batch, tokens, width] to the same. */
@@ -233,8 +184,7 @@ function block(
 
   const normed2 = norm(builder, parameters, `${name}.norm2`, x, width);
   const wide = linear(builder, parameters, `${name}.mlp.in`, normed2, width, hidden, (2 * width) ** -0.5);
-  const gate = builder.op('Sigmoid', [builder.op('Mul', [wide, builder.scalar(1.702)])]);
-  const active = builder.op('Mul', [wide, gate]);
+  const active = quickGelu(builder, wide);
   return builder.op('Add', [
     x,
     linear(builder, parameters, `${name}.mlp.out`, active, hidden, width, residual),

@@ -1,7 +1,6 @@
 import { setImmediate } from 'node:timers/promises';
 import type { RgbImage } from '../data/image.ts';
 import { type Augmentation, centreView, drawView, ViewRenderer } from './augment.ts';
-import type { TrainingImages } from './images.ts';
 import type { Random } from './random.ts';
 
 /** Means and standard deviations of the channels, of values 0 to 1. */
@@ -23,6 +22,11 @@ export interface RowRendererOptions {
   readonly augmentation: Augmentation | undefined;
   /** Also renders the views at this size, for a teacher. */
   readonly viewSize?: number;
+}
+
+/** Images by place, some of which may be broken: the one given, and the place that it came from. */
+export interface PlacedImages {
+  at(place: number): Promise<{ place: number; image: RgbImage }>;
 }
 
 /** Where rendered rows go. */
@@ -61,7 +65,7 @@ export class RowRenderer {
    * @param onRow Told the place that a row's image came from, before the view is drawn.
    */
   async render(
-    images: TrainingImages,
+    images: PlacedImages,
     wanted: Int32Array,
     random: (row: number) => Random,
     out: RenderedRows,
