@@ -1,6 +1,7 @@
 import { CidError } from '../native/errors.ts';
 import { sameDims, unsupported } from './attributes.ts';
-import type { Graph, GraphNode } from './graph.ts';
+import { fusedOperator } from './fused/index.ts';
+import type { GraphNode } from './graph.ts';
 import { RuleContext } from './rules/context.ts';
 import { GRADIENT_RULES } from './rules/index.ts';
 import type { RunningStatistics, StaticGraph } from './static.ts';
@@ -19,7 +20,11 @@ export interface RowGradient {
  * constant is not among its outputs.
  */
 export interface Differentiated {
-  readonly graph: Graph;
+  readonly graph: StaticGraph;
+  /** How many of the graph's nodes, the first ones, are the forward pass. */
+  readonly forward: number;
+  /** What has to be computed: gradients, their rows and indices, statistics. */
+  readonly outputs: readonly string[];
   /** Name of the gradient by parameter. A parameter that is in none of these has gradient zero. */
   readonly gradients: ReadonlyMap<string, string>;
   readonly rowGradients: readonly RowGradient[];
@@ -83,7 +88,7 @@ export function differentiate(
     if (!node.inputs.some((input) => needed.has(input))) continue;
     const gradients = node.outputs.map(total);
     if (gradients.every((gradient) => gradient === undefined)) continue;
-    const rule = GRADIENT_RULES[node.op];
+    const rule = fusedOperator(node)?.gradient ?? GRADIENT_RULES[node.op];
     if (!rule) throw unsupported(node, 'has no gradient rule: it cannot be trained through');
     const current = graph.nodes.find(({ outputs: names }) => names[0] === node.outputs[0])!;
     rule(
@@ -114,7 +119,9 @@ export function differentiate(
   const inputs = new Set(graph.inputs.map(({ name }) => name));
   const computed = [...new Set(results)].filter((name) => !inputs.has(name) && !graph.constants.has(name));
   return {
-    graph: graph.toGraph(computed, `${graph.name}:gradient`),
+    graph,
+    forward: forward.length,
+    outputs: computed,
     gradients,
     rowGradients,
     statistics: graph.statistics,

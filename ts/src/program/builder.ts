@@ -12,6 +12,7 @@ const FLOAT_ATTRIBUTES = new Set([
   'lambd',
   'epsilon',
   'momentum',
+  'scale',
   'value_float',
 ]);
 

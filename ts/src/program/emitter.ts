@@ -1,7 +1,9 @@
-import { product, sameDims } from './attributes.ts';
+import { sameDims } from './attributes.ts';
 import type { StaticGraph } from './static.ts';
 
 export const MICROSOFT = 'com.microsoft';
+/** Our own operators: see `fused/`. */
+export const OWN = 'clip-cid';
 
 /** Writes the few operators that gradients are made of. Every method appends to the graph and returns the value's name. */
 export class Emitter {
@@ -86,51 +88,21 @@ export class Emitter {
       : this.graph.emit('FusedMatMul', [a, b], attributes, MICROSOFT);
   }
 
-  /** [M, N] → [N]. A product with ones: a matrix multiply streams over memory, a reduction over rows here does not. */
-  columnSum(a: string): string {
-    const [rows, columns] = this.dims(a) as [number, number];
-    if (rows === 1) return this.reshape(a, [columns]);
-    return this.reshape(this.matmul(this.graph.filled([1, rows], 1), a), [columns]);
-  }
-
-  /** [M, N] → [M]. */
-  rowSum(a: string): string {
-    const [rows, columns] = this.dims(a) as [number, number];
-    if (columns === 1) return this.reshape(a, [rows]);
-    return this.reshape(this.matmul(a, this.graph.filled([columns, 1], 1)), [rows]);
-  }
-
   /** Sum over axes, which are dropped. */
   sumOver(a: string, axes: readonly number[]): string {
     const dims = this.dims(a);
-    const summed = axes.filter((axis) => dims[axis] !== 1);
-    const target = dims.filter((_, i) => !axes.includes(i));
-    if (summed.length === 0) return this.reshape(a, target);
-    // Axes that are together at the end, then those at the front; a reduction takes what lies between.
-    let trailing = dims.length;
-    while (trailing > 0 && (axes.includes(trailing - 1) || dims[trailing - 1] === 1)) trailing--;
-    let leading = 0;
-    while (leading < trailing && (axes.includes(leading) || dims[leading] === 1)) leading++;
-    let result = a;
-    let rest = dims;
-    if (product(dims.slice(trailing)) > 1) {
-      const rows = dims.slice(0, trailing);
-      result = this.rowSum(this.reshape(result, [product(rows), product(dims.slice(trailing))]));
-      rest = rows;
+    if (axes.every((axis) => dims[axis] === 1)) {
+      return this.reshape(
+        a,
+        dims.filter((_, i) => !axes.includes(i)),
+      );
     }
-    if (product(rest.slice(0, leading)) > 1) {
-      const columns = rest.slice(leading);
-      result = this.columnSum(this.reshape(result, [product(rest.slice(0, leading)), product(columns)]));
-      rest = columns;
-    } else {
-      rest = rest.slice(leading);
-    }
-    const between = summed.map((axis) => axis - leading).filter((axis) => axis >= 0 && axis < rest.length);
-    if (between.length > 0) {
-      const { graph } = this;
-      result = graph.emit('ReduceSum', [this.reshape(result, rest), graph.ints(between)], { keepdims: 0 });
-    }
-    return this.reshape(result, target);
+    return this.graph.emit('SumOver', [a], { axes }, OWN);
+  }
+
+  /** [M, N] → [N]. */
+  columnSum(a: string): string {
+    return this.sumOver(a, [0]);
   }
 
   /** The gradient of a broadcast: sums until the shape is `dims`. */

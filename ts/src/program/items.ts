@@ -1,4 +1,5 @@
 import { intAttribute, positiveAxis } from './attributes.ts';
+import { fusedOperator } from './fused/index.ts';
 import type { GraphNode } from './graph.ts';
 import { permutation, sliceRanges } from './shapes/layout.ts';
 import { reducedAxes } from './shapes/reduction.ts';
@@ -19,8 +20,10 @@ export function separatesItems(graph: StaticGraph, batch: number): boolean {
     held.add(name);
   }
   for (const node of graph.toGraph().nodes) {
-    const view = new View(graph, node, batch, held);
-    const separate = node.inputs.some((input) => held.has(input)) ? RULES[node.op]?.(view) : repeats(view);
+    const view = new ItemView(graph, node, batch, held);
+    const separate = node.inputs.some((input) => held.has(input))
+      ? (fusedOperator(node)?.items ?? RULES[node.op])?.(view)
+      : repeats(view);
     if (separate === false) continue;
     if (separate === undefined) return false;
     for (const output of node.outputs) held.add(output);
@@ -28,7 +31,8 @@ export function separatesItems(graph: StaticGraph, batch: number): boolean {
   return graph.outputs.every((output) => held.has(output) && graph.dims(output)[0] === batch);
 }
 
-class View {
+/** A node, and which of its inputs hold items. */
+export class ItemView {
   readonly graph: StaticGraph;
   readonly node: GraphNode;
   readonly batch: number;
@@ -59,12 +63,12 @@ class View {
 }
 
 /** True: the output holds items. Undefined: items are mixed, or nobody knows. */
-type ItemRule = (view: View) => true | undefined;
+export type ItemRule = (view: ItemView) => true | undefined;
 
 const when = (condition: boolean): true | undefined => (condition ? true : undefined);
 
 /** A value that is made without items: of use beside them when every item gets the same. */
-function repeats(v: View): boolean {
+function repeats(v: ItemView): boolean {
   const { node, output, batch } = v;
   if (node.op !== 'Expand' || output[0] !== batch) return false;
   const from = v.dims(0);
@@ -159,7 +163,7 @@ const RULES: Readonly<Record<string, ItemRule>> = {
 };
 
 /** A bias with a row of its own for each row of the product. */
-function rowBias(v: View): boolean {
+function rowBias(v: ItemView): boolean {
   if ((v.node.inputs[2] ?? '') === '') return false;
   const dims = v.dims(2);
   return dims.length === 2 && dims[0] !== 1;

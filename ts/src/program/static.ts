@@ -173,6 +173,15 @@ export class StaticGraph {
     }));
   }
 
+  /** [rows, columns], `above` over the diagonal and 0 elsewhere. */
+  causal(rows: number, columns: number, above: number): string {
+    return this.#share(`m${rows}|${columns}|${above}`, () => {
+      const data = new Float32Array(rows * columns);
+      for (let i = 0; i < rows; i++) data.fill(above, i * columns + i + 1, (i + 1) * columns);
+      return { type: 'float32', dims: [rows, columns], data };
+    });
+  }
+
   #share(key: string, make: () => Constant): string {
     let name = this.#shared.get(key);
     if (name === undefined) {

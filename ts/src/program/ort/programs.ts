@@ -2,6 +2,8 @@ import { CidError } from '../../native/errors.ts';
 import { encodeModel } from '../../onnx/model.ts';
 import { createSession, type SessionHandle } from '../../onnx/runtime.ts';
 import { type Differentiated, differentiate } from '../autodiff.ts';
+import { decompose } from '../decompose.ts';
+import { OWN } from '../emitter.ts';
 import { exportProgram } from '../export.ts';
 import { fuse } from '../fuse.ts';
 import type { Constant, Graph } from '../graph.ts';
@@ -49,7 +51,7 @@ export class Programs {
 
   forward(name: string, dims: InputDims, training: boolean): Promise<Program> {
     return this.#cached(`${name}|${training ? 'training' : 'inference'}|${keyOf(dims)}`, () => {
-      const specialized = fuse(specialize(this.#graph(name), dims, { training }));
+      const specialized = standard(this.#graph(name), dims, training);
       return { graph: specialized.toGraph(computed(specialized)), constants: specialized.constants };
     });
   }
@@ -61,11 +63,13 @@ export class Programs {
     outputs: readonly string[],
   ): Promise<GradientProgram> {
     return this.#cached(`${name}|gradient of ${outputs}|${keyOf(dims)}`, () => {
-      const specialized = fuse(specialize(this.#graph(name), dims, { training: true }));
+      const specialized = standard(this.#graph(name), dims, true);
       const used = new Set(specialized.parameters.map((parameter) => parameter.name));
       const wanted = new Set([...learned].filter((parameter) => used.has(parameter)));
       const differentiated = differentiate(specialized, wanted, outputs, { accumulate: true });
-      return { graph: differentiated.graph, constants: specialized.constants, differentiated };
+      const taken = decompose(differentiated.graph, [OWN]);
+      const compiled = taken.toGraph(differentiated.outputs, `${name}:gradient`);
+      return { graph: compiled, constants: specialized.constants, differentiated };
     }) as Promise<GradientProgram>;
   }
 
@@ -107,6 +111,11 @@ export class Programs {
     for (const program of this.#cache.values()) await (await program).session?.release();
     this.#cache.clear();
   }
+}
+
+/** Fused as far as ONNX Runtime has operators for it. */
+function standard(graph: Graph, dims: InputDims, training: boolean): StaticGraph {
+  return decompose(fuse(specialize(graph, dims, { training })), [OWN]);
 }
 
 async function compile(plan: () => Omit<Program, 'session'>, threads: number): Promise<Program> {

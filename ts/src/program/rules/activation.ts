@@ -1,4 +1,4 @@
-import { positiveAxis } from '../attributes.ts';
+import { OWN } from '../emitter.ts';
 import type { GradientRules, RuleContext } from './context.ts';
 
 /** 1 − a */
@@ -40,37 +40,15 @@ export const activationRules: GradientRules = {
     const slope = c.graph.emit('Where', [below, line, c.scalar(1)]);
     c.give(0, c.mul(c.dy, c.keep(c.graph.emit('Greater', [x, c.scalar(-3)]), slope)));
   },
-  // Φ(x) + x φ(x) in few passes over memory: Φ = ½ + ½ erf(x/√2), which HardSigmoid writes at once, and the bell by a division.
-  Gelu: (c) => {
-    const x = c.input(0);
-    const scaled = c.scale(x, Math.SQRT1_2);
-    const erf = c.graph.emit('Erf', [scaled]);
-    const distribution = c.graph.emit('HardSigmoid', [erf], { alpha: 0.5, beta: 0.5 });
-    const bell = c.div(x, c.graph.emit('Exp', [c.mul(scaled, scaled)]));
-    const density = c.scale(bell, 1 / Math.sqrt(2 * Math.PI));
-    c.give(0, c.mul(c.dy, c.add(distribution, density)));
-  },
-  // With s = σ(αx): s + αx s (1 − s) = s + αy (1 − s)
+  Gelu: (c) => c.give(0, c.graph.emit('GeluGradient', [c.dy, c.input(0)], {}, OWN)),
   QuickGelu: (c) => {
     const alpha = c.float('alpha', 1.702);
-    const s = c.graph.emit('Sigmoid', [c.scale(c.input(0), alpha)]);
-    c.give(0, c.mul(c.dy, c.add(s, c.mul(c.scale(c.y, alpha), complement(c, s)))));
+    c.give(0, c.graph.emit('QuickGeluGradient', [c.dy, c.input(0)], { alpha }, OWN));
   },
-  // y (dy − Σ dy y)
-  Softmax: (c) => {
-    const t = c.mul(c.dy, c.y);
-    c.give(0, c.sub(t, c.mul(c.y, axisSum(c, t))));
-  },
-  // dy − softmax Σ dy
-  LogSoftmax: (c) => {
-    const soft = c.graph.emit('Exp', [c.y]);
-    c.give(0, c.sub(c.dy, c.mul(soft, axisSum(c, c.dy))));
-  },
+  Softmax: (c) => throughSoftmax(c, 'SoftmaxGradient'),
+  LogSoftmax: (c) => throughSoftmax(c, 'LogSoftmaxGradient'),
 };
 
-/** Sum over the node's `axis`, kept as 1. */
-function axisSum(c: RuleContext, value: string): string {
-  const dims = c.dims(value);
-  const axis = positiveAxis(c.int('axis', -1), dims.length);
-  return c.reshape(c.sumOver(value, [axis]), dims.with(axis, 1));
+function throughSoftmax(c: RuleContext, op: string): void {
+  c.give(0, c.graph.emit(op, [c.dy, c.y], { axis: c.int('axis', -1) }, OWN));
 }

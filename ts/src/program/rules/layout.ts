@@ -1,4 +1,5 @@
 import { positiveAxis, product } from '../attributes.ts';
+import { OWN } from '../emitter.ts';
 import { permutation, sliceRanges } from '../shapes/layout.ts';
 import type { GradientRule, GradientRules, RuleContext } from './context.ts';
 
@@ -135,22 +136,10 @@ function flatIndices(c: RuleContext, indices: string, sizes: readonly number[]):
   return graph.emit('ReduceSum', [terms, graph.ints([1])], { keepdims: 0 });
 }
 
-/**
- * Adds rows of dy to a tensor of zeros at the rows' indices along an axis. A product with a one-hot matrix, because its sums
- * have one order: scattering with several threads has none.
- */
+/** Rows of dy added to a tensor of zeros at the rows' indices along an axis. */
 function scatterRows(c: RuleContext, rows: string, dims: readonly number[], axis: number): string {
-  const { graph } = c;
-  const count = c.dims(rows)[0]!;
-  const size = dims[axis]!;
   const after = product(dims.slice(axis + 1));
   const before = product(dims.slice(0, axis));
-  const values = graph.floats([0, 1]);
-  const depth = graph.ints([size]);
-  if (before === 1) {
-    const oneHot = graph.emit('OneHot', [rows, depth, values], { axis: -1 });
-    return c.reshape(c.matmul(oneHot, c.reshape(c.dy, [count, after]), { transA: true }), dims);
-  }
-  const oneHot = graph.emit('OneHot', [rows, depth, values], { axis: 0 });
-  return c.reshape(c.matmul(oneHot, c.reshape(c.dy, [before, count, after])), dims);
+  const flat = c.reshape(c.dy, [before, c.dims(rows)[0]!, after]);
+  return c.reshape(c.graph.emit('ScatterRows', [rows, flat], { size: dims[axis]! }, OWN), dims);
 }

@@ -1,4 +1,5 @@
 import { unsupported } from '../attributes.ts';
+import { fusedOperator } from '../fused/index.ts';
 import type { Constant, GraphNode } from '../graph.ts';
 import { ShapeContext, type ShapeRules, type ValueInfo } from './context.ts';
 import { elementwiseShapes } from './elementwise.ts';
@@ -20,7 +21,7 @@ export function inferNode(
   values: ReadonlyMap<string, ValueInfo>,
   constants: ReadonlyMap<string, Constant>,
 ): readonly ValueInfo[] {
-  const rule = DOMAINS.includes(node.domain) ? RULES[node.op] : undefined;
+  const rule = fusedOperator(node)?.shape ?? (DOMAINS.includes(node.domain) ? RULES[node.op] : undefined);
   if (!rule) throw unsupported(node, 'is not supported in training');
   return rule(contextOf(node, opset, values, constants));
 }

@@ -3,6 +3,8 @@ import { createSession, fromOrt, runSession, toOrt } from '../../../src/onnx/run
 import type { OnnxTensor } from '../../../src/onnx/tensor.ts';
 import { product } from '../../../src/program/attributes.ts';
 import { differentiate, outputGradientName } from '../../../src/program/autodiff.ts';
+import { decompose } from '../../../src/program/decompose.ts';
+import { OWN } from '../../../src/program/emitter.ts';
 import { exportProgram } from '../../../src/program/export.ts';
 import { fuse } from '../../../src/program/fuse.ts';
 import type { Graph } from '../../../src/program/graph.ts';
@@ -56,7 +58,7 @@ export async function gradientsOf(
     const seed = { type: 'float32', dims: specialized.dims(output), data: weights[output]! } as const;
     all[outputGradientName(output)] = seed;
   }
-  const results = await runGraph(differentiated.graph, all);
+  const results = await runGraph(decompose(differentiated.graph, [OWN]).toGraph(differentiated.outputs), all);
   const value = (name: string) => results[name] ?? all[name] ?? specialized.constants.get(name)!;
   const gradients = new Map<string, Float32Array>();
   for (const { name, dims: shape } of graph.parameters) {
