@@ -1,11 +1,13 @@
 import { expect, test } from 'vitest';
 import { product } from '../../src/program/attributes.ts';
 import { decompose } from '../../src/program/decompose.ts';
+import { OWN } from '../../src/program/emitter.ts';
 import { fuse } from '../../src/program/fuse.ts';
 import type { Graph } from '../../src/program/graph.ts';
 import { specialize } from '../../src/program/static.ts';
 import { type Feeds, gradientsOf, runGraph, spread } from './support/gradient.ts';
 import { parametersOf, text, vit } from './support/models.ts';
+import { torchCase } from './support/torch.ts';
 
 const VIT = { image: 16, patch: 8, width: 12, depth: 2, heads: 3, out: 5 };
 const TEXT = { vocabulary: 11, length: 6, width: 8, depth: 2, heads: 2, out: 5 };
@@ -33,8 +35,10 @@ const cases: { name: string; graph: Graph; inputs: Feeds; expected: Record<strin
       LayerNormalization: 5,
       Gelu: 2,
       Gemm: 13,
-      FusedMatMul: 2,
-      MatMul: 3,
+      Attention: 2,
+      FusedMatMul: undefined,
+      Softmax: undefined,
+      MatMul: 1,
       Erf: undefined,
       Sqrt: undefined,
     },
@@ -53,7 +57,10 @@ const cases: { name: string; graph: Graph; inputs: Feeds; expected: Record<strin
       LayerNormalization: 5,
       QuickGelu: 2,
       Gemm: 12,
-      FusedMatMul: 2,
+      Attention: 2,
+      PickRow: 1,
+      MatMul: 1,
+      Softmax: undefined,
       Sigmoid: undefined,
       Shape: undefined,
     },
@@ -70,7 +77,8 @@ test.each(cases)(
     for (const op of Object.keys(expected)) expect(counts(fused)[op], op).toBe(expected[op]);
 
     const feeds = feedsOf(graph, inputs);
-    const [before, after] = [await runGraph(plain.toGraph(), feeds), await runGraph(fused, feeds)];
+    const standard = decompose(fuse(plain), [OWN]).toGraph();
+    const [before, after] = [await runGraph(plain.toGraph(), feeds), await runGraph(standard, feeds)];
     const values = before.embedding!.data as Float32Array;
     values.forEach((value, i) => {
       expect(after.embedding!.data[i]).toBeCloseTo(value, 4);
@@ -78,9 +86,9 @@ test.each(cases)(
 
     const taken = decompose(fuse(plain)).toGraph();
     expect(taken.nodes.every(({ domain }) => domain === '')).toBe(true);
-    const standard = (await runGraph(taken, feeds)).embedding!.data;
+    const alone = (await runGraph(taken, feeds)).embedding!.data;
     values.forEach((value, i) => {
-      expect(standard[i]).toBeCloseTo(value, 4);
+      expect(alone[i]).toBeCloseTo(value, 4);
     });
 
     const weights = { embedding: spread(product(plain.dims('embedding')), 3) };
@@ -91,6 +99,21 @@ test.each(cases)(
       const error = Math.hypot(...gradient.map((value, i) => value - together.get(name)![i]!));
       // The bias of keys shifts all scores of a row alike: its gradient is 0 up to rounding.
       expect(error, name).toBeLessThan(1e-4 * norm + 1e-5);
+    }
+  },
+);
+
+test.each(['vit', 'text'])(
+  "PyTorch's own attention in %s, with the batch as its second axis, is fused like ours",
+  async (name) => {
+    const { model, inputs } = await torchCase(name);
+    const plain = specialize(model.graph, { input: inputs.input.dims }, { training: true });
+    const found = counts(fuse(plain).toGraph());
+    expect(found).toMatchObject({ Attention: 2 });
+    // Only the patches are moved.
+    expect(found.Transpose ?? 0).toBe(name === 'vit' ? 1 : 0);
+    for (const op of ['Slice', 'Split', 'Softmax', 'Gather']) {
+      expect(found[op] ?? 0, op).toBe(op === 'Gather' ? 1 : 0);
     }
   },
 );

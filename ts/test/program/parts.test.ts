@@ -77,12 +77,12 @@ test('transformers go in parts, batch norms in training do not', async () => {
   expect(
     partSizes(convolutional(), { pixels: [4096, 3, 16, 16] }, { training: false, backward: false }).length,
   ).toBeGreaterThan(1);
-  // PyTorch's own attention has the batch as its second axis, for which there is no proof.
+  // PyTorch's own attention has the batch as its second axis, until it is fused.
   const { model } = await torchCase('vit');
-  expect(partSizes(model.graph, { input: [4096, 3, 16, 16] }, BOTH)).toEqual([4096]);
-  // Nor for a last token that is looked up by an index over the batch.
+  expect(partSizes(model.graph, { input: [4096, 3, 16, 16] }, BOTH).length).toBeGreaterThan(1);
+  // A last token that is looked up by an index over the batch becomes the item's own row.
   const size = { vocabulary: 11, length: 6, width: 8, depth: 1, heads: 2, out: 8 };
-  expect(partSizes(text(size), { ids: [4096, 6] }, BOTH)).toEqual([4096]);
+  expect(partSizes(text(size), { ids: [65536, 6] }, BOTH).length).toBeGreaterThan(1);
 });
 
 test('what takes numbers from the size of the batch stays whole', () => {
