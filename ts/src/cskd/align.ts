@@ -12,7 +12,7 @@ import {
   failType,
 } from '../native/check.ts';
 import { CidError } from '../native/errors.ts';
-import { chain } from '../program/chain.ts';
+import { chain } from '../program/compose.ts';
 import type { Executor } from '../program/executor.ts';
 import { hashBytes, hashValue, type Json } from '../run/hash.ts';
 import { type Backbone, type BackboneChoice, chooseBackbone } from '../student/backbone.ts';

@@ -1,6 +1,6 @@
 import { CidError } from '../native/errors.ts';
 import { readModel } from '../onnx/model.ts';
-import { prune } from '../program/chain.ts';
+import { prune, rename } from '../program/compose.ts';
 import type { Parameter } from '../program/executor.ts';
 import type { Graph, GraphValue } from '../program/graph.ts';
 import { importModel } from '../program/import.ts';
@@ -138,24 +138,6 @@ function only(values: readonly GraphValue[]): GraphValue | undefined {
 function missing(path: string, what: string, name: string, values: readonly GraphValue[]): CidError {
   const there = values.map((value) => value.name).join(', ') || 'none';
   return invalid(path, `it has no ${what} ${name}, but ${there}`);
-}
-
-/** A graph with some of its values called otherwise. */
-function rename(graph: Graph, names: ReadonlyMap<string, string>): Graph {
-  const to = (name: string) => names.get(name) ?? name;
-  const value = <T extends { readonly name: string }>(known: T): T => ({ ...known, name: to(known.name) });
-  return {
-    ...graph,
-    inputs: graph.inputs.map(value),
-    outputs: graph.outputs.map(value),
-    parameters: graph.parameters.map(value),
-    constants: new Map([...graph.constants].map(([name, constant]) => [to(name), constant])),
-    nodes: graph.nodes.map((node) => ({
-      ...node,
-      inputs: node.inputs.map(to),
-      outputs: node.outputs.map(to),
-    })),
-  };
 }
 
 function invalid(path: string, reason: string): CidError {

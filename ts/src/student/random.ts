@@ -56,6 +56,7 @@ export const streams = {
   benchmark: 5,
   mix: 6,
   bootstrap: 7,
+  unlabelled: 8,
 } as const;
 
 /** A sequence of draws for one (seed, stream, a, b), such as (seed, augment, epoch, position). */

@@ -82,3 +82,21 @@ function namesOf(graph: Graph): string[] {
   ];
   return [...new Set(names)].filter((name) => name !== '');
 }
+
+/** A graph with some of its values called otherwise. */
+export function rename(graph: Graph, names: ReadonlyMap<string, string>): Graph {
+  const to = (name: string) => names.get(name) ?? name;
+  const value = <T extends { readonly name: string }>(known: T): T => ({ ...known, name: to(known.name) });
+  return {
+    ...graph,
+    inputs: graph.inputs.map(value),
+    outputs: graph.outputs.map(value),
+    parameters: graph.parameters.map(value),
+    constants: new Map([...graph.constants].map(([name, constant]) => [to(name), constant])),
+    nodes: graph.nodes.map((node) => ({
+      ...node,
+      inputs: node.inputs.map(to),
+      outputs: node.outputs.map(to),
+    })),
+  };
+}
