@@ -16,7 +16,6 @@ export { type EvalStageOptions, evalStage } from './cid/evaluate.ts';
 export { type KeptItem, readKept } from './cid/items.ts';
 export { type PretrainOptions, pretrain } from './cid/pretrain.ts';
 export { type PipelineOptions, type PipelineResult, runPipeline } from './cid/run.ts';
-export type { StageSettings } from './cid/stage.ts';
 export {
   type DistillStageOptions,
   distillStage,
@@ -132,6 +131,7 @@ export type { Instructions } from './native/instructions.ts';
 export { type Peak, peak } from './native/peak.ts';
 export { type ReportOptions, writeReport } from './report/report.ts';
 export type { OnProgress, ProgressEvent } from './run/progress.ts';
+export type { StageSettings } from './run/settings.ts';
 export type { Existing, StageManifest, StageOutput, StageResult } from './run/stage.ts';
 export type { AugmentOptions } from './student/augment.ts';
 export {

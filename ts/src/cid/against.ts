@@ -1,10 +1,11 @@
+import { selectRows } from '../data/gather.ts';
 import { readNpy } from '../data/npy.ts';
 import type { Store } from '../data/store.ts';
 import type { BalanceOptions } from '../kernels/balance.ts';
 import { balanceAgainst, type IncrementalResult } from '../kernels/incremental.ts';
 import { CidError } from '../native/errors.ts';
-import { selectRows } from './rows.ts';
-import { defined, kernelOptions, type StageSettings } from './stage.ts';
+import { defined, type StageSettings } from '../run/settings.ts';
+import { kernelOptions } from './stage.ts';
 
 /**
  * Balances a store against the rows of an earlier one that stayed there.

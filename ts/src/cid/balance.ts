@@ -14,13 +14,14 @@ import {
 import { CidError } from '../native/errors.ts';
 import { type FileChunk, writeFileAtomic, writeJson } from '../run/files.ts';
 import { hashFile } from '../run/hash.ts';
+import { defined, type StageSettings } from '../run/settings.ts';
 import { runStage, type StageResult } from '../run/stage.ts';
 import { compareAgainst } from './against.ts';
 import { identifyStore } from './inputs.ts';
 import type { KeptItem } from './items.ts';
 import { PAIRS_FILES, type PairsFormat, writePairs } from './pairs.ts';
 import { compareWithinClusters } from './semdedup.ts';
-import { defined, kernelOptions, type StageSettings } from './stage.ts';
+import { kernelOptions } from './stage.ts';
 
 export interface BalanceStageOptions extends StageSettings {
   /** Folder of an embedding store, ours or clip-retrieval's; its images need not be at hand. */

@@ -1,4 +1,5 @@
 import { join } from 'node:path';
+import { expectRows, gatherRows, selectRows } from '../data/gather.ts';
 import { writeNpy } from '../data/npy.ts';
 import type { Store } from '../data/store.ts';
 import { type KmeansResult, kmeans } from '../kernels/kmeans.ts';
@@ -6,11 +7,11 @@ import type { Rows } from '../kernels/rows.ts';
 import { CidError } from '../native/errors.ts';
 import { writeJson } from '../run/files.ts';
 import { hashFile } from '../run/hash.ts';
+import { defined, type StageSettings } from '../run/settings.ts';
 import { runStage, type StageResult } from '../run/stage.ts';
 import { identifyStore } from './inputs.ts';
 import { expectItemsOf, readKept } from './items.ts';
-import { expectRows, gatherRows, selectRows } from './rows.ts';
-import { defined, kernelOptions, type StageSettings } from './stage.ts';
+import { kernelOptions } from './stage.ts';
 
 export interface ClusterStageOptions extends StageSettings {
   /** Folder of an embedding store, ours or clip-retrieval's. */

@@ -1,11 +1,10 @@
 import { type Dataset, openDataset } from '../data/dataset.ts';
-import { readStoreRecord, STORE_FILE } from '../data/store.ts';
-import { embedDataset } from '../encoder/embed.ts';
+import { storeStage } from '../encoder/embed-stage.ts';
 import { openEncoder } from '../encoder/encoder.ts';
-import { runStage, type StageResult } from '../run/stage.ts';
+import { hashModel } from '../encoder/identity.ts';
+import { defined, type StageSettings } from '../run/settings.ts';
+import type { StageResult } from '../run/stage.ts';
 import type { Config } from './config.ts';
-import { hashModel } from './inputs.ts';
-import { defined, type StageSettings } from './stage.ts';
 
 export interface EmbedStageOptions extends StageSettings {
   /** Images, with captions or without: a list, a folder, or WebDataset tars. */
@@ -27,62 +26,38 @@ export interface EmbedStageOptions extends StageSettings {
 
 /** Embeds a data set into an embedding store, the stage's folder; see `embedDataset`. */
 export async function embedStage(options: EmbedStageOptions): Promise<StageResult> {
-  const { folder, batchSize = 64, dtype = 'float32', background = '#ffffff', shardSize = 4096 } = options;
+  const {
+    batchSize = 64,
+    dtype = 'float32',
+    background = '#ffffff',
+    shardSize = 4096,
+    encoder = {},
+  } = options;
   const dataset = await openDataset(options.data, {
     captions: false,
     ...defined({ imageField: options.imageField, captionField: options.captionField }),
   });
   try {
-    return await runStage({
+    return await storeStage({
+      ...options,
       name: 'embed',
-      folder,
-      inputs: { data: dataset.hash, model: await hashModel(options.model) },
-      options: {
-        ...{ dtype, background, shardSize, batchSize },
-        providers: options.encoder?.providers ?? ['cpu'],
-        ...defined({ visionModel: options.encoder?.visionModel, textModel: options.encoder?.textModel }),
-      },
-      owns: [STORE_FILE, 'progress.jsonl', 'img_emb', 'text_emb', 'metadata'],
-      ...defined({ existing: options.existing, log: options.log }),
-      work: async () => {
+      dataset,
+      model: await hashModel(options.model),
+      open: () => {
         noteMissingCaptions(dataset, options.log);
-        const { threads, signal, onProgress } = options;
-        const encoder = await openEncoder(options.model, {
+        return openEncoder(options.model, {
           batchSize,
-          ...defined({ ...options.encoder, threads }),
+          ...defined({ ...encoder, threads: options.threads }),
         });
-        try {
-          const store = await embedDataset({
-            dataset,
-            encoder,
-            folder,
-            batchSize,
-            dtype,
-            background,
-            shardSize,
-            signal,
-            onProgress,
-          });
-          const record = await readStoreRecord(folder);
-          const files = record.shards.flatMap((shard) => Object.entries(shard.files));
-          if (store.skipped > 0) {
-            options.log?.(
-              `embed: left out ${store.skipped} items; ${STORE_FILE} in ${folder} lists them with reasons`,
-            );
-          }
-          return {
-            outputs: [STORE_FILE, ...files.map(([path, hash]) => ({ path, hash }))],
-            summary: {
-              rows: store.rows,
-              dim: store.dim,
-              texts: store.text !== undefined,
-              skipped: store.skipped,
-            },
-          };
-        } finally {
-          await encoder.dispose();
-        }
       },
+      identity: {
+        providers: encoder.providers ?? ['cpu'],
+        ...defined({ visionModel: encoder.visionModel, textModel: encoder.textModel }),
+      },
+      batchSize,
+      dtype,
+      background,
+      shardSize,
     });
   } finally {
     await dataset.dispose();

@@ -2,7 +2,7 @@ import { openStore } from '../data/store.ts';
 import type { BalanceMetric } from '../kernels/balance.ts';
 import { type BalanceEstimate, estimateBalance } from '../kernels/estimate.ts';
 import type { Device } from '../native/devices.ts';
-import { defined } from './stage.ts';
+import { defined } from '../run/settings.ts';
 
 export interface EstimateStoreOptions {
   /** Folder of an embedding store, whose checksums are not looked at. */

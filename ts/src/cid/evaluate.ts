@@ -1,13 +1,14 @@
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
+import { encoderIdentity, hashModel } from '../encoder/identity.ts';
 import { evaluate } from '../eval/evaluate.ts';
 import type { EvaluateOptions, EvaluateResult } from '../eval/types.ts';
 import { readJson, writeJson } from '../run/files.ts';
 import type { Json } from '../run/hash.ts';
+import { defined, type StageSettings } from '../run/settings.ts';
 import { runStage, type StageResult } from '../run/stage.ts';
 import type { Config } from './config.ts';
-import { hashDataset, hashModel } from './inputs.ts';
-import { defined, encoderIdentity, type StageSettings } from './stage.ts';
+import { hashDataset } from './inputs.ts';
 
 export interface EvalStageOptions extends StageSettings {
   /** Model folders by the name that they have in the results, in the order of the table. */

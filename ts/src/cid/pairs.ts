@@ -3,7 +3,8 @@ import type { Store } from '../data/store.ts';
 import { type PairBatch, pairs } from '../kernels/pairs.ts';
 import { CidError } from '../native/errors.ts';
 import { type FileChunk, writeFileAtomic } from '../run/files.ts';
-import { kernelOptions, type StageSettings } from './stage.ts';
+import type { StageSettings } from '../run/settings.ts';
+import { kernelOptions } from './stage.ts';
 
 /** Files that pairs are written to. */
 export type PairsFormat = 'npy' | 'tsv';

@@ -5,13 +5,13 @@ import { writeReport } from '../report/report.ts';
 import { openRun, type Run, type StageName } from '../run/folder.ts';
 import type { Json } from '../run/hash.ts';
 import { required } from '../run/schema.ts';
+import type { StageSettings } from '../run/settings.ts';
 import { requireStage, type StageResult } from '../run/stage.ts';
 import { balanceStage } from './balance.ts';
 import { clusterStage } from './cluster.ts';
 import type { Config } from './config.ts';
 import { embedStage } from './embed.ts';
 import { evalStage } from './evaluate.ts';
-import type { StageSettings } from './stage.ts';
 import { distillStage } from './student.ts';
 
 export interface PipelineOptions extends StageSettings {

@@ -2,7 +2,8 @@ import type { Store } from '../data/store.ts';
 import type { BalanceResult } from '../kernels/balance.ts';
 import { semdedup } from '../kernels/semdedup.ts';
 import { CidError } from '../native/errors.ts';
-import { kernelOptions, type StageSettings } from './stage.ts';
+import type { StageSettings } from '../run/settings.ts';
+import { kernelOptions } from './stage.ts';
 
 export interface SemdedupStageOptions {
   /** Cosine. */

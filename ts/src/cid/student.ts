@@ -1,20 +1,21 @@
 import { join } from 'node:path';
 import { type Dataset, openDataset } from '../data/dataset.ts';
+import { gatherRows } from '../data/gather.ts';
 import { npyMatrix, readNpy } from '../data/npy.ts';
 import type { Store } from '../data/store.ts';
 import { openEncoder } from '../encoder/encoder.ts';
+import { encoderIdentity, hashModel } from '../encoder/identity.ts';
 import type { Matrix } from '../kernels/rows.ts';
 import { CidError } from '../native/errors.ts';
 import { hashFile, type Json } from '../run/hash.ts';
+import { defined, type StageSettings } from '../run/settings.ts';
 import { outputHash, requireStage, runStage, type StageResult } from '../run/stage.ts';
 import type { TrainedStudent, TrainingOptions } from '../student/options.ts';
 import type { Config } from './config.ts';
 import { type DistillOptions, distill } from './distill.ts';
-import { hashModel, identifyStore } from './inputs.ts';
+import { identifyStore } from './inputs.ts';
 import { expectItemsOf, readKept } from './items.ts';
 import { pretrain } from './pretrain.ts';
-import { gatherRows } from './rows.ts';
-import { defined, encoderIdentity, type StageSettings } from './stage.ts';
 
 /** What a training folder holds: checkpoints, metrics of its own, and the exported model. */
 const OWNS = ['last.safetensors', 'best.safetensors', 'metrics.jsonl', 'model'] as const;

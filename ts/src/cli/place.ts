@@ -1,10 +1,10 @@
 import { join, resolve } from 'node:path';
 import type { Command } from 'commander';
 import type { Config } from '../cid/config.ts';
-import type { StageSettings } from '../cid/stage.ts';
 import type { Device } from '../native/devices.ts';
 import { openRun, type Run, readRunRecord, type StageName } from '../run/folder.ts';
 import type { Json } from '../run/hash.ts';
+import type { StageSettings } from '../run/settings.ts';
 import { requireStage, type StageResult } from '../run/stage.ts';
 import { type CommonFlags, configOf, type Session, UsageError } from './common.ts';
 

@@ -1,7 +1,7 @@
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { readKept } from '../cid/items.ts';
-import { gatherRows } from '../cid/rows.ts';
+import { gatherRows } from '../data/gather.ts';
 import { readNpy } from '../data/npy.ts';
 import { openStore } from '../data/store.ts';
 import { unitRows } from '../eval/vectors.ts';

@@ -2,12 +2,12 @@ import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
-import { hashDataset, hashModel, identifyStore } from '../../src/cid/inputs.ts';
+import { hashDataset, identifyStore } from '../../src/cid/inputs.ts';
 import { expectItemsOf, readKept } from '../../src/cid/items.ts';
-import { gatherRows } from '../../src/cid/rows.ts';
-import { encoderIdentity } from '../../src/cid/stage.ts';
+import { gatherRows } from '../../src/data/gather.ts';
 import { floatToHalf } from '../../src/data/half.ts';
 import { npyMatrix, writeNpy } from '../../src/data/npy.ts';
+import { encoderIdentity, hashModel } from '../../src/encoder/identity.ts';
 
 let folder: string;
 beforeEach(() => {

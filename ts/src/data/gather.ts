@@ -1,8 +1,8 @@
 import { type FileHandle, open } from 'node:fs/promises';
-import { halfToFloat } from '../data/half.ts';
 import type { FileMatrix, Matrix } from '../kernels/rows.ts';
 import { CidError } from '../native/errors.ts';
 import { readError } from '../run/files.ts';
+import { halfToFloat } from './half.ts';
 
 /** Rows read at once: enough to make calls rare, little enough to stay in the cache. */
 const PIECE = 2048;
