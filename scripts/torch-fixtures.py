@@ -255,4 +255,5 @@ def main():
         print(name, sum(part.numel() for part in flat), "parameters, losses", case["losses"][0], case["losses"][-1])
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -38,6 +38,11 @@ export {
 } from './data/rated/scale.ts';
 export { partOf, type SplitOptions, type Splits, splitRated } from './data/rated/split.ts';
 export { type OpenStoreOptions, openStore, type Store } from './data/store.ts';
+export { type AnalyzeOptions, analyzeModel, type ModelAnalysis } from './eval/analyze.ts';
+export { writeAttentionModel } from './eval/attention/expose.ts';
+export type { AttentionSite } from './eval/attention/find.ts';
+export type { AttentionLayer, AttentionOptions, SkippedSite } from './eval/attention/meter.ts';
+export { type EmbeddingSpread, SpreadMeter } from './eval/collapse.ts';
 export { evaluate } from './eval/evaluate.ts';
 export { formatEvaluation } from './eval/format.ts';
 export { type PairScore, pairPrecisionRecall } from './eval/groups.ts';

@@ -21,6 +21,8 @@ export interface RuntimeOptions {
    * cost of whatever else would like to run meanwhile. They sleep between runs.
    */
   readonly spin: boolean;
+  /** Where the external data lies of a model that comes as bytes. */
+  readonly dataFolder?: string | undefined;
 }
 
 /** `PROVIDER_UNAVAILABLE` or `MODEL_INVALID`. */
@@ -47,7 +49,15 @@ export async function createSession(
     enableMemPattern: false,
     // What goes wrong comes back as an error.
     logSeverityLevel: 4,
-    extra: { session: { intra_op: { allow_spinning: options.spin ? '1' : '0' }, force_spinning_stop: '1' } },
+    extra: {
+      session: {
+        intra_op: { allow_spinning: options.spin ? '1' : '0' },
+        force_spinning_stop: '1',
+        ...(options.dataFolder === undefined
+          ? {}
+          : { model_external_initializers_file_folder_path: options.dataFolder }),
+      },
+    },
   };
   try {
     const session = await (typeof model === 'string'

@@ -18,11 +18,15 @@ export interface SessionOptions {
   providers?: readonly string[];
   /** Threads of one operator. Defaults to the number of cores. */
   threads?: number;
+  /** Folder of the external data of a model that is given as bytes. */
+  dataFolder?: string;
 }
 
 export interface RunOptions {
   /** Gives up the inputs' buffers instead of copying them to the worker. Defaults to false. */
   transfer?: boolean;
+  /** Outputs to compute, by name. Defaults to all. */
+  outputs?: readonly string[];
 }
 
 /** An opened model. Runs in a worker thread of its own; calls queue up and are answered in order. */
@@ -60,11 +64,12 @@ export async function openSession(
       model,
       providers: options.providers ?? ['cpu'],
       threads: options.threads ?? availableParallelism(),
+      dataFolder: options.dataFolder,
     });
     return {
       ...values,
-      run: (inputs, { transfer = false } = {}) =>
-        channel.call('run', inputs, transfer ? buffersOf(inputs) : []),
+      run: (inputs, { transfer = false, outputs } = {}) =>
+        channel.call('run', { inputs, outputs }, transfer ? buffersOf(inputs) : []),
       dispose: () => channel.dispose(),
     };
   } catch (error) {

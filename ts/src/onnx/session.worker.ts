@@ -4,19 +4,25 @@ import type { OnnxTensor } from './tensor.ts';
 
 let session: SessionHandle | undefined;
 
+interface RunCall {
+  readonly inputs: Readonly<Record<string, OnnxTensor>>;
+  readonly outputs?: readonly string[] | undefined;
+}
+
 async function open(options: {
   model: string | Uint8Array;
   providers: readonly string[];
   threads: number;
+  dataFolder?: string | undefined;
 }): Promise<Reply> {
-  const { model, providers, threads } = options;
-  session = await createSession(model, { providers, threads, optimize: true, spin: false });
+  const { model, ...rest } = options;
+  session = await createSession(model, { ...rest, optimize: true, spin: false });
   return { result: { inputs: session.inputs, outputs: session.outputs } };
 }
 
-async function run(inputs: Record<string, OnnxTensor>): Promise<Reply> {
+async function run({ inputs, outputs: wanted }: RunCall): Promise<Reply> {
   const feeds = Object.fromEntries(Object.entries(inputs).map(([name, tensor]) => [name, toOrt(tensor)]));
-  const outputs = await runSession(session!, feeds);
+  const outputs = await runSession(session!, feeds, wanted);
   const result = Object.fromEntries(Object.entries(outputs).map(([name, tensor]) => [name, fromOrt(tensor)]));
   return { result, transfer: Object.values(result).map(({ data }) => data.buffer as ArrayBuffer) };
 }

@@ -1,5 +1,5 @@
 import { execFileSync } from 'node:child_process';
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, test } from 'vitest';
@@ -46,6 +46,28 @@ test('opens from a file and from bytes, tells its values, and runs', async () =>
     expect(twice!.data).toEqual(BigInt64Array.of(8n, 8n));
     await session.dispose();
   }
+});
+
+test('computes the outputs that are asked for', async () => {
+  const session = await openSession(path, { threads: 1 });
+  expect(Object.keys(await session.run(feeds(2), { outputs: ['twice'] }))).toEqual(['twice']);
+  expect(Object.keys(await session.run(feeds(2)))).toEqual(['y', 'twice']);
+  await session.dispose();
+});
+
+test('finds the weights beside a model that comes as bytes', async () => {
+  const b = new GraphBuilder('wide');
+  const x = b.input('x', 'float32', ['batch', 3]);
+  b.output('y', b.op('MatMul', [x, b.parameter('w', [3, 400])]), ['batch', 400]);
+  const outside = join(folder, 'outside.onnx');
+  const weights = new Float32Array(1200).fill(2);
+  await writeModel(outside, exportModel(b.build(), new Map([['w', weights]])), { externalData: true });
+  const bytes = readFileSync(outside);
+  const session = await openSession(bytes, { threads: 1, dataFolder: folder });
+  const { y } = await session.run({ x: feeds(1).x });
+  expect(y!.data).toEqual(new Float32Array(400).fill(6));
+  await session.dispose();
+  await expect(openSession(bytes, { threads: 1 })).rejects.toMatchObject({ code: 'MODEL_INVALID' });
 });
 
 test('answers come in order; inputs are the caller’s again, unless given up', async () => {
