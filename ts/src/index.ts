@@ -22,6 +22,7 @@ export {
   type PretrainStageOptions,
   pretrainStage,
 } from './cid/student.ts';
+export { type AnalyzeStageOptions, analyzeStage } from './cskd/analyze.ts';
 export type { Dataset, Item, Skipped } from './data/dataset.ts';
 export { type NpyArray, readNpy } from './data/npy.ts';
 export type { RatedDataset, RatedFormat, Split } from './data/rated/dataset.ts';
@@ -38,6 +39,12 @@ export {
 } from './data/rated/scale.ts';
 export { partOf, type SplitOptions, type Splits, splitRated } from './data/rated/split.ts';
 export { type OpenStoreOptions, openStore, type Store } from './data/store.ts';
+export {
+  type AnalysisSummary,
+  formatAnalysis,
+  formatChange,
+  summarizeAnalysis,
+} from './eval/analysis-format.ts';
 export { type AnalyzeOptions, analyzeModel, type ModelAnalysis } from './eval/analyze.ts';
 export { writeAttentionModel } from './eval/attention/expose.ts';
 export type { AttentionSite } from './eval/attention/find.ts';
@@ -134,6 +141,7 @@ export {
 export { CidError, type CidErrorCode } from './native/errors.ts';
 export type { Instructions } from './native/instructions.ts';
 export { type Peak, peak } from './native/peak.ts';
+export { type NamedAnalysis, writeAnalysisReport } from './report/analysis.ts';
 export { type ReportOptions, writeReport } from './report/report.ts';
 export type { OnProgress, ProgressEvent } from './run/progress.ts';
 export type { StageSettings } from './run/settings.ts';

@@ -1,5 +1,6 @@
 import { Command } from 'commander';
 import { packageVersion } from '../native/loader.ts';
+import { aestheticsCommand } from './aesthetics.ts';
 import { balanceCommand } from './balance.ts';
 import { benchCommand } from './bench.ts';
 import { clusterCommand } from './cluster.ts';
@@ -42,6 +43,7 @@ Environment: CLIP_CID_DEBUG=1 shows where an error came from.`,
     distillCommand,
     pretrainCommand,
     evalCommand,
+    aestheticsCommand,
     reportCommand,
     doctorCommand,
     benchCommand,

@@ -84,7 +84,7 @@ export async function analyzeModel(options: AnalyzeOptions): Promise<ModelAnalys
   });
   const output = embeddingOutput(source, options.output);
   const data =
-    typeof options.data === 'string' ? await openImages(options.data, options.imageField) : options.data;
+    typeof options.data === 'string' ? await openAnalyzed(options.data, options.imageField) : options.data;
   try {
     const chosen = permutation(data.length, new Random(seed, streams.split)).slice(0, wanted).sort();
     const meter = await AttentionMeter.open(source, [output], options, {
@@ -122,8 +122,8 @@ function checkLayout({ grid, classTokens, heads }: AnalyzeOptions): void {
   if (heads !== undefined) expectInteger('heads', heads, 1);
 }
 
-/** Ratings do not matter here, but their data sets know where the images are. */
-async function openImages(source: string, imageField: string | undefined): Promise<Dataset> {
+/** The images of a source. Ratings do not matter here, but data sets that have them know where the images are. */
+export async function openAnalyzed(source: string, imageField?: string): Promise<Dataset> {
   const format = await ratedFormat(source);
   if (format !== undefined && format !== 'list') return openRated(source);
   return openDataset(source, { captions: false, ...(imageField === undefined ? {} : { imageField }) });

@@ -1,8 +1,12 @@
 import { formatNumber, type Html, html } from './html.ts';
 
+type Point = readonly [x: number, y: number];
+
 export interface Series {
   readonly name: string;
-  readonly points: readonly (readonly [x: number, y: number])[];
+  readonly points: readonly Point[];
+  /** Single values that the points of the line sum up, drawn as faint dots of the same colour. */
+  readonly scatter?: readonly Point[];
 }
 
 export interface ChartOptions {
@@ -22,14 +26,16 @@ const MOST_POINTS = 240;
 
 /** Lines over a common horizontal axis, with a legend. Values that are not finite are left out. */
 export function lineChart({ title, x, series }: ChartOptions): Html {
+  const finite = (points: readonly Point[]) => points.filter((point) => point.every(Number.isFinite));
   const lines = series
-    .map(({ name, points }) => ({
+    .map(({ name, points, scatter = [] }) => ({
       name,
-      points: thin(points.filter((point) => point.every(Number.isFinite))),
+      points: thin(finite(points)),
+      scatter: finite(scatter),
     }))
     .filter(({ points }) => points.length > 0);
   if (lines.length === 0) return html``;
-  const all = lines.flatMap(({ points }) => points);
+  const all = lines.flatMap(({ points, scatter }) => [...points, ...scatter]);
   const xs = niceTicks(Math.min(...all.map(([px]) => px)), Math.max(...all.map(([px]) => px)), 5, false);
   const ys = niceTicks(Math.min(...all.map(([, py]) => py)), Math.max(...all.map(([, py]) => py)), 4, true);
   const inner = { width: WIDTH - MARGIN.left - MARGIN.right, height: HEIGHT - MARGIN.top - MARGIN.bottom };
@@ -48,6 +54,12 @@ export function lineChart({ title, x, series }: ChartOptions): Html {
     (tick) =>
       html`<text class="tick" x="${left(tick)}" y="${HEIGHT - MARGIN.bottom + 16}" text-anchor="middle">${formatNumber(tick)}</text>`,
   );
+  const dots = lines.map(({ name, scatter }, i) =>
+    scatter.map(
+      ([px, py]) =>
+        html`<circle class="dot faint series-${i % COLOURS}" cx="${left(px)}" cy="${top(py)}" r="2.2"><title>${name}: ${formatNumber(py)}</title></circle>`,
+    ),
+  );
   const paths = lines.map(({ name, points }, i) => {
     const at = points.map(([px, py]) => `${left(px)},${top(py)}`);
     const label = html`<title>${name}: ${formatNumber(points.at(-1)![1])} at ${formatNumber(points.at(-1)![0])}</title>`;
@@ -65,7 +77,7 @@ export function lineChart({ title, x, series }: ChartOptions): Html {
 <svg viewBox="0 0 ${WIDTH} ${HEIGHT}" role="img" aria-label="${title}: ${described}">
 ${grid}${marks}
 <text class="tick" x="${MARGIN.left + inner.width / 2}" y="${HEIGHT - 4}" text-anchor="middle">${x}</text>
-${paths}</svg>
+${dots}${paths}</svg>
 <ul class="legend">${lines.map(
     ({ name, points }, i) =>
       html`<li><span class="swatch series-${i % COLOURS}"></span>${name} <span class="quiet">${formatNumber(points.at(-1)![1])}</span></li>`,
@@ -93,10 +105,10 @@ export function barChart(bars: readonly Bar[], format: (value: number) => string
 }
 
 /** Means of runs of neighbours, so that no more than {@link MOST_POINTS} are left; the last point stays as it is. */
-function thin(points: readonly (readonly [number, number])[]): (readonly [number, number])[] {
+function thin(points: readonly Point[]): Point[] {
   if (points.length <= MOST_POINTS) return [...points];
   const size = points.length / MOST_POINTS;
-  const thinned: (readonly [number, number])[] = [];
+  const thinned: Point[] = [];
   for (let i = 0; i < MOST_POINTS; i++) {
     const run = points.slice(Math.floor(i * size), Math.floor((i + 1) * size));
     const mean = (of: 0 | 1) => run.reduce((sum, point) => sum + point[of], 0) / run.length;

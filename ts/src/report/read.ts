@@ -3,12 +3,14 @@ import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { BalanceReport } from '../cid/balance.ts';
 import type { ClusterReport } from '../cid/cluster.ts';
+import type { ModelAnalysis } from '../eval/analyze.ts';
 import type { EvaluateResult } from '../eval/types.ts';
 import { CidError } from '../native/errors.ts';
 import { readJson } from '../run/files.ts';
 import type { RunRecord } from '../run/folder.ts';
 import { type MetricsRecord, readMetrics } from '../run/metrics.ts';
-import { readStage, type StageManifest } from '../run/stage.ts';
+import { readStage, STAGE_FILE, type StageManifest } from '../run/stage.ts';
+import type { NamedAnalysis } from './analysis.ts';
 
 /** An evaluated model under the name that it has in this run. */
 export interface Evaluation {
@@ -41,9 +43,10 @@ export interface RunContents {
   readonly metrics: readonly MetricsRecord[];
   readonly evaluations: readonly Evaluation[];
   readonly grouping: GroupingQuality | undefined;
+  readonly analyses: readonly NamedAnalysis[];
 }
 
-const STAGES = ['embeddings', 'balance', 'cluster', 'pretrain', 'student', 'baseline', 'eval'];
+const STAGES = ['embeddings', 'balance', 'cluster', 'pretrain', 'student', 'baseline', 'eval', 'analysis'];
 /** Order of the models in tables: what is learned from first. */
 const MODELS = ['teacher', 'student', 'baseline'];
 
@@ -68,6 +71,7 @@ export async function readRun(folder: string): Promise<RunContents> {
     metrics: await readMetrics(join(folder, 'metrics.jsonl')),
     evaluations: await readEvaluations(join(folder, 'eval')),
     grouping: (await optional(join(folder, 'eval', 'grouping.json'))) as GroupingQuality | undefined,
+    analyses: await readAnalyses(join(folder, 'analysis')),
   };
 }
 
@@ -80,6 +84,20 @@ async function readEvaluations(folder: string): Promise<Evaluation[]> {
     if (isResult) found.push({ name: file.replace(/\.json$/, ''), result: value as EvaluateResult });
   }
   return found.sort((a, b) => rank(MODELS, a.name) - rank(MODELS, b.name) || (a.name < b.name ? -1 : 1));
+}
+
+/** What `clip-cid aesthetics analyze` wrote into a folder: models before alignment come first, then by name. */
+export async function readAnalyses(folder: string): Promise<NamedAnalysis[]> {
+  const names = (await readdir(folder).catch(() => [])).filter((name) => name.endsWith('.json'));
+  const found: NamedAnalysis[] = [];
+  for (const file of names) {
+    if (file === STAGE_FILE) continue;
+    const value = (await readJson(join(folder, file))) as Partial<ModelAnalysis> | null;
+    const isAnalysis = Array.isArray(value?.attention) && typeof value.embeddings === 'object';
+    if (isAnalysis) found.push({ name: file.replace(/\.json$/, ''), analysis: value as ModelAnalysis });
+  }
+  const isLater = ({ name }: NamedAnalysis) => Number(!name.startsWith('before'));
+  return found.sort((a, b) => isLater(a) - isLater(b) || (a.name < b.name ? -1 : 1));
 }
 
 function rank(order: readonly string[], name: string): number {

@@ -1,9 +1,10 @@
 import { basename, join, resolve } from 'node:path';
 import { CidError } from '../native/errors.ts';
 import { writeFileAtomic } from '../run/files.ts';
+import { analysisSection } from './analysis.ts';
 import { sampleClusters } from './clusters.ts';
 import { evaluationSection } from './evaluation.ts';
-import { Html, html } from './html.ts';
+import { page } from './page.ts';
 import { readRun } from './read.ts';
 import {
   balanceSection,
@@ -13,7 +14,6 @@ import {
   groupsSection,
   runSection,
 } from './sections.ts';
-import { style } from './style.ts';
 import { Thumbnails } from './thumbnails.ts';
 
 export interface ReportOptions {
@@ -40,6 +40,7 @@ export async function writeReport(runFolder: string, options: ReportOptions = {}
   const sections = [
     funnelSection(run),
     evaluationSection(run.evaluations),
+    analysisSection(run.analyses),
     balanceSection(run),
     await groupsSection(run, thumbnails),
     await clustersSection(run, await sampleClusters(runFolder), thumbnails),
@@ -54,32 +55,9 @@ export async function writeReport(runFolder: string, options: ReportOptions = {}
   }
   const title = options.title ?? basename(resolve(runFolder));
   const path = options.out ?? join(runFolder, 'report.html');
-  await writeFileAtomic(path, page(title, run.run?.package, sections));
+  await writeFileAtomic(
+    path,
+    page({ title, lead: 'Report of a clip-cid run', version: run.run?.package, sections }),
+  );
   return path;
-}
-
-function page(title: string, version: string | undefined, sections: readonly Html[]): string {
-  // Ids and headings are those of section() alone, so that the list at the top cannot lack one.
-  const links = sections.flatMap(({ text }) => {
-    const found = /^<section id="([^"]+)"><h2>(.*?)<\/h2>/.exec(text);
-    return found ? [new Html(`<a href="#${found[1]}">${found[2]}</a>`)] : [];
-  });
-  return html`<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>${title} · clip-cid</title>
-<style>${new Html(style)}</style>
-</head>
-<body>
-<header><h1>${title}</h1>
-<p class="lead">Report of a clip-cid run</p>
-<nav aria-label="Sections">${links}</nav></header>
-<main>
-${sections}</main>
-<footer>Made by clip-cid${version === undefined ? undefined : ` ${version}`}. This file loads nothing from elsewhere.</footer>
-</body>
-</html>
-`.text;
 }

@@ -44,6 +44,7 @@ tr.head th { color: var(--quiet); font-weight: 600; padding-top: 16px; border-bo
 .chart svg { width: 100%; height: auto; display: block; }
 .chart .grid { stroke: var(--rule); stroke-width: 1; }
 .chart .tick { fill: var(--quiet); font-size: 11px; font-family: inherit; }
+.dot.faint { opacity: 0.4; }
 .line { fill: none; stroke-width: 1.8; stroke-linejoin: round; stroke-linecap: round; }
 .legend { list-style: none; margin: 4px 0 0; padding: 0; display: flex; flex-wrap: wrap; gap: 2px 14px; font-size: 13px; }
 .swatch { display: inline-block; width: 11px; height: 11px; border-radius: 3px; margin-right: 6px; }

@@ -55,6 +55,7 @@ export const STAGE_FOLDERS = {
   baseline: 'baseline',
   pretrain: 'pretrain',
   eval: 'eval',
+  analyze: 'analysis',
 } as const;
 
 export type StageName = keyof typeof STAGE_FOLDERS;

@@ -1,6 +1,7 @@
 import { existsSync } from 'node:fs';
 import { readdir, readFile, stat } from 'node:fs/promises';
-import { dirname, extname, join } from 'node:path';
+import { basename, dirname, extname, join } from 'node:path';
+import { hashModel } from '../../encoder/identity.ts';
 import { type Preprocessing, parsePreprocessing, readPreprocessing } from '../../encoder/preprocess.ts';
 import { expectInteger, expectString } from '../../native/check.ts';
 import { CidError } from '../../native/errors.ts';
@@ -8,6 +9,7 @@ import { decodeModel } from '../../onnx/model.ts';
 import type { ModelProto, ValueInfoProto } from '../../onnx/onnx_pb.ts';
 import { type ElementType, elementType } from '../../onnx/tensor.ts';
 import { readError } from '../../run/files.ts';
+import { hashFile, hashValue } from '../../run/hash.ts';
 
 /** An image model to be looked into: any ONNX graph that takes images. */
 export interface ModelSource {
@@ -68,6 +70,23 @@ export async function openModelSource(path: string, options: ModelSourceOptions 
     preprocessing,
     notes,
   };
+}
+
+/** Hash of what decides a model's outputs: a folder's models and configurations, or a file, what lies beside it under its name, and how images are prepared. */
+export async function identifyModel(path: string): Promise<string> {
+  const status = await stat(path).catch(() => undefined);
+  if (!status?.isFile()) return hashModel(path);
+  const folder = dirname(path);
+  const beside = (await readdir(folder)).filter((name) => name.startsWith(basename(path))).sort();
+  const files = beside.map((name) => join(folder, name));
+  const preprocessor = configuredIn(path);
+  if (preprocessor !== undefined) files.push(join(preprocessor, PREPROCESSOR));
+  return hashValue(await Promise.all(files.map(hashFile)));
+}
+
+/** The folder with the configuration of how images are prepared for a model file. */
+function configuredIn(file: string): string | undefined {
+  return [dirname(file), join(dirname(file), '..')].find((place) => existsSync(join(place, PREPROCESSOR)));
 }
 
 /** The ONNX file that a model folder, or a path to a file, means. Fails with MODEL_INVALID. */
@@ -133,9 +152,7 @@ async function preprocessingOf(
   imageSize: number | undefined,
   notes: string[],
 ): Promise<Preprocessing> {
-  const folder = [dirname(file), join(dirname(file), '..')].find((place) =>
-    existsSync(join(place, PREPROCESSOR)),
-  );
+  const folder = configuredIn(file);
   if (folder !== undefined && imageSize === undefined) return readPreprocessing(folder);
   const size = imageSize ?? dims[2];
   if (size === undefined) {
