@@ -22,8 +22,60 @@ export {
   type PretrainStageOptions,
   pretrainStage,
 } from './cid/student.ts';
+export { type AlignedBackbone, type AlignOptions, type AlignSet, align } from './cskd/align.ts';
+export {
+  type AlignLoss,
+  type AlignLossOptions,
+  type AlignWeights,
+  alignLoss,
+} from './cskd/align-loss.ts';
 export { type AnalyzeStageOptions, analyzeStage } from './cskd/analyze.ts';
-export type { Dataset, Item, Skipped } from './data/dataset.ts';
+export {
+  type AestheticsConfig,
+  type AestheticsConfigInput,
+  parseAestheticsConfig,
+  readAestheticsConfig,
+} from './cskd/config.ts';
+export { type EmdForm, type EmdLoss, emdLoss } from './cskd/emd.ts';
+export {
+  type RatedImage,
+  type ScorerEvalOptions,
+  type ScorerResult,
+  scorerEvalStage,
+} from './cskd/evaluate.ts';
+export type {
+  LearnerOptions,
+  ScorerTrainingOptions,
+  TrainedScorer,
+  UnlabelledSet,
+} from './cskd/learners.ts';
+export { type PhaseOptions, runAlignment, runEvaluation, runTraining } from './cskd/run.ts';
+export { type ScoreStageOptions, scoreStage } from './cskd/score.ts';
+export { openScorer, type Scorer } from './cskd/scorer.ts';
+export {
+  type AlignStageOptions,
+  alignStage,
+  type FeaturesStageOptions,
+  featuresStage,
+  type PseudoStageOptions,
+  pseudoStage,
+  type ScorerStageOptions,
+  scorerStage,
+} from './cskd/stages.ts';
+export {
+  type TrainMutualOptions,
+  type TrainScorerOptions,
+  trainMutual,
+  trainScorer,
+} from './cskd/train.ts';
+export {
+  type Dataset,
+  type Item,
+  type OpenDatasetOptions,
+  openDataset,
+  type Skipped,
+  subset,
+} from './data/dataset.ts';
 export { type NpyArray, readNpy } from './data/npy.ts';
 export type { RatedDataset, RatedFormat, Split } from './data/rated/dataset.ts';
 export { type OpenRatedOptions, openRated } from './data/rated/open.ts';
@@ -39,6 +91,12 @@ export {
 } from './data/rated/scale.ts';
 export { partOf, type SplitOptions, type Splits, splitRated } from './data/rated/split.ts';
 export { type OpenStoreOptions, openStore, type Store } from './data/store.ts';
+export { type Encoder, type OpenEncoderOptions, openEncoder } from './encoder/encoder.ts';
+export {
+  type ImageEncoder,
+  type OpenImageEncoderOptions,
+  openImageEncoder,
+} from './encoder/image-encoder.ts';
 export {
   type AnalysisSummary,
   formatAnalysis,
@@ -147,6 +205,7 @@ export type { OnProgress, ProgressEvent } from './run/progress.ts';
 export type { StageSettings } from './run/settings.ts';
 export type { Existing, StageManifest, StageOutput, StageResult } from './run/stage.ts';
 export type { AugmentOptions } from './student/augment.ts';
+export type { BackboneChoice, BackboneOptions } from './student/backbone.ts';
 export {
   type StudentConfig,
   type StudentName,
@@ -154,4 +213,4 @@ export {
   studentConfig,
   studentNames,
 } from './student/config.ts';
-export type { TrainedStudent, TrainingOptions } from './student/options.ts';
+export type { TrainedStudent, TrainerOptions, TrainingOptions } from './student/options.ts';

@@ -1,11 +1,8 @@
 import type { Command } from 'commander';
 import { type CommonFlags, number } from './common.ts';
 
-/** Flags of both kinds of training. What has no flag (augmentation, sizes by number, …) is set in a configuration file. */
-export interface TrainingFlags extends CommonFlags {
-  student?: string;
-  init?: string;
-  imageModel?: string;
+/** Flags of every training. What has no flag (augmentation, sizes by number, …) is set in a configuration file. */
+export interface TrainerFlags extends CommonFlags {
   epochs?: number;
   steps?: number;
   batchSize?: number;
@@ -17,17 +14,32 @@ export interface TrainingFlags extends CommonFlags {
   exportDtype?: string;
 }
 
+/** Flags of the trainings of a student. */
+export interface TrainingFlags extends TrainerFlags {
+  student?: string;
+  init?: string;
+  imageModel?: string;
+}
+
 export function trainingFlags(command: Command): Command {
+  return trainerFlags(
+    command
+      .option('--student <name>', "architecture by name, such as 'mini-64' or 'vit-b-32' (default: mini-64)")
+      .option(
+        '--init <dir>',
+        'model folder to start from, an exported student or any CLIP, instead of --student',
+      )
+      .option('--image-model <file>', 'ONNX file of any image encoder to be the image tower'),
+    'rows of a step, all in one loss (default: 256)',
+  );
+}
+
+/** @param batch What `--batch-size` counts, and its default. */
+export function trainerFlags(command: Command, batch: string): Command {
   return command
-    .option('--student <name>', "architecture by name, such as 'mini-64' or 'vit-b-32' (default: mini-64)")
-    .option(
-      '--init <dir>',
-      'model folder to start from, an exported student or any CLIP, instead of --student',
-    )
-    .option('--image-model <file>', 'ONNX file of any image encoder to be the image tower')
     .addOption(number('--epochs <n>', 'passes over the items (default: 32)').conflicts('steps'))
     .addOption(number('--steps <n>', 'optimiser steps, instead of --epochs'))
-    .addOption(number('--batch-size <n>', 'rows of a step, all in one loss (default: 256)'))
+    .addOption(number('--batch-size <n>', batch))
     .addOption(number('--micro-batch <n>', 'rows that run through a tower at once: memory (default: 64)'))
     .addOption(number('--rate <rate>', 'highest learning rate (default: 0.001)'))
     .addOption(number('--warmup <steps>', 'steps of linear warm-up (default: a tenth of all)'))
@@ -43,11 +55,14 @@ export function trainingFlags(command: Command): Command {
 
 /** The flags as a section of the configuration. */
 export function trainingSection(flags: TrainingFlags): Record<string, unknown> {
-  const { student, init, imageModel, epochs, steps } = flags;
-  const { batchSize, microBatch, rate, warmup, decay, ema, exportDtype } = flags;
+  const { student, init, imageModel } = flags;
+  return { student, init, imageModel, ...trainerSection(flags) };
+}
+
+export function trainerSection(flags: TrainerFlags): Record<string, unknown> {
+  const { epochs, steps, batchSize, microBatch, rate, warmup, decay, ema, exportDtype } = flags;
   // One of the two replaces whichever a configuration has.
   const length =
     epochs !== undefined ? { epochs, steps: null } : steps !== undefined ? { steps, epochs: null } : {};
-  const optimiser = { batchSize, microBatch, rate, warmup, decay, ema };
-  return { student, init, imageModel, ...length, ...optimiser, exportDtype };
+  return { ...length, batchSize, microBatch, rate, warmup, decay, ema, exportDtype };
 }

@@ -15,6 +15,7 @@ import { CidError } from '../native/errors.ts';
 import { chain } from '../program/compose.ts';
 import type { Executor } from '../program/executor.ts';
 import { hashBytes, hashValue, type Json } from '../run/hash.ts';
+import type { AugmentOptions } from '../student/augment.ts';
 import { type Backbone, type BackboneChoice, chooseBackbone } from '../student/backbone.ts';
 import { imageTower } from '../student/batches.ts';
 import { exportImageModel } from '../student/image-model.ts';
@@ -52,8 +53,7 @@ export interface AlignOptions extends TrainerOptions, BackboneChoice {
   frozen?: ImageEncoder;
   /**
    * What is learned: the features of the plain image, computed before, or those of the very view that the encoder sees, for which the
-   * frozen model runs in every step. Cached features are those of fixed views, so `augment` then defaults to 'none'.
-   * Defaults to 'cached'.
+   * frozen model runs in every step. Defaults to 'cached'.
    */
   targets?: 'cached' | 'online';
   /** Weights of the terms. Cosine defaults to 1, which is the paper's loss; the others default to 0. */
@@ -62,6 +62,8 @@ export interface AlignOptions extends TrainerOptions, BackboneChoice {
   temperature?: number;
   /** Width of the projector's hidden layer; 0 for a linear map. Defaults to the width of the frozen features. */
   projector?: number;
+  /** Augmentation of the views. Defaults to 'none' for cached targets, and else to the defaults of {@link AugmentOptions}. */
+  augment?: AugmentOptions | 'none';
   /** Share of the images that is held out to measure the mean cosine on, 0 to 0.5. Defaults to 0.02. */
   validation?: number;
 }

@@ -9,6 +9,7 @@ import { CidError } from '../native/errors.ts';
 import { rename } from '../program/compose.ts';
 import type { Executor } from '../program/executor.ts';
 import { hashValue, type Json } from '../run/hash.ts';
+import type { AugmentOptions } from '../student/augment.ts';
 import { type BackboneChoice, chooseBackbone } from '../student/backbone.ts';
 import { decisiveTraining, optimise } from '../student/optimise.ts';
 import type { TrainerOptions } from '../student/options.ts';
@@ -45,6 +46,11 @@ export interface LearnerOptions extends BackboneChoice {
 export interface ScorerTrainingOptions extends TrainerOptions {
   /** Images with ratings; the caller disposes of it. `batchSize` counts these alone and defaults to 64, an epoch is a pass over them. */
   labelled: RatedDataset;
+  /**
+   * Augmentation of training images. A score is of the whole picture and its colours, so it is mild where it is not given: crops of at least 0.8
+   * of the area and little distorted, and mirroring. 'none' for none at all.
+   */
+  augment?: AugmentOptions | 'none';
   /** Indices of the images to train on, and of those that the best checkpoint is chosen by. Default to all, and to none. */
   items?: { train?: ArrayLike<number>; validation?: ArrayLike<number> };
   /** Images without ratings. Defaults to none: supervised learning. */
@@ -117,7 +123,8 @@ export async function prepare(
   );
   if (new Set(weights.map((weight) => weight === undefined)).size > 1)
     failType('weights of all sets or of none', 'unlabelled', unlabelled);
-  const training = resolveTrainer(options, train.length, validation.length, 64);
+  const augment = options.augment ?? { scale: [0.8, 1], ratio: [0.9, 1.1], flip: 0.5 };
+  const training = resolveTrainer({ ...options, augment }, train.length, validation.length, 64);
   const ratio = expectPositive('ratio', options.ratio ?? 1);
   const learners: Record<string, Learner> = {};
   for (const [graph, learner] of Object.entries(named)) {

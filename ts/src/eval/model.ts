@@ -1,22 +1,24 @@
 import { existsSync } from 'node:fs';
 import { readdir, stat } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
-import type { Encoder, OpenEncoderOptions } from '../encoder/encoder.ts';
+import type { OpenEncoderOptions } from '../encoder/encoder.ts';
+import type { ImageEncoder } from '../encoder/image-encoder.ts';
 import { readModel } from '../onnx/model.ts';
 import type { ModelSummary } from './types.ts';
 
 /** ONNX's numbers of float32, float16, float64 and bfloat16. */
 const FLOATS = new Set([1, 10, 11, 16]);
 
-/** Size of a model folder in parameters and bytes. */
+/** Size of a model folder in parameters and bytes; of one with an image side alone, that. */
 export async function summariseModel(
-  encoder: Encoder,
+  encoder: ImageEncoder,
   { visionModel = 'onnx/vision_model.onnx', textModel = 'onnx/text_model.onnx' }: OpenEncoderOptions = {},
 ): Promise<ModelSummary> {
   const { folder, hash, dim, imageSize } = encoder;
-  const towers = [join(folder, visionModel), join(folder, textModel)];
-  const split = towers.every((path) => existsSync(path));
-  const files = split ? towers : [join(folder, 'onnx/model.onnx')].filter((path) => existsSync(path));
+  const towers = [join(folder, visionModel), join(folder, textModel)].filter((path) => existsSync(path));
+  const split = towers.length === 2;
+  const files =
+    towers.length > 0 ? towers : [join(folder, 'onnx/model.onnx')].filter((path) => existsSync(path));
   let bytes = 0;
   const parameters: number[] = [];
   for (const path of files) {

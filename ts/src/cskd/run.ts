@@ -1,0 +1,351 @@
+import { existsSync } from 'node:fs';
+import { join } from 'node:path';
+import { abortError } from '../native/errors.ts';
+import { openRun } from '../run/folder.ts';
+import type { Json } from '../run/hash.ts';
+import { required } from '../run/schema.ts';
+import { defined, type StageSettings } from '../run/settings.ts';
+import { readStage, requireStage, type StageResult } from '../run/stage.ts';
+import { type AestheticsConfig, type ImageSetSource, imageSetsOf } from './config.ts';
+import { scorerEvalStage } from './evaluate.ts';
+import type { LearnerOptions } from './learners.ts';
+import { openImages } from './sources.ts';
+import {
+  alignStage,
+  featuresStage,
+  modelOf,
+  pseudoStage,
+  type ScorerStageOptions,
+  scorerStage,
+} from './stages.ts';
+
+/** Where a phase runs, beside its configuration: `folder` is the run folder, which is locked meanwhile. */
+export interface PhaseOptions extends StageSettings {
+  /** Told after each stage with its folder, in order. */
+  readonly onStage?: ((folder: string, result: StageResult) => void) | undefined;
+}
+
+export type Role = 'teacher' | 'student';
+
+/** Stages of phase 2, by the name that their scorer has in tables, in the order of tables: from nothing to both phases. */
+export const SCORERS = [
+  'supervised',
+  'aligned',
+  'unlabelled',
+  'student',
+  'teacher-plain',
+  'teacher',
+] as const;
+export type ScorerName = (typeof SCORERS)[number];
+
+/** Folder of the stage that trained a scorer, in a run folder. */
+export const scorerFolder = (name: ScorerName) => `scorer-${name}`;
+/** Folder of the stage that aligned an encoder, in a run folder. */
+export const alignFolder = (role: Role) => `align-${role}`;
+/** Folder of what scorers were measured to be worth, in a run folder. */
+export const SCORES_FOLDER = 'scores';
+
+/**
+ * Phase 1 in a run folder: the frozen CLIP's features of every image set, and an alignment each of the teacher's and of the student's encoder.
+ * Stages that are done with the same inputs and options are skipped and one that was stopped goes on.
+ */
+export async function runAlignment(config: AestheticsConfig, options: PhaseOptions): Promise<void> {
+  await inRun(config, options, async ({ folder, stage, metrics }) => {
+    for (const role of ['teacher', 'student'] as const)
+      await alignEncoder(config, role, alignFolder(role), folder, { stage, metrics });
+  });
+}
+
+/** {@link runAlignment} of the student's encoder alone, into a folder of its own; features go into `features-N` in it. */
+export async function alignInto(config: AestheticsConfig, settings: StageSettings): Promise<StageResult> {
+  const { folder } = settings;
+  return alignEncoder(config, 'student', '', folder, { stage: stagesIn(settings) });
+}
+
+/** Runs a stage in a subfolder. */
+type RunStage = (
+  name: string,
+  work: (settings: StageSettings) => Promise<StageResult>,
+) => Promise<StageResult>;
+
+async function alignEncoder(
+  config: AestheticsConfig,
+  role: Role,
+  folder: string,
+  root: string,
+  { stage, metrics }: { stage: RunStage; metrics?: string },
+): Promise<StageResult> {
+  const clip = required(config.clip, 'clip (--clip)', 'a model folder');
+  const sets = imageSetsOf(config, 'align');
+  required(sets[0], 'unlabelled (--data)', 'images');
+  const { unlabelled: _unlabelled, ...common } = config.align;
+  const { encoder } = config;
+  const { align = {}, train: _train, ...backbone } = config[role];
+  const training = overlay(common, align);
+  const features = training.targets === 'online' ? [] : sets.map((_, i) => `features-${i + 1}`);
+  for (const [i, name] of features.entries()) {
+    await stage(name, (settings) => featuresStage({ ...settings, name, set: sets[i]!, clip, encoder }));
+  }
+  return stage(folder, (settings) =>
+    alignStage({
+      ...settings,
+      name: folder === '' ? 'align' : folder,
+      sets,
+      features: features.map((name) => join(root, name)),
+      clip,
+      encoder,
+      backbone: defined(backbone) as LearnerOptions,
+      training,
+      seed: config.seed,
+      ...defined({ metrics }),
+    }),
+  );
+}
+
+/**
+ * Phase 2 in a run folder: the teacher on labels, its distributions of the unlabelled images, the student on both; with `baselines` also what
+ * either phase is missing from; and then all of them measured on the test images. Encoders are those that phase 1 aligned, or start as they are
+ * configured where the configuration names no CLIP.
+ */
+export async function runTraining(config: AestheticsConfig, options: PhaseOptions): Promise<void> {
+  required(config.labels.data, 'labels.data (--labels)', 'images with ratings');
+  const sets = imageSetsOf(config, 'train');
+  const semi = sets.length > 0;
+  const aligned = config.clip !== undefined;
+  await inRun(config, options, async (run) => {
+    const start = async (role: Role, plain: boolean): Promise<LearnerOptions> => {
+      const { align: _align, train: _train, ...own } = config[role];
+      if (plain || !aligned) return defined(own) as LearnerOptions;
+      const folder = join(run.folder, alignFolder(role));
+      await requireAlignment(folder);
+      return { init: modelOf(folder) };
+    };
+    const pair = { teacher: await start('teacher', false), student: await start('student', false) };
+    await trainPair(config, run, sets, pair, { teacher: 'teacher', student: semi ? 'student' : 'aligned' });
+    if (config.baselines) {
+      const plain = { teacher: await start('teacher', true), student: await start('student', true) };
+      const alone = scorerTraining(config, run);
+      if (aligned && semi) await alone('aligned', 'student', pair.student);
+      if (aligned || semi) await alone('supervised', 'student', plain.student);
+      if (aligned && semi) {
+        const names = { teacher: 'teacher-plain', student: 'unlabelled' } as const;
+        await trainPair(config, run, sets, plain, names);
+      }
+    }
+    await evaluateAll(config, run);
+  });
+}
+
+/** Measures every scorer of a run folder on the test images. */
+export async function runEvaluation(config: AestheticsConfig, options: PhaseOptions): Promise<void> {
+  await inRun(config, options, (run) => evaluateAll(config, run));
+}
+
+/**
+ * One scorer, as the configuration has the student, into a folder of its own: on labels, and where there are unlabelled images on the
+ * distributions of a teacher, which go into `pseudo-N` in it; or both at once, where they are to learn from each other.
+ *
+ * @param teacher Model folder of a scorer.
+ */
+export async function trainInto(
+  config: AestheticsConfig,
+  teacher: string | undefined,
+  settings: StageSettings,
+): Promise<StageResult> {
+  required(config.labels.data, 'labels.data (--labels)', 'images with ratings');
+  const sets = imageSetsOf(config, 'train');
+  const stage = stagesIn(settings);
+  const { unlabelled: _unlabelled, mutual, ...common } = config.train;
+  const { align: _align, train = {}, ...learner } = config.student;
+  const training = overlay(common, train);
+  let guide: ScorerStageOptions['guide'];
+  if (sets.length > 0 && mutual) {
+    const { align: _teacherAlign, train: _teacherTrain, ...other } = config.teacher;
+    guide = { sets, mutual: defined(other) as LearnerOptions };
+  } else if (sets.length > 0) {
+    const scorer = required(teacher, '--teacher', 'a scorer that rates the unlabelled images');
+    const pseudo =
+      training.targets === 'online' ? undefined : await rateSets(sets, scorer, '', settings.folder, stage);
+    guide = { sets, teacher: scorer, pseudo };
+  }
+  return stage('', (own) =>
+    scorerStage({
+      ...own,
+      name: 'train',
+      labels: config.labels,
+      learner: defined(learner) as LearnerOptions,
+      training,
+      guide,
+      seed: config.seed,
+    }),
+  );
+}
+
+async function evaluateAll(config: AestheticsConfig, { folder, stage }: OpenRun): Promise<void> {
+  const models = await scorersOf(folder);
+  required(Object.keys(models)[0], '--run', 'a run with a trained scorer');
+  await stage(SCORES_FOLDER, (settings) =>
+    scorerEvalStage({
+      ...settings,
+      // More scorers to measure are no reason to refuse.
+      existing: settings.existing === 'resume' ? 'replace-changed' : settings.existing,
+      models,
+      labels: config.labels,
+      options: config.eval,
+      seed: config.seed,
+    }),
+  );
+}
+
+/** Scorers of a run that are done, by name, in the order of tables. */
+export async function scorersOf(folder: string): Promise<Record<string, string>> {
+  const models: Record<string, string> = {};
+  for (const name of SCORERS) {
+    const stage = join(folder, scorerFolder(name));
+    if ((await readStage(stage))?.status !== 'done') continue;
+    models[name] = modelOf(stage);
+    const other = join(stage, 'teacher-model');
+    if (existsSync(other)) models[name === 'unlabelled' ? 'teacher-plain' : 'teacher'] = other;
+  }
+  const known = Object.entries(models);
+  known.sort(([a], [b]) => SCORERS.indexOf(a as ScorerName) - SCORERS.indexOf(b as ScorerName));
+  return Object.fromEntries(known);
+}
+
+async function requireAlignment(folder: string): Promise<void> {
+  const name = folder.split(/[\\/]/).at(-1)!;
+  if (existsSync(folder)) await requireStage(folder, name);
+  else
+    required(
+      undefined,
+      `${name} in the run folder`,
+      'an aligned encoder: run clip-cid aesthetics align first, or leave out clip',
+    );
+}
+
+/** A teacher and its student under names of their own; or both at once, where they learn from each other. */
+async function trainPair(
+  config: AestheticsConfig,
+  run: OpenRun,
+  sets: readonly ImageSetSource[],
+  start: Readonly<Record<Role, LearnerOptions>>,
+  names: { readonly teacher: ScorerName; readonly student: ScorerName },
+): Promise<void> {
+  const train = scorerTraining(config, run);
+  const mutual = config.train.mutual && sets.length > 0;
+  if (mutual) {
+    await train(names.student, 'student', start.student, { sets, mutual: start.teacher });
+    return;
+  }
+  await train(names.teacher, 'teacher', start.teacher);
+  const teacher = modelOf(join(run.folder, scorerFolder(names.teacher)));
+  if (sets.length === 0) {
+    await train(names.student, 'student', start.student);
+    return;
+  }
+  if (config.student.train?.targets === 'online' || config.train.targets === 'online') {
+    await train(names.student, 'student', start.student, { sets, teacher });
+    return;
+  }
+  const suffix = names.teacher === 'teacher' ? '' : '-plain';
+  const pseudo = await rateSets(sets, teacher, suffix, run.folder, run.stage);
+  await train(names.student, 'student', start.student, { sets, pseudo });
+}
+
+/** A scorer's distributions of all sets; the stores' folders. */
+async function rateSets(
+  sets: readonly ImageSetSource[],
+  scorer: string,
+  suffix: string,
+  root: string,
+  stage: RunStage,
+): Promise<string[]> {
+  const folders: string[] = [];
+  for (const [i, set] of sets.entries()) {
+    const name = `pseudo${suffix}-${i + 1}`;
+    folders.push(join(root, name));
+    const data = await openImages(set);
+    try {
+      await stage(name, (settings) => pseudoStage({ ...settings, name, data, scorer }));
+    } finally {
+      await data.dispose();
+    }
+  }
+  return folders;
+}
+
+/** Trains one scorer as the configuration says for its role. */
+function scorerTraining(config: AestheticsConfig, { stage, metrics }: OpenRun) {
+  const { unlabelled: _unlabelled, mutual: _mutual, ...common } = config.train;
+  return async (
+    scorer: ScorerName,
+    role: Role,
+    learner: LearnerOptions,
+    guide?: ScorerStageOptions['guide'],
+  ): Promise<void> => {
+    const name = scorerFolder(scorer);
+    const training = overlay(common, config[role].train ?? {});
+    await stage(name, (settings) =>
+      scorerStage({
+        ...settings,
+        name,
+        labels: config.labels,
+        learner,
+        training,
+        guide,
+        seed: config.seed,
+        metrics,
+      }),
+    );
+  };
+}
+
+/** A run folder that is locked, and its stages. */
+interface OpenRun {
+  readonly folder: string;
+  readonly stage: RunStage;
+  readonly metrics: string;
+}
+
+/** Works in a run folder, which remembers the configuration after each stage. */
+async function inRun(
+  config: AestheticsConfig,
+  { onStage, ...settings }: PhaseOptions,
+  work: (run: OpenRun) => Promise<void>,
+): Promise<void> {
+  const run = await openRun(settings.folder);
+  const inFolder = stagesIn({ ...settings, folder: run.folder });
+  const stage: RunStage = async (name, body) => {
+    const result = await inFolder(name, body);
+    await run.remember(config as unknown as Json, config.seed);
+    onStage?.(join(run.folder, name), result);
+    return result;
+  };
+  try {
+    await work({ folder: run.folder, stage, metrics: run.metrics });
+  } finally {
+    await run.dispose();
+  }
+}
+
+function stagesIn(settings: StageSettings): RunStage {
+  return async (name, work) => {
+    if (settings.signal?.aborted) throw abortError();
+    return work({ ...settings, folder: join(settings.folder, name) });
+  };
+}
+
+/** `changes` laid over the options of a training; weights one by one. Of steps and epochs, what is given last counts. */
+function overlay<T extends { weights?: object | undefined; steps?: unknown; epochs?: unknown }>(
+  base: T,
+  changes: T,
+): T {
+  const given = defined(changes);
+  const { steps: _steps, epochs: _epochs, ...rest } = base;
+  const length = 'steps' in given || 'epochs' in given ? rest : base;
+  return {
+    ...length,
+    ...given,
+    ...(base.weights || changes.weights ? { weights: { ...base.weights, ...changes.weights } } : {}),
+  } as T;
+}
