@@ -18,5 +18,7 @@ Status run(Team& team, const MaxPoolArgs& args);
 Status run(Team& team, const MaxPoolGradientArgs& args);
 Status run(Team& team, const AveragePoolArgs& args);
 Status run(Team& team, const AveragePoolGradientArgs& args);
+Status run(Team& team, const ScalePixelsArgs& args);
+Status run(Team& team, const ScalePixelsGradientArgs& args);
 
 }  // namespace clipcid

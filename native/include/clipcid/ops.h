@@ -10,9 +10,10 @@
 
 namespace clipcid {
 
-// Images are NHWC, [images, height, width, channels]. The weights of a convolution lie as ONNX has them,
-// [channels out, channels in / groups, kernel height, kernel width], because that is how the parameters are saved; an
-// operation packs them as it needs them.
+// Images lie pixel by pixel, [height, width, images, channels]: a pixel's images are a matrix of evenly spaced rows, which
+// is what a product reads and writes where it lies, whatever the kernel, the stride and the padding. The weights of a
+// convolution lie as ONNX has them, [channels out, channels in / groups, kernel height, kernel width], because that is
+// how the parameters are saved; an operation packs them as it needs them.
 struct ConvShape {
   int64_t images = 0;
   int64_t height = 0, width = 0, channels = 0;           // of the input
@@ -23,6 +24,9 @@ struct ConvShape {
   int64_t dilationHeight = 1, dilationWidth = 1;
   // Zeros above and to the left; those below and to the right follow from the sizes.
   int64_t padTop = 0, padLeft = 0;
+  // x lies as ONNX has it, [images, channels, height, width]: a graph's own input, whose gradient nobody asks for. One
+  // group, and a dilationWidth of 1.
+  bool planar = false;
 };
 
 struct ConvArgs {
@@ -38,6 +42,7 @@ struct ConvInputGradientArgs {
   const float* dy = nullptr;
   const float* weights = nullptr;
   float* dx = nullptr;
+  bool add = false;  // to what dx holds
 };
 
 struct ConvWeightGradientArgs {
@@ -51,12 +56,14 @@ struct ConvWeightGradientArgs {
 // What may follow a normalisation in the same pass.
 enum class Activation : uint8_t { kNone, kRelu, kHardSwish };
 
-// y = activation((x - mean) / sqrt(variance + epsilon) gamma + beta + residual), with the statistics of the batch.
+// y = activation((x - mean) / sqrt(variance + epsilon) gamma + beta + residual), with the statistics of the batch or
+// given ones. y may be x or the residual.
 struct BatchNormArgs {
-  int64_t rows = 0;      // images * height * width
+  int64_t rows = 0;      // height * width * images
   int64_t channels = 0;  // of x, y and the residual, [rows, channels]
   float epsilon = 1e-5f;
   Activation activation = Activation::kNone;
+  bool given = false;  // mean and variance are read, not written
   const float* x = nullptr;
   const float* gamma = nullptr;  // [channels], as are beta, mean and variance
   const float* beta = nullptr;
@@ -66,22 +73,25 @@ struct BatchNormArgs {
   float* variance = nullptr;  // of the population: divided by `rows`
 };
 
+// dx may be dy.
 struct BatchNormGradientArgs {
   int64_t rows = 0;
   int64_t channels = 0;
   float epsilon = 1e-5f;
   Activation activation = Activation::kNone;
+  bool given = false;  // as in the pass forward
   const float* dy = nullptr;
   const float* x = nullptr;
-  // What came of the pass forward; read where there is an activation.
-  const float* y = nullptr;
   const float* gamma = nullptr;
   const float* beta = nullptr;
-  const float* residual = nullptr;  // as in the pass forward
   const float* mean = nullptr;
   const float* variance = nullptr;
+  // What came with the pass forward where there were both a residual and an activation: y where that is kRelu, which
+  // tells as much, otherwise the residual. Null elsewhere.
+  const float* y = nullptr;
+  const float* residual = nullptr;
   float* dx = nullptr;
-  float* dResidual = nullptr;  // dy behind the activation, or null
+  float* dResidual = nullptr;  // dy behind the activation; or null. It may be dy where dx is not.
   float* dGamma = nullptr;     // [channels], added to, as is dBeta
   float* dBeta = nullptr;
 };
@@ -96,18 +106,18 @@ struct PoolShape {
   int64_t padTop = 0, padLeft = 0;
 };
 
-// Of equal elements the first in the window counts, as in ONNX.
+// Of equal elements the first in the window counts, as in ONNX. Every window reaches a pixel; at most 65,536 taps.
 struct MaxPoolArgs {
   PoolShape shape;
   const float* x = nullptr;
   float* y = nullptr;
-  int32_t* taps = nullptr;  // as y: which tap of the window was the largest, row by row
+  uint16_t* taps = nullptr;  // as y: which tap of the window was the largest, row by row
 };
 
 struct MaxPoolGradientArgs {
   PoolShape shape;
   const float* dy = nullptr;
-  const int32_t* taps = nullptr;
+  const uint16_t* taps = nullptr;
   float* dx = nullptr;
 };
 
@@ -123,6 +133,26 @@ struct AveragePoolGradientArgs {
   bool countPadding = false;
   const float* dy = nullptr;
   float* dx = nullptr;
+};
+
+// y[p, i] = x[p, i] scale[i]: channels of every image weighed alike at all pixels, as squeeze and excitation does.
+struct ScalePixelsArgs {
+  int64_t pixels = 0;
+  int64_t size = 0;  // of a pixel: images * channels
+  const float* x = nullptr;
+  const float* scale = nullptr;  // [size]
+  float* y = nullptr;
+};
+
+// dx = dy scale at every pixel, dScale = sum over pixels of dy x. dx may be dy.
+struct ScalePixelsGradientArgs {
+  int64_t pixels = 0;
+  int64_t size = 0;
+  const float* dy = nullptr;
+  const float* x = nullptr;
+  const float* scale = nullptr;
+  float* dx = nullptr;
+  float* dScale = nullptr;
 };
 
 }  // namespace clipcid

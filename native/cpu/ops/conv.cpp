@@ -1,0 +1,183 @@
+// Convolution: the pass forward, and the gradient of the input.
+#include "cpu/ops/conv.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "cpu/ops/ops.h"
+#include "cpu/ops/window_sums.h"
+
+namespace clipcid {
+namespace {
+
+// Weights [outChannels, channels / groups, taps] as [taps, channels / groups, stride], for `count` output channels.
+void packForward(const ConvKernels& kernels, const float* weights, int64_t inputs, int64_t taps,
+                 int64_t count, int64_t stride, float* panel) {
+  const int width = kernels.width;
+  alignas(64) float lines[16 * 16];
+  for (int64_t j = 0; j < count; j += width) {
+    const int lanes = static_cast<int>(std::min<int64_t>(width, count - j));
+    int64_t tap = 0, input = 0;
+    for (int64_t from = 0; from < inputs * taps; from += width) {
+      const int elements = static_cast<int>(std::min<int64_t>(width, inputs * taps - from));
+      kernels.transpose(weights + j * inputs * taps + from, inputs * taps, lanes, elements, lines, width);
+      for (int e = 0; e < elements; ++e) {
+        memcpy(panel + (tap * inputs + input) * stride + j, lines + e * width,
+               static_cast<size_t>(lanes) * sizeof(float));
+        if (++tap == taps) tap = 0, ++input;
+      }
+    }
+  }
+}
+
+// Weights [outChannels, channels, height, width] as [height, width * channels, stride], as rows of a planar input are.
+void packRows(const ConvShape& shape, const float* weights, int64_t count, int64_t stride, float* panel) {
+  for (int64_t j = 0; j < count; ++j) {
+    for (int64_t c = 0; c < shape.channels; ++c) {
+      for (int64_t y = 0; y < shape.kernelHeight; ++y) {
+        for (int64_t x = 0; x < shape.kernelWidth; ++x)
+          panel[((y * shape.kernelWidth + x) * shape.channels + c) * stride + j] = *weights++;
+      }
+    }
+  }
+}
+
+// Weights [outputs, channels, taps], of which the first `count` channels, as [taps, outputs, stride].
+void packBackward(const ConvKernels& kernels, const float* weights, int64_t outputs, int64_t channels,
+                  int64_t taps, int64_t count, int64_t stride, float* panel) {
+  const int width = kernels.width;
+  for (int64_t o = 0; o < outputs; ++o, weights += channels * taps, panel += stride) {
+    if (taps == 1) {
+      memcpy(panel, weights, static_cast<size_t>(count) * sizeof(float));
+      continue;
+    }
+    for (int64_t j = 0; j < count; j += width) {
+      const int lanes = static_cast<int>(std::min<int64_t>(width, count - j));
+      for (int64_t tap = 0; tap < taps; tap += width) {
+        const int some = static_cast<int>(std::min<int64_t>(width, taps - tap));
+        kernels.transpose(weights + j * taps + tap, taps, lanes, some, panel + tap * outputs * stride + j,
+                          outputs * stride);
+      }
+    }
+  }
+}
+
+}  // namespace
+
+InputRows::InputRows(const ConvShape& shape)
+    : shape(shape),
+      paddedWidth(std::max(shape.padLeft + shape.width,
+                           (shape.outWidth - 1) * shape.strideWidth + shape.kernelWidth)) {}
+
+void InputRows::fill(Team& team, const float* x, float* out) const {
+  const int64_t channels = shape.channels, plane = shape.height * shape.width;
+  team.each(shape.height, [&](int64_t y, int) {
+    float* to = out + y * row();
+    for (int64_t n = 0; n < shape.images; ++n, to += image()) {
+      const float* from = x + n * channels * plane + y * shape.width;
+      std::fill_n(to, shape.padLeft * channels, 0.0f);
+      float* inside = to + shape.padLeft * channels;
+      if (channels == 3) {
+        for (int64_t i = 0; i < shape.width; ++i) {
+          inside[3 * i] = from[i];
+          inside[3 * i + 1] = from[plane + i];
+          inside[3 * i + 2] = from[2 * plane + i];
+        }
+      } else {
+        for (int64_t c = 0; c < channels; ++c) {
+          for (int64_t i = 0; i < shape.width; ++i) inside[i * channels + c] = from[c * plane + i];
+        }
+      }
+      std::fill(inside + shape.width * channels, to + image(), 0.0f);
+    }
+  });
+}
+
+Status run(Team& team, const ConvArgs& args) {
+  const ConvShape& shape = args.shape;
+  if (isDepthwise(shape)) {
+    depthwise(team, args);
+    return {};
+  }
+  const ConvKernels& kernels = convKernels();
+  const Taps vertical = Taps::forward(verticalAxis(shape)), horizontal = Taps::forward(horizontalAxis(shape));
+  const int64_t inputs = shape.channels / shape.groups, taps = shape.kernelHeight * shape.kernelWidth;
+  WindowSums sums;
+  sums.images = shape.images;
+  sums.vertical = &vertical;
+  sums.verticalTaps = shape.kernelHeight;
+  sums.groups = shape.groups;
+  sums.columns = shape.outChannels / shape.groups;
+  sums.target = args.y;
+  sums.bias = args.bias;
+  const auto weightsOf = [&](int64_t group, int64_t first) {
+    return args.weights + (group * sums.columns + first) * inputs * taps;
+  };
+  if (!shape.planar) {
+    sums.horizontal = &horizontal;
+    sums.horizontalTaps = shape.kernelWidth;
+    sums.depth = inputs;
+    sums.source = args.x;
+    sums.sourceImage = shape.channels;
+    sums.sourceColumn = shape.images * shape.channels;
+    sums.sourceRow = shape.width * sums.sourceColumn;
+    sums.sourceGroup = inputs;
+    sums.pack = [&](int64_t group, int64_t first, int64_t count, int64_t stride, float* panel) {
+      packForward(kernels, weightsOf(group, first), inputs, taps, count, stride, panel);
+    };
+    run(team, sums);
+    return {};
+  }
+  const InputRows rows(shape);
+  float* packed = team.shared(rows.floats());
+  rows.fill(team, args.x, packed);
+  const Taps starts = Taps::forward({shape.outWidth, shape.outWidth, 1, 1, 1, 0});
+  sums.horizontal = &starts;
+  sums.depth = shape.kernelWidth * shape.channels;
+  sums.source = packed;
+  sums.sourceImage = rows.image();
+  sums.sourceColumn = shape.strideWidth * shape.channels;
+  sums.sourceRow = rows.row();
+  sums.pack = [&](int64_t, int64_t first, int64_t count, int64_t stride, float* panel) {
+    packRows(shape, weightsOf(0, first), count, stride, panel);
+  };
+  run(team, sums);
+  return {};
+}
+
+Status run(Team& team, const ConvInputGradientArgs& args) {
+  const ConvShape& shape = args.shape;
+  if (isDepthwise(shape)) {
+    depthwise(team, args);
+    return {};
+  }
+  const ConvKernels& kernels = convKernels();
+  const Taps vertical = Taps::backward(verticalAxis(shape)),
+             horizontal = Taps::backward(horizontalAxis(shape));
+  const int64_t inputs = shape.channels / shape.groups, outputs = shape.outChannels / shape.groups;
+  const int64_t taps = shape.kernelHeight * shape.kernelWidth;
+  WindowSums sums;
+  sums.images = shape.images;
+  sums.vertical = &vertical;
+  sums.horizontal = &horizontal;
+  sums.verticalTaps = shape.kernelHeight;
+  sums.horizontalTaps = shape.kernelWidth;
+  sums.groups = shape.groups;
+  sums.depth = outputs;
+  sums.columns = inputs;
+  sums.source = args.dy;
+  sums.sourceImage = shape.outChannels;
+  sums.sourceColumn = shape.images * shape.outChannels;
+  sums.sourceRow = shape.outWidth * sums.sourceColumn;
+  sums.sourceGroup = outputs;
+  sums.target = args.dx;
+  sums.add = args.add;
+  sums.pack = [&](int64_t group, int64_t first, int64_t count, int64_t stride, float* panel) {
+    packBackward(kernels, args.weights + (group * outputs * inputs + first) * taps, outputs, inputs, taps,
+                 count, stride, panel);
+  };
+  run(team, sums);
+  return {};
+}
+
+}  // namespace clipcid

@@ -1,0 +1,68 @@
+// The inner loops of convolutions, compiled once for each instruction set and chosen once at run time.
+#pragma once
+
+#include <cstdint>
+
+namespace clipcid {
+
+// Steps of a sum that follow one another evenly in both operands of a tile.
+struct Segment {
+  int64_t a;      // of the first step: elements from the tile's `a`
+  int64_t b;      // of the first step: units of `unitB` from the tile's `b`
+  int64_t depth;  // how many steps
+};
+
+// c[r, j] = bias[j] + sum over all steps of a[r, step] b[step, j]; or the sum added to c. Every element is one chain of
+// multiply-adds over the segments in their order, whatever tile it lies in.
+struct ConvTile {
+  const float* a = nullptr;
+  int64_t strideA = 0;  // elements from row to row, or from step to step: see ConvKernels
+  const float* b = nullptr;
+  int64_t strideB = 0;  // elements from step to step
+  int64_t unitB = 0;    // elements
+  const Segment* segments = nullptr;
+  int64_t count = 0;
+  float* c = nullptr;
+  int64_t strideC = 0;
+  int64_t columns = 0;          // more than (vectors - 1) * width, at most vectors * width
+  const float* bias = nullptr;  // [columns], or null
+  bool add = false;
+};
+
+constexpr int kMostConvRows = 12;
+constexpr int kMostConvVectors = 4;
+
+using ConvTileFunction = void (*)(const ConvTile& tile);
+
+struct ConvKernels {
+  int width;    // floats of a vector
+  int rows;     // of the largest tile
+  int vectors;  // of the largest tile
+
+  // [rows - 1][vectors - 1]. In `across` the steps of a row of A are adjacent, and its rows strideA apart; whole vectors
+  // of B are read. In `along` the rows of a step of A are adjacent, and its steps strideA apart; `columns` of B are read.
+  ConvTileFunction across[kMostConvRows][kMostConvVectors];
+  ConvTileFunction along[kMostConvRows][kMostConvVectors];
+
+  // out[j, i] = in[i, j] for i < rows and j < columns, both at most `width`.
+  void (*transpose)(const float* in, int64_t strideIn, int rows, int columns, float* out, int64_t strideOut);
+
+  // Depthwise. Slabs are [images, channels] of one pixel; what is by channel is repeated up to `period` elements, a
+  // multiple of both channels and width.
+  //
+  // y[i] = bias[i] + sum over taps of weights[tap, i mod period] sources[tap][i], i < length; or the sum added to y.
+  void (*depthwise)(const float* const* sources, const float* weights, int64_t taps, const float* bias,
+                    int64_t length, int64_t period, bool add, float* y);
+  // sums[j] += sum over i = j mod period of a[i] b[i], i < length.
+  void (*productSums)(const float* a, const float* b, int64_t length, int64_t period, float* sums);
+};
+
+const ConvKernels& convKernels();
+
+// Those of one instruction set, by file.
+const ConvKernels& plainConvKernels();
+const ConvKernels& avx2ConvKernels();
+const ConvKernels& avx512ConvKernels();
+const ConvKernels& neonConvKernels();
+
+}  // namespace clipcid
