@@ -30,9 +30,9 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   define("loss", loss);
   define("softTargets", softTargets);
   define("adamw", adamw);
-  exports.Set("loss", Napi::Function::New(env, loss, "loss"));
-  exports.Set("softTargets", Napi::Function::New(env, softTargets, "softTargets"));
-  exports.Set("adamw", Napi::Function::New(env, adamw, "adamw"));
+  define("useLibvips", useLibvips);
+  define("decodeImages", decodeImages);
+  define("renderViews", renderViews);
   return exports;
 }
 

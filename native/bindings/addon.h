@@ -22,6 +22,9 @@ Napi::Value estimate(const Napi::CallbackInfo& info);
 Napi::Value loss(const Napi::CallbackInfo& info);
 Napi::Value softTargets(const Napi::CallbackInfo& info);
 Napi::Value adamw(const Napi::CallbackInfo& info);
+Napi::Value useLibvips(const Napi::CallbackInfo& info);
+Napi::Value decodeImages(const Napi::CallbackInfo& info);
+Napi::Value renderViews(const Napi::CallbackInfo& info);
 Napi::Value peak(const Napi::CallbackInfo& info);
 
 }  // namespace clipcid::bindings

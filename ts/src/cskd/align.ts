@@ -226,15 +226,17 @@ function viewSource(
   return {
     stepsPerEpoch,
     batchSize,
-    async batch(epoch, step) {
+    batchBytes: batchSize * renderer.rowBytes,
+    async batch(epoch, step, signal) {
       const start = step * batchSize;
       const wanted = mixture.places(epoch).slice(start, start + batchSize);
       const places = new Int32Array(batchSize);
       const rows = renderer.rows(batchSize);
       const random = (row: number) => new Random(seed, streams.augment, start + row, epoch);
-      await renderer.render(pool, wanted, random, rows, 0, (row, place) => {
+      const onRow = (row: number, place: number) => {
         places[row] = place;
-      });
+      };
+      await renderer.render(pool, wanted, random, rows, 0, onRow, signal);
       return { ...rows, imageSize, places };
     },
   };

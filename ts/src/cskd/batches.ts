@@ -64,7 +64,11 @@ export function scoreSource(options: ScoreSourceOptions): BatchSource<ScoreBatch
   return {
     stepsPerEpoch,
     batchSize: batchSize + more,
-    async batch(epoch, step) {
+    batchBytes: learners.reduce(
+      (sum, { supervised, guided }) => sum + batchSize * supervised.rowBytes + more * guided.rowBytes,
+      0,
+    ),
+    async batch(epoch, step, signal) {
       const start = step * batchSize;
       const order = permutation(labelled.length, new Random(seed, streams.order, epoch, 1));
       const chosen = order.slice(start, start + batchSize);
@@ -87,15 +91,17 @@ export function scoreSource(options: ScoreSourceOptions): BatchSource<ScoreBatch
           rows,
           0,
           (row, place) => batch.labels.set(labels.subarray(place * bins, (place + 1) * bins), row * bins),
+          signal,
         );
         if (unlabelled) {
           const draws = (row: number) => {
             const position = used + row;
             return new Random(seed, streams.unlabelled, position % 2 ** 32, Math.floor(position / 2 ** 32));
           };
-          await guided.render(unlabelled.pool, wanted, draws, rows, batchSize, (row, place) => {
+          const onRow = (row: number, place: number) => {
             batch.places[row] = place;
-          });
+          };
+          await guided.render(unlabelled.pool, wanted, draws, rows, batchSize, onRow, signal);
         }
         batch.pixels[graph] = rows.pixels;
         batch.imageSizes[graph] = imageSize;

@@ -1,7 +1,8 @@
 import type { Dataset } from '../data/dataset.ts';
 import type { RgbImage } from '../data/image.ts';
-import { decodeForViews, ImageCache, TrainingImages } from '../student/images.ts';
-import type { PlacedImages } from '../student/views.ts';
+import type { CidError } from '../native/errors.ts';
+import { ImageCache, loadForViews, TrainingImages } from '../student/images.ts';
+import type { PlacedImage, PlacedImages } from '../student/views.ts';
 
 /** Images of a data set that are used. */
 export interface PoolSet {
@@ -43,9 +44,15 @@ export class ImagePool implements PlacedImages {
       const { data, items } = sets[set]!;
       return { data, item: items[place - offsets[set]!]! };
     };
-    const cache = new ImageCache((place) => {
-      const { data, item } = itemAt(place);
-      return decodeForViews(data, item, viewSize);
+    const cache = new ImageCache(async (places, signal) => {
+      const images = new Array<RgbImage | CidError>(places.length);
+      for (const [set, { data, items }] of sets.entries()) {
+        const own = Array.from(places.keys()).filter((i) => this.setOf(places[i]!) === set);
+        const wanted = own.map((i) => items[places[i]! - offsets[set]!]!);
+        const loaded = await loadForViews(data, wanted, viewSize, signal ? { signal } : {});
+        for (const [k, i] of own.entries()) images[i] = loaded[k]!;
+      }
+      return images;
     }, cacheBytes);
     this.#sets = sets.map(({ items }, set) => {
       const places = Int32Array.from(items, (_, i) => offsets[set]! + i);
@@ -68,10 +75,18 @@ export class ImagePool implements PlacedImages {
     return set;
   }
 
-  async at(place: number): Promise<{ place: number; image: RgbImage }> {
-    const set = this.setOf(place);
-    const offset = this.offsets[set]!;
-    const found = await this.#sets[set]!.at(place - offset);
-    return { place: offset + found.place, image: found.image };
+  async many(places: Int32Array, signal?: AbortSignal): Promise<PlacedImage[]> {
+    const found = new Array<PlacedImage>(places.length);
+    for (const [set, images] of this.#sets.entries()) {
+      const own = Array.from(places.keys()).filter((i) => this.setOf(places[i]!) === set);
+      if (own.length === 0) continue;
+      const offset = this.offsets[set]!;
+      const placed = await images.many(
+        Int32Array.from(own, (i) => places[i]! - offset),
+        signal,
+      );
+      for (const [k, { place, image }] of placed.entries()) found[own[k]!] = { place: offset + place, image };
+    }
+    return found;
   }
 }

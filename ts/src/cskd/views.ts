@@ -1,32 +1,54 @@
 import type { Dataset } from '../data/dataset.ts';
 import type { RgbImage } from '../data/image.ts';
+import { CidError } from '../native/errors.ts';
 import type { Executor } from '../program/executor.ts';
-import { centreView, ViewRenderer } from '../student/augment.ts';
+import { centreView } from '../student/augment.ts';
 import type { Backbone } from '../student/backbone.ts';
-import { decodeForViews } from '../student/images.ts';
+import { loadForViews } from '../student/images.ts';
 import type { ResolvedTrainer } from '../student/resolve.ts';
 import { concatenateRows } from '../student/tensors.ts';
 import type { Tower } from '../student/types.ts';
+import { renderPixels } from '../student/views.ts';
+
+/** Images that are loaded at once. */
+const CHUNK = 128;
 
 /** Images as a model sees them without augmentation; those that cannot be decoded are left out. */
 export async function centralPixels<T extends { readonly data: Dataset; readonly item: number }>(
   wanted: readonly T[],
   { imageSize, normalisation }: Pick<Backbone, 'imageSize' | 'normalisation'>,
 ): Promise<{ pixels: Float32Array; images: RgbImage[]; kept: T[] }> {
-  const renderer = new ViewRenderer(imageSize);
   const area = 3 * imageSize * imageSize;
   const images: RgbImage[] = [];
   const kept: T[] = [];
   const pixels = new Float32Array(wanted.length * area);
-  for (const entry of wanted) {
-    const image = await decodeForViews(entry.data, entry.item, imageSize).catch(() => undefined);
-    if (!image) continue;
-    const view = centreView(image.width, image.height);
-    renderer.pixels(image, view, normalisation.mean, normalisation.std, pixels, kept.length * area);
-    images.push(image);
-    kept.push(entry);
+  for (const run of runs(wanted)) {
+    const loaded = await loadForViews(
+      run[0]!.data,
+      run.map(({ item }) => item),
+      imageSize,
+    );
+    const sound = loaded.flatMap((image, i) =>
+      image instanceof CidError ? [] : [{ image, entry: run[i]! }],
+    );
+    const pictures = sound.map(({ image }) => image);
+    const views = pictures.map(({ width, height }) => centreView(width, height));
+    await renderPixels(pictures, views, imageSize, normalisation, pixels, kept.length);
+    images.push(...pictures);
+    kept.push(...sound.map(({ entry }) => entry));
   }
   return { pixels: pixels.subarray(0, kept.length * area), images, kept };
+}
+
+/** Stretches of one data set, none too long. */
+function runs<T extends { readonly data: Dataset }>(wanted: readonly T[]): T[][] {
+  const found: T[][] = [];
+  for (const entry of wanted) {
+    const last = found.at(-1);
+    if (last && last.length < CHUNK && last[0]!.data === entry.data) last.push(entry);
+    else found.push([entry]);
+  }
+  return found;
 }
 
 /** A tower's only output over all rows of pixels, with the moving average where the training keeps one. */

@@ -18,6 +18,13 @@ export interface Item {
   readonly metadata: Readonly<Record<string, unknown>>;
 }
 
+/** Where encoded bytes are: a whole file, or `size` bytes of it from byte `offset` on. */
+export interface FilePart {
+  readonly path: string;
+  readonly offset?: number;
+  readonly size?: number;
+}
+
 /** Why an item of the source is not in the data set. */
 export interface Skipped {
   readonly key: string;
@@ -36,6 +43,8 @@ export interface Dataset {
   item(index: number): Item;
   /** Where the image of an item is, as a manifest names it: a path, or `tar#member`. */
   location(index: number): string;
+  /** The same for reading. Fails with DISPOSED once the data set is closed. */
+  part(index: number): FilePart;
   /** Encoded bytes of an image. */
   read(index: number): Promise<Uint8Array>;
   dispose(): Promise<void>;
@@ -163,15 +172,14 @@ class EntryDataset implements Dataset {
     return member === undefined ? path : `${path}#${member}`;
   }
 
-  async read(index: number): Promise<Uint8Array> {
+  part(index: number): FilePart {
     if (this.#disposed) throw new CidError('DISPOSED', `The data set ${this.source} is closed`);
     const { path, member, offset, size } = this.#entry(index);
-    if (member !== undefined) return readRegion(path, offset, size);
-    try {
-      return await readFile(path);
-    } catch (error) {
-      throw readError(path, error);
-    }
+    return member === undefined ? { path } : { path, offset, size };
+  }
+
+  async read(index: number): Promise<Uint8Array> {
+    return readPart(this.part(index));
   }
 
   async dispose(): Promise<void> {
@@ -180,6 +188,16 @@ class EntryDataset implements Dataset {
 
   #entry(index: number): Entry {
     return this.#entries[expectInteger('index', index, 0, this.#entries.length - 1)];
+  }
+}
+
+/** Bytes of a file or of a part of one. Fails with FILE_NOT_FOUND or FILE_FORMAT. */
+export async function readPart({ path, offset, size }: FilePart): Promise<Uint8Array> {
+  if (offset !== undefined && size !== undefined) return readRegion(path, offset, size);
+  try {
+    return await readFile(path);
+  } catch (error) {
+    throw readError(path, error);
   }
 }
 
@@ -194,6 +212,10 @@ export function subset(dataset: Dataset, indices: ArrayLike<number>): Dataset {
   if (new Set(chosen).size !== chosen.length) failType('different indices', 'indices', indices);
   const at = (index: number) => chosen[expectInteger('index', index, 0, chosen.length - 1)];
   let disposed = false;
+  const part = (index: number): FilePart => {
+    if (disposed) throw new CidError('DISPOSED', `The subset of ${dataset.source} is closed`);
+    return dataset.part(at(index));
+  };
   return {
     source: dataset.source,
     length: chosen.length,
@@ -201,10 +223,8 @@ export function subset(dataset: Dataset, indices: ArrayLike<number>): Dataset {
     hash: createHash('sha256').update(dataset.hash).update(chosen).digest('hex'),
     item: (index) => dataset.item(at(index)),
     location: (index) => dataset.location(at(index)),
-    async read(index) {
-      if (disposed) throw new CidError('DISPOSED', `The subset of ${dataset.source} is closed`);
-      return dataset.read(at(index));
-    },
+    part,
+    read: async (index) => readPart(part(index)),
     async dispose() {
       disposed = true;
     },

@@ -32,19 +32,29 @@ export type ResizeKernel = 'nearest' | 'linear' | 'cubic' | 'lanczos3';
 export async function decodeImage(bytes: Uint8Array, options: DecodeOptions = {}): Promise<RgbImage> {
   const background = options.background ?? BACKGROUND;
   expectString('background', background);
-  return withImageThread(async () => {
+  for (let attempt = 1; ; attempt++) {
     try {
-      const { data, info } = await sharp(bytes, { failOn: 'error', ignoreIcc: true, autoOrient: true })
-        .flatten({ background })
-        .toColourspace('srgb')
-        .raw({ depth: 'uchar' })
-        .toBuffer({ resolveWithObject: true });
-      return { data, width: info.width, height: info.height };
+      return await withImageThread(() => decode(bytes, background));
     } catch (error) {
-      const reason = bytes.length === 0 ? 'the file is empty' : (error as Error).message.split('\n')[0];
+      const message = (error as Error).message.split('\n')[0];
+      // libvips keeps one message for all threads, which the end of another image's work wipes out.
+      if (message === 'Unknown error' && attempt < ATTEMPTS) continue;
+      const reason = bytes.length === 0 ? 'the file is empty' : message;
       throw new CidError('FILE_FORMAT', `The image cannot be decoded: ${reason}`, { cause: error });
     }
-  });
+  }
+}
+
+/** Times that an image is decoded to learn what is wrong with it. */
+const ATTEMPTS = 20;
+
+async function decode(bytes: Uint8Array, background: string): Promise<RgbImage> {
+  const { data, info } = await sharp(bytes, { failOn: 'error', ignoreIcc: true, autoOrient: true })
+    .flatten({ background })
+    .toColourspace('srgb')
+    .raw({ depth: 'uchar' })
+    .toBuffer({ resolveWithObject: true });
+  return { data, width: info.width, height: info.height };
 }
 
 /**

@@ -308,6 +308,18 @@ export interface NativeAdamwOptions {
   groups: readonly NativeParameterGroup[];
 }
 
+/** An encoded image: its bytes, a file, or a part of a file (both or neither of offset and size). */
+export type NativeImageFile =
+  | Uint8Array
+  | { readonly path: string; readonly offset?: number; readonly size?: number };
+
+/** RGB interleaved, 8 bits a channel. */
+export interface NativeImage {
+  readonly data: Uint8Array;
+  readonly width: number;
+  readonly height: number;
+}
+
 export interface NativeAddon {
   /** Version of the native core; must equal the package's. */
   readonly version: string;
@@ -412,4 +424,30 @@ export interface NativeAddon {
     },
     options: NativeAdamwOptions,
   ): Promise<number>;
+
+  /** Whether the libvips of this file name, which sharp has loaded, can be called directly; {@link decodeImages} refuses everything until it is. */
+  useLibvips(name: string): boolean;
+  /**
+   * Ordinary JPEG, PNG and WebP images; undefined for the others, for broken ones and for files that cannot be read. Transparent ones are
+   * laid on `background` [3]. With `shortest` over 0, a longer shorter side is shrunk to it.
+   */
+  decodeImages(
+    context: NativeContext,
+    files: readonly NativeImageFile[],
+    background: Uint8Array,
+    shortest: number,
+  ): Promise<(NativeImage | undefined)[]>;
+  /**
+   * Views into `out` from element `offset` on, one after the other: [3, size, size] planes of `value · scale + shift` as float32, or
+   * [size, size, 3] bytes. `views` [n, 19] is packed as native/images/view.h says; `normalise` holds the scales and shifts of the channels.
+   */
+  renderViews(
+    context: NativeContext,
+    images: readonly NativeImage[],
+    views: Float64Array,
+    options: { size: number; offset: number } & (
+      | { out: Float32Array; normalise: Float64Array }
+      | { out: Uint8Array }
+    ),
+  ): Promise<void>;
 }

@@ -41,6 +41,8 @@ export interface ImageTextSourceOptions {
   seed: number;
   /** Also renders the views at this size, for a teacher. */
   viewSize?: number;
+  /** Threads that render. Defaults to the process's number. */
+  threads?: number;
 }
 
 /**
@@ -64,18 +66,20 @@ export function imageTextSource(options: ImageTextSourceOptions): BatchSource<Im
   return {
     stepsPerEpoch,
     batchSize,
-    async batch(epoch, step) {
+    batchBytes: batchSize * renderer.rowBytes,
+    async batch(epoch, step, signal) {
       const start = step * batchSize;
       const wanted = placesOf(epoch).slice(start, start + batchSize);
       const places = new Int32Array(batchSize);
       const texts = new Int32Array(batchSize);
       const random = (row: number) => new Random(seed, streams.augment, start + row, epoch);
       const { pixels, views } = renderer.rows(batchSize);
-      await renderer.render(images, wanted, random, { pixels, views }, 0, (row, place, draws) => {
+      const onRow = (row: number, place: number, draws: Random) => {
         const own = captions.ofItem[place]!;
         places[row] = place;
         texts[row] = own[own.length === 1 ? 0 : draws.below(own.length)]!;
-      });
+      };
+      await renderer.render(images, wanted, random, { pixels, views }, 0, onRow, signal);
       return {
         places,
         texts,

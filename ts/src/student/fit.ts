@@ -9,7 +9,7 @@ import { type ImageTextBatch, imageTextSource, imageTower, textTower } from './b
 import { type CaptionTable, type TokenTable, tabulateCaptions } from './captions.ts';
 import { exportStudent } from './export.ts';
 import { buildHeads, HEADS, type HeadsConfig, initialLogScale } from './heads.ts';
-import { decodeForViews, ImageCache, TrainingImages } from './images.ts';
+import { ImageCache, loadForViews, TrainingImages } from './images.ts';
 import { type StudentModel, tokenizerOf } from './model.ts';
 import { decisiveTraining, optimise } from './optimise.ts';
 import type { TrainedStudent, TrainingOptions } from './options.ts';
@@ -92,7 +92,11 @@ export async function fitStudent(fit: FitOptions): Promise<TrainedStudent> {
   const tokenizer = tokenizerOf(student.tokenizerFiles);
   const tokens = tokenize(tokenizer, prepared.captions.texts, student.contextLength);
   const cache = new ImageCache(
-    (item) => decodeForViews(data, item, Math.max(imageSize, fit.viewSize ?? 0)),
+    (items, signal) =>
+      loadForViews(data, items, Math.max(imageSize, fit.viewSize ?? 0), {
+        threads: training.threads,
+        ...(signal && { signal }),
+      }),
     training.cacheBytes,
   );
   const images = new TrainingImages(cache, items, (item, reason) => {
@@ -107,6 +111,7 @@ export async function fitStudent(fit: FitOptions): Promise<TrainedStudent> {
     augmentation: training.augmentation,
     batchSize: training.batchSize,
     seed: training.seed,
+    threads: training.threads,
     ...(fit.viewSize !== undefined && { viewSize: fit.viewSize }),
   });
   const towers = [imageTower, textTower(student.text)] as const;

@@ -12,7 +12,14 @@ export interface Tower<Batch> {
 export interface BatchSource<Batch> {
   readonly stepsPerEpoch: number;
   readonly batchSize: number;
-  batch(epoch: number, step: number): Promise<Batch>;
+  /** Memory that a batch takes, which bounds how many are prepared ahead; where it is not given, one is. */
+  readonly batchBytes?: number;
+  /**
+   * May be called for later steps before an earlier one is there; the earlier one comes first.
+   *
+   * @param signal Stops the preparation, which then rejects with ABORTED.
+   */
+  batch(epoch: number, step: number, signal?: AbortSignal): Promise<Batch>;
 }
 
 /** Outputs of every tower over the whole batch (concatenated over micro-batches), by graph and output name. */

@@ -1,12 +1,13 @@
+import { CidError } from '../native/errors.ts';
 import type { Executor } from '../program/executor.ts';
-import { centreView, ViewRenderer } from './augment.ts';
+import { centreView } from './augment.ts';
 import type { ImageTextBatch } from './batches.ts';
 import { gatherTokens, type TokenTable } from './captions.ts';
 import { HEADS } from './heads.ts';
 import type { ImageCache } from './images.ts';
 import { concatenateRows } from './tensors.ts';
 import type { Tower, Validation } from './types.ts';
-import type { Normalisation } from './views.ts';
+import { type Normalisation, renderPixels } from './views.ts';
 
 /** Most held-out pairs that are compared; all pairs of them are. */
 export const LARGEST_VALIDATION = 1024;
@@ -34,22 +35,10 @@ export async function retrievalValidation(
   options: RetrievalOptions,
 ): Promise<((executor: Executor) => Promise<Validation>) | undefined> {
   const { images, imageSize, normalisation, tokens, microBatch, towers } = options;
-  const renderer = new ViewRenderer(imageSize);
-  const area = 3 * imageSize * imageSize;
-  const decoded = [];
-  for (const [i, item] of options.items.entries()) {
-    if (decoded.length === LARGEST_VALIDATION) break;
-    const image = await images.get(item).catch(() => undefined);
-    if (image) decoded.push({ image, text: options.texts[i]! });
-  }
-  const rows = decoded.length;
+  const { pixels, kept } = await centralPixels(options.items, images, imageSize, normalisation);
+  const rows = kept.length;
   if (rows === 0) return undefined;
-  const pixels = new Float32Array(rows * area);
-  for (const [i, { image }] of decoded.entries()) {
-    const view = centreView(image.width, image.height);
-    renderer.pixels(image, view, normalisation.mean, normalisation.std, pixels, i * area);
-  }
-  const texts = Int32Array.from(decoded, ({ text }) => text);
+  const texts = Int32Array.from(kept, (i) => options.texts[i]!);
   const batch: ImageTextBatch = {
     places: Int32Array.from(texts.keys()),
     texts,
@@ -78,6 +67,31 @@ export async function retrievalValidation(
     const scale = Math.exp(heads.logit_scale ? (heads.logit_scale.data[0] as number) : 0);
     return retrieval(image, text, texts, scale);
   };
+}
+
+/** Images that are loaded at once. */
+const CHUNK = 128;
+
+/** The first images that can be decoded, at most {@link LARGEST_VALIDATION}, as a model sees them; `kept` are their indices in `items`. */
+async function centralPixels(
+  items: Int32Array,
+  images: ImageCache,
+  imageSize: number,
+  normalisation: Normalisation,
+): Promise<{ pixels: Float32Array; kept: number[] }> {
+  const area = 3 * imageSize * imageSize;
+  const pixels = new Float32Array(Math.min(items.length, LARGEST_VALIDATION) * area);
+  const kept: number[] = [];
+  for (let from = 0; from < items.length && kept.length < LARGEST_VALIDATION; from += CHUNK) {
+    const loaded = await images.many(Array.from(items.subarray(from, from + CHUNK)));
+    const sound = loaded.flatMap((image, i) => (image instanceof CidError ? [] : [{ image, i: from + i }]));
+    const used = sound.slice(0, LARGEST_VALIDATION - kept.length);
+    const pictures = used.map(({ image }) => image);
+    const views = pictures.map(({ width, height }) => centreView(width, height));
+    await renderPixels(pictures, views, imageSize, normalisation, pixels, kept.length);
+    kept.push(...used.map(({ i }) => i));
+  }
+  return { pixels: pixels.subarray(0, kept.length * area), kept };
 }
 
 /** Scores of pairs of raw embeddings, [N, D] each; row i of one belongs to row i of the other, and to rows with the same id. */

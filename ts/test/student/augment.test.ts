@@ -6,9 +6,9 @@ import {
   drawView,
   resolveAugmentation,
   type View,
-  ViewRenderer,
 } from '../../src/student/augment.ts';
 import { Random } from '../../src/student/random.ts';
+import { type Normalisation, renderImages, renderPixels } from '../../src/student/views.ts';
 
 function image(width: number, height: number, pixel: (x: number, y: number) => readonly number[]): RgbImage {
   const data = new Uint8Array(width * height * 3);
@@ -16,11 +16,13 @@ function image(width: number, height: number, pixel: (x: number, y: number) => r
   return { data, width, height };
 }
 
+const plain: Normalisation = { mean: [0, 0, 0], std: [1, 1, 1] };
+
 /** Values 0 to 1, [3, size, size]. */
-function render(source: RgbImage, size: number, view: Partial<View> = {}): Float32Array {
+async function render(source: RgbImage, size: number, view: Partial<View> = {}): Promise<Float32Array> {
   const out = new Float32Array(3 * size * size);
   const full = { ...centreView(source.width, source.height), ...view };
-  new ViewRenderer(size).pixels(source, full, [0, 0, 0], [1, 1, 1], out, 0);
+  await renderPixels([source], [full], size, plain, out);
   return out;
 }
 
@@ -31,21 +33,22 @@ function draw(options: AugmentOptions, position: number, width = 40, height = 30
 const noise = image(16, 16, (x, y) => [(x * 37 + y * 11) % 256, (x * 5 + y * 71) % 256, (x * y * 3) % 256]);
 
 describe('rendering', () => {
-  it('leaves an image of the same size as it is, normalised', () => {
-    const out = new Float32Array(3 * 256 + 1);
-    new ViewRenderer(16).pixels(noise, centreView(16, 16), [0.5, 0.4, 0.3], [0.2, 0.25, 0.5], out, 1);
-    expect(out[0]).toBe(0);
+  it('leaves an image of the same size as it is, normalised', async () => {
+    const out = new Float32Array(2 * 3 * 256);
+    const normalisation = { mean: [0.5, 0.4, 0.3], std: [0.2, 0.25, 0.5] };
+    await renderPixels([noise], [centreView(16, 16)], 16, normalisation, out, 1);
+    expect(out.subarray(0, 768).every((value) => value === 0)).toBe(true);
     for (let i = 0; i < 256; i++) {
-      expect(out[1 + i]).toBeCloseTo((noise.data[3 * i]! / 255 - 0.5) / 0.2, 5);
-      expect(out[1 + 256 + i]).toBeCloseTo((noise.data[3 * i + 1]! / 255 - 0.4) / 0.25, 5);
-      expect(out[1 + 512 + i]).toBeCloseTo((noise.data[3 * i + 2]! / 255 - 0.3) / 0.5, 5);
+      expect(out[768 + i]).toBeCloseTo((noise.data[3 * i]! / 255 - 0.5) / 0.2, 5);
+      expect(out[768 + 256 + i]).toBeCloseTo((noise.data[3 * i + 1]! / 255 - 0.4) / 0.25, 5);
+      expect(out[768 + 512 + i]).toBeCloseTo((noise.data[3 * i + 2]! / 255 - 0.3) / 0.5, 5);
     }
   });
 
-  it.each([3, 7, 16, 45])('keeps a flat colour at every size and crop (%i)', (size) => {
+  it.each([3, 7, 16, 45])('keeps a flat colour at every size and crop (%i)', async (size) => {
     const flat = image(20, 17, () => [51, 102, 204]);
     for (const view of [{}, { left: 0.3, top: 9.9, width: 4.2, height: 7 }, { angle: 0.4 }]) {
-      const out = render(flat, size, view);
+      const out = await render(flat, size, view);
       for (let i = 0; i < size * size; i++) {
         expect(out[i]).toBeCloseTo(0.2, 5);
         expect(out[size * size + i]).toBeCloseTo(0.4, 5);
@@ -54,9 +57,9 @@ describe('rendering', () => {
     }
   });
 
-  it('reads a ramp where the crop says', () => {
+  it('reads a ramp where the crop says', async () => {
     const ramp = image(64, 64, (x, y) => [4 * x, 4 * y, 0]);
-    const out = render(ramp, 8, { left: 10, top: 20, width: 24, height: 16 });
+    const out = await render(ramp, 8, { left: 10, top: 20, width: 24, height: 16 });
     for (let y = 0; y < 8; y++) {
       for (let x = 0; x < 8; x++) {
         expect(out[y * 8 + x]! * 255).toBeCloseTo(4 * (10 + (x + 0.5) * 3 - 0.5), 2);
@@ -65,66 +68,65 @@ describe('rendering', () => {
     }
   });
 
-  it('averages when it shrinks: a fine chequerboard becomes grey', () => {
+  it('averages when it shrinks: a fine chequerboard becomes grey', async () => {
     const board = image(64, 64, (x, y) => Array(3).fill((x + y) % 2 === 0 ? 0 : 255));
-    for (const value of render(board, 8)) expect(value).toBeCloseTo(0.5, 1);
+    for (const value of await render(board, 8)) expect(value).toBeCloseTo(0.5, 1);
   });
 
-  it('is bilinear as PIL is when it enlarges', () => {
+  it('is bilinear as PIL is when it enlarges', async () => {
     const two = image(2, 1, (x) => Array(3).fill(x * 200));
-    const out = render(two, 4, { left: 0, top: 0, width: 2, height: 1 });
+    const out = await render(two, 4, { left: 0, top: 0, width: 2, height: 1 });
     // PIL.Image.resize((4, 1), BILINEAR) of [0, 200].
     expect(Array.from(out.subarray(0, 4), (value) => Math.round(value * 255))).toEqual([0, 50, 150, 200]);
   });
 
-  it('mirrors and turns', () => {
-    const mirrored = render(noise, 16, { flip: true });
-    const plain = render(noise, 16);
+  it('mirrors and turns', async () => {
+    const mirrored = await render(noise, 16, { flip: true });
+    const plain = await render(noise, 16);
     expect(mirrored[5 * 16 + 3]).toBeCloseTo(plain[5 * 16 + 12]!, 6);
-    const quarter = render(noise, 16, { angle: Math.PI / 2 });
+    const quarter = await render(noise, 16, { angle: Math.PI / 2 });
     // Counter-clockwise: the right column becomes the upper row.
     expect(quarter[3]).toBeCloseTo(plain[3 * 16 + 15]!, 4);
   });
 
-  it('changes colours as their definitions say', () => {
+  it('changes colours as their definitions say', async () => {
     const grey = (rgb: readonly number[]) => 0.299 * rgb[0]! + 0.587 * rgb[1]! + 0.114 * rgb[2]!;
     const rgb = [0.6, 0.4, 0.2];
     const flat = image(4, 4, () => rgb.map((value) => value * 255));
-    const colour = (view: Partial<View>) => {
-      const out = render(flat, 4, view);
+    const colour = async (view: Partial<View>) => {
+      const out = await render(flat, 4, view);
       return [out[0]!, out[16]!, out[32]!];
     };
     const close = (a: readonly number[], b: readonly number[]) => {
       for (const i of [0, 1, 2]) expect(a[i]).toBeCloseTo(b[i]!, 3);
     };
-    close(colour({ brightness: 1.5 }), [0.9, 0.6, 0.3]);
-    close(colour({ brightness: 2 }), [1, 0.8, 0.4]);
-    close(colour({ saturation: 0 }), Array(3).fill(grey(rgb)));
+    close(await colour({ brightness: 1.5 }), [0.9, 0.6, 0.3]);
+    close(await colour({ brightness: 2 }), [1, 0.8, 0.4]);
+    close(await colour({ saturation: 0 }), Array(3).fill(grey(rgb)));
     close(
-      colour({ saturation: 0.5 }),
+      await colour({ saturation: 0.5 }),
       rgb.map((value) => (value + grey(rgb)) / 2),
     );
     // Of one colour all over, contrast moves each channel towards the mean grey.
     close(
-      colour({ contrast: 0.5 }),
+      await colour({ contrast: 0.5 }),
       rgb.map((value) => (value + grey(rgb)) / 2),
     );
     close(
-      colour({ contrast: 0.5, brightness: 1.2 }),
+      await colour({ contrast: 0.5, brightness: 1.2 }),
       rgb.map((value) => (1.2 * (value + grey(rgb))) / 2),
     );
-    close(colour({ hue: 2 * Math.PI }), rgb);
-    const turned = colour({ hue: 0.5 });
+    close(await colour({ hue: 2 * Math.PI }), rgb);
+    const turned = await colour({ hue: 0.5 });
     expect(grey(turned)).toBeCloseTo(grey(rgb), 3);
     expect(Math.abs(turned[0]! - rgb[0]!)).toBeGreaterThan(0.01);
   });
 
-  it('gives a teacher the same view in 8 bits', () => {
+  it('gives a teacher the same view in 8 bits', async () => {
     const view = draw({ scale: [0.3, 0.5], brightness: 0.3 }, 1, 16, 16);
-    const renderer = new ViewRenderer(9);
-    const { data, width } = renderer.image(noise, view);
-    const out = new Float32Array(3 * 81);
-    renderer.pixels(noise, view, [0, 0, 0], [1, 1, 1], out, 0);
+    const [picture] = await renderImages([noise], [view], 9);
+    const { data, width } = picture!;
+    const out = await render(noise, 9, view);
     expect(width).toBe(9);
     for (let i = 0; i < 81; i++) expect(data[3 * i + 1]! / 255).toBeCloseTo(out[81 + i]!, 2);
   });

@@ -26,10 +26,11 @@ function source(
   const decoded: number[] = [];
   const reported: number[] = [];
   const cache = new ImageCache(
-    async (index) => {
-      decoded.push(index);
-      if (more.broken?.includes(index)) throw new CidError('FILE_FORMAT', 'broken');
-      return image(index);
+    async (indices) => {
+      decoded.push(...indices);
+      return indices.map((index) =>
+        more.broken?.includes(index) ? new CidError('FILE_FORMAT', 'broken') : image(index),
+      );
     },
     more.cacheBytes ?? 2 ** 20,
   );
@@ -123,7 +124,7 @@ describe('imageTextSource', () => {
     const reported: number[] = [];
     const cache = new ImageCache(closed, 0);
     const images = new TrainingImages(cache, Int32Array.of(0, 1), (item) => reported.push(item));
-    await expect(images.at(0)).rejects.toMatchObject({ code: 'DISPOSED' });
+    await expect(images.many(Int32Array.of(0))).rejects.toMatchObject({ code: 'DISPOSED' });
     expect(reported).toEqual([]);
   });
 

@@ -16,12 +16,12 @@ import { InferenceSession, Tensor } from 'onnxruntime-node';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { tokenizerConfig, trainTokenizer } from '../../src/encoder/bpe.ts';
 import { writeJson } from '../../src/run/files.ts';
-import { centreView, ViewRenderer } from '../../src/student/augment.ts';
+import { centreView } from '../../src/student/augment.ts';
 import { studentConfig } from '../../src/student/config.ts';
 import { exportStudent } from '../../src/student/export.ts';
 import { loadStudent } from '../../src/student/load.ts';
 import { newStudent, type StudentModel, tokenizerOf } from '../../src/student/model.ts';
-import { clipNormalisation } from '../../src/student/views.ts';
+import { clipNormalisation, renderPixels } from '../../src/student/views.ts';
 
 const texts = ['a red fox', 'a green frog and a red fox', 'two dogs', 'the fox and the frog'];
 let root: string;
@@ -101,9 +101,8 @@ describe('an exported student', () => {
     const data = Uint8ClampedArray.from({ length: 16 * 16 * 3 }, (_, i) => (i * 53) % 256);
     const { pixel_values } = await processor(new RawImage(data, 16, 16, 3));
     const pixels = new Float32Array(3 * 256);
-    const { mean, std } = clipNormalisation;
     const picture = { data: Uint8Array.from(data), width: 16, height: 16 };
-    new ViewRenderer(16).pixels(picture, centreView(16, 16), mean, std, pixels, 0);
+    await renderPixels([picture], [centreView(16, 16)], 16, clipNormalisation, pixels);
     for (const [i, value] of pixels.entries()) expect(pixel_values.data[i]).toBeCloseTo(value, 4);
     const { image_embeds } = await visionModel({ pixel_values });
     expect(image_embeds.dims).toEqual([1, 8]);

@@ -1,10 +1,7 @@
 import { createHash } from 'node:crypto';
-import { readFile } from 'node:fs/promises';
 import { expectInteger, failRange } from '../../native/check.ts';
 import { CidError } from '../../native/errors.ts';
-import { readError } from '../../run/files.ts';
-import type { Dataset, Item, Skipped } from '../dataset.ts';
-import { readRegion } from '../tar.ts';
+import { type Dataset, type FilePart, type Item, readPart, type Skipped } from '../dataset.ts';
 import type { Rows } from './rows.ts';
 import type { ScoreScale } from './scale.ts';
 
@@ -100,14 +97,14 @@ export class RowsDataset implements RatedDataset {
     return splitNames[this.#parts.rows.splits.values[this.#row(index)]! - 1];
   }
 
-  async read(index: number): Promise<Uint8Array> {
+  part(index: number): FilePart {
     if (this.#disposed) throw new CidError('DISPOSED', `The data set ${this.source} is closed`);
     const { path, member } = this.#parts.rows.places[this.#row(index)]!;
-    try {
-      return member ? await readRegion(path, member.offset, member.size) : await readFile(path);
-    } catch (error) {
-      throw readError(path, error);
-    }
+    return member === undefined ? { path } : { path, offset: member.offset, size: member.size };
+  }
+
+  async read(index: number): Promise<Uint8Array> {
+    return readPart(this.part(index));
   }
 
   async dispose(): Promise<void> {

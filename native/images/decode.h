@@ -1,0 +1,44 @@
+// Decoding of ordinary images: JPEG, PNG and WebP of 8 bits, grey, RGB or RGBA, upright.
+//
+// In:  encoded bytes.
+// Out: RGB, 8 bits a channel; transparent pixels laid on a colour; to the bit what sharp's pipeline of ts/src/data/image.ts gives.
+//
+// Everything else (other formats, CMYK, 16 bits, an EXIF orientation, damage of any kind) is refused without a reason: sharp takes it, or
+// says what is wrong with it. One thread an image.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <cstdlib>
+#include <memory>
+
+namespace clipcid::images {
+
+struct Free {
+  void operator()(uint8_t* memory) const { std::free(memory); }
+};
+
+struct Image {
+  std::unique_ptr<uint8_t, Free> data;
+  int64_t width = 0;
+  int64_t height = 0;
+
+  int64_t bytes() const { return 3 * width * height; }
+};
+
+struct DecodeArgs {
+  uint8_t background[3] = {255, 255, 255};
+  // The shorter side is shrunk to this with a triangle filter where it is longer, as libvips does it; 0: never.
+  int64_t shortest = 0;
+};
+
+// False where the image is refused. Throws std::bad_alloc.
+bool decode(const uint8_t* bytes, size_t length, const DecodeArgs& args, Image* image);
+
+// libvips' kernels.
+enum class Kernel : int { kLinear = 1, kCubic = 2, kLanczos3 = 5 };
+
+// Shrinks to a size that is nowhere larger, as sharp's resize to it does. False where libvips fails.
+bool shrink(const Image& image, int64_t width, int64_t height, Kernel kernel, Image* out);
+
+}  // namespace clipcid::images
