@@ -18,6 +18,7 @@ import {
   type ScorerStageOptions,
   scorerStage,
 } from './stages.ts';
+import { SCORERS, SCORES_FOLDER, type ScorerName } from './summary.ts';
 
 /** Where a phase runs, beside its configuration: `folder` is the run folder, which is locked meanwhile. */
 export interface PhaseOptions extends StageSettings {
@@ -27,24 +28,10 @@ export interface PhaseOptions extends StageSettings {
 
 export type Role = 'teacher' | 'student';
 
-/** Stages of phase 2, by the name that their scorer has in tables, in the order of tables: from nothing to both phases. */
-export const SCORERS = [
-  'supervised',
-  'aligned',
-  'unlabelled',
-  'student',
-  'teacher-plain',
-  'teacher',
-] as const;
-export type ScorerName = (typeof SCORERS)[number];
-
 /** Folder of the stage that trained a scorer, in a run folder. */
 export const scorerFolder = (name: ScorerName) => `scorer-${name}`;
 /** Folder of the stage that aligned an encoder, in a run folder. */
 export const alignFolder = (role: Role) => `align-${role}`;
-/** Folder of what scorers were measured to be worth, in a run folder. */
-export const SCORES_FOLDER = 'scores';
-
 /**
  * Phase 1 in a run folder: the frozen CLIP's features of every image set, and an alignment each of the teacher's and of the student's encoder.
  * Stages that are done with the same inputs and options are skipped and one that was stopped goes on.

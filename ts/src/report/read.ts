@@ -3,6 +3,7 @@ import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { BalanceReport } from '../cid/balance.ts';
 import type { ClusterReport } from '../cid/cluster.ts';
+import { type NamedScores, readScores, SCORES_FOLDER } from '../cskd/summary.ts';
 import type { ModelAnalysis } from '../eval/analyze.ts';
 import type { EvaluateResult } from '../eval/types.ts';
 import { CidError } from '../native/errors.ts';
@@ -33,6 +34,17 @@ export interface GroupingQuality {
   }[];
 }
 
+/** Figures of scorers over several runs: `scores/spread.json`. */
+export interface ScoreSpread {
+  /** What the runs differ in, in a sentence. */
+  readonly title: string;
+  readonly columns: readonly string[];
+  readonly rows: readonly {
+    readonly name: string;
+    readonly values: readonly { readonly mean: number; readonly deviation: number }[];
+  }[];
+}
+
 /** What a run folder holds; what is not there, or not finished, is undefined or empty. */
 export interface RunContents {
   readonly run: RunRecord | undefined;
@@ -44,9 +56,14 @@ export interface RunContents {
   readonly evaluations: readonly Evaluation[];
   readonly grouping: GroupingQuality | undefined;
   readonly analyses: readonly NamedAnalysis[];
+  readonly scores: readonly NamedScores[];
+  readonly spread: ScoreSpread | undefined;
 }
 
-const STAGES = ['embeddings', 'balance', 'cluster', 'pretrain', 'student', 'baseline', 'eval', 'analysis'];
+const STAGES = [
+  ...['embeddings', 'balance', 'cluster', 'pretrain', 'student', 'baseline', 'eval'],
+  ...['align-teacher', 'align-student', 'scorer-teacher', 'scorer-student', SCORES_FOLDER, 'analysis'],
+];
 /** Order of the models in tables: what is learned from first. */
 const MODELS = ['teacher', 'student', 'baseline'];
 
@@ -72,6 +89,8 @@ export async function readRun(folder: string): Promise<RunContents> {
     evaluations: await readEvaluations(join(folder, 'eval')),
     grouping: (await optional(join(folder, 'eval', 'grouping.json'))) as GroupingQuality | undefined,
     analyses: await readAnalyses(join(folder, 'analysis')),
+    scores: await readScores(folder),
+    spread: (await optional(join(folder, SCORES_FOLDER, 'spread.json'))) as ScoreSpread | undefined,
   };
 }
 

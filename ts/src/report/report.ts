@@ -6,6 +6,7 @@ import { sampleClusters } from './clusters.ts';
 import { evaluationSection } from './evaluation.ts';
 import { page } from './page.ts';
 import { readRun } from './read.ts';
+import { scoresSection } from './scores.ts';
 import {
   balanceSection,
   clustersSection,
@@ -40,6 +41,7 @@ export async function writeReport(runFolder: string, options: ReportOptions = {}
   const sections = [
     funnelSection(run),
     evaluationSection(run.evaluations),
+    await scoresSection(run, thumbnails),
     analysisSection(run.analyses),
     balanceSection(run),
     await groupsSection(run, thumbnails),
