@@ -61,6 +61,14 @@ export function scoreSource(options: ScoreSourceOptions): BatchSource<ScoreBatch
     };
   });
   const more = unlabelled?.rows ?? 0;
+  let known: { epoch: number; places: Int32Array } | undefined;
+  const orderOf = (epoch: number): Int32Array => {
+    if (known?.epoch !== epoch) {
+      const random = new Random(seed, streams.order, epoch, 1);
+      known = { epoch, places: permutation(labelled.length, random) };
+    }
+    return known.places;
+  };
   return {
     stepsPerEpoch,
     batchSize: batchSize + more,
@@ -70,8 +78,7 @@ export function scoreSource(options: ScoreSourceOptions): BatchSource<ScoreBatch
     ),
     async batch(epoch, step, signal) {
       const start = step * batchSize;
-      const order = permutation(labelled.length, new Random(seed, streams.order, epoch, 1));
-      const chosen = order.slice(start, start + batchSize);
+      const chosen = orderOf(epoch).slice(start, start + batchSize);
       // Rows of the unlabelled stream that earlier steps have used.
       const used = (epoch * stepsPerEpoch + step) * more;
       const wanted = unlabelled ? stream(unlabelled.mixture, used, more) : new Int32Array(0);

@@ -14,13 +14,13 @@ import { type BackboneChoice, chooseBackbone } from '../student/backbone.ts';
 import { decisiveTraining, optimise } from '../student/optimise.ts';
 import type { TrainerOptions } from '../student/options.ts';
 import { type ResolvedTrainer, resolveTrainer } from '../student/resolve.ts';
-import { float32 } from '../student/tensors.ts';
-import type { Loss, Validation } from '../student/types.ts';
+import type { Validation } from '../student/types.ts';
 import { LARGEST_VALIDATION } from '../student/validate.ts';
-import { type ScoreBatch, scoreSource, scoreTower } from './batches.ts';
-import { type EmdForm, emdLoss, softmaxRows } from './emd.ts';
+import { scoreSource, scoreTower } from './batches.ts';
+import { type EmdForm, softmaxRows } from './emd.ts';
 import { Mixture } from './mixture.ts';
 import { ImagePool } from './pool.ts';
+import { type Pseudo, scoreLoss } from './score-loss.ts';
 import { buildScorer, exportScorer, LOGITS, type ScorerProgram } from './scorer.ts';
 import { centralPixels, forwardRows } from './views.ts';
 
@@ -152,17 +152,13 @@ export async function prepare(
   };
 }
 
-/** Rows by learner. */
-export type ByLearner = Readonly<Record<string, Float32Array>>;
-
 /** Where the pseudo labels come from. */
 export interface Guidance {
   readonly stage: string;
   /** The learner whose rank correlation decides which checkpoint is best, and which is exported as `model`. */
   readonly primary: string;
   readonly viewSize: number | undefined;
-  /** Distributions that each learner is given for the unlabelled rows, [U, bins]; `logits` are what all say of these rows now. */
-  readonly pseudo: (batch: ScoreBatch, logits: ByLearner) => Promise<ByLearner>;
+  readonly pseudo: Pseudo;
   readonly identity: Json;
 }
 
@@ -223,7 +219,15 @@ export async function trainLearners(
               viewSize: guidance.viewSize,
             },
     }),
-    loss: lossOver(run, guidance, binCentres(labelled.scale)),
+    loss: scoreLoss({
+      graphs: Object.keys(learners),
+      centres: binCentres(labelled.scale),
+      guided: run.rows > 0,
+      weight: run.weight,
+      maxDeviation: run.maxDeviation,
+      form: run.form,
+      pseudo: guidance.pseudo,
+    }),
     training,
     options,
     stage: guidance.stage,
@@ -243,54 +247,6 @@ export async function trainLearners(
     parameters,
     skipped: own.broken + others.broken,
   };
-}
-
-/** Distance to the labels, and, with a weight, to the pseudo labels; of several learners, their sum. */
-function lossOver(run: Prepared, { pseudo }: Guidance, centres: Float64Array): Loss<ScoreBatch> {
-  const bins = centres.length;
-  const graphs = Object.keys(run.learners);
-  return async (outputs, batch) => {
-    const at = batch.labels.length;
-    const logits = Object.fromEntries(
-      graphs.map((graph) => [graph, outputs[graph]![LOGITS]!.data as Float32Array]),
-    );
-    const unlabelled = Object.fromEntries(graphs.map((graph) => [graph, logits[graph]!.subarray(at)]));
-    const given = run.rows > 0 ? await pseudo(batch, unlabelled) : {};
-    const terms: Record<string, number> = { total: 0 };
-    const gradients: Record<string, Record<string, ReturnType<typeof float32>>> = {};
-    for (const graph of graphs) {
-      const prefix = graphs.length > 1 ? `${graph}/` : '';
-      const all = logits[graph]!;
-      const gradient = new Float32Array(all.length);
-      const labelled = emdLoss(all.subarray(0, at), batch.labels, bins, run.form);
-      gradient.set(labelled.gradient);
-      terms[`${prefix}labelled`] = labelled.value;
-      terms.total! += labelled.value;
-      if (run.rows > 0) {
-        const targets = given[graph]!;
-        const weights = run.maxDeviation === undefined ? undefined : sure(targets, centres, run.maxDeviation);
-        const guided = emdLoss(unlabelled[graph]!, targets, bins, run.form, weights);
-        for (const [i, value] of guided.gradient.entries()) gradient[at + i] = run.weight * value;
-        terms[`${prefix}unlabelled`] = guided.value;
-        terms.total! += run.weight * guided.value;
-        if (weights)
-          terms[`${prefix}sure`] = weights.reduce((sum, weight) => sum + weight, 0) / weights.length;
-      }
-      gradients[graph] = { [LOGITS]: float32(gradient, outputs[graph]![LOGITS]!.dims) };
-    }
-    return { terms: terms as typeof terms & { total: number }, gradients };
-  };
-}
-
-/** 1 for each row whose distribution is no wider than `most`, else 0. */
-function sure(distributions: Float32Array, centres: Float64Array, most: number): Float32Array {
-  const bins = centres.length;
-  return Float32Array.from({ length: distributions.length / bins }, (_, row) => {
-    const shares = distributions.subarray(row * bins, (row + 1) * bins);
-    const mean = meanScore(shares, centres);
-    const variance = shares.reduce((sum, share, k) => sum + share * (centres[k]! - mean) ** 2, 0);
-    return variance <= most * most ? 1 : 0;
-  });
 }
 
 /** Agreement with the labels of held-out images, seen plainly. The value is the primary learner's rank correlation. */
