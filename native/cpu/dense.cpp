@@ -93,8 +93,14 @@ Status DenseStrip::run(const Strip& strip) {
       done |= uint64_t{1} << panel;
       const int64_t column = panel * kernel.panel;
       for (int64_t r = 0; r < strip.rows; r += kernel.tileRows) {
-        kernel.tile(tile_ + r * stride_, stride_, panels_.get() + column * keys_.dim, keys_.dim,
-                    scores_.get() + r * strideScores_ + column, strideScores_);
+        kernel.tile({.a = tile_ + r * stride_,
+                     .strideA = stride_,
+                     .b = panels_.get() + column * keys_.dim,
+                     .strideB = kernel.panel,
+                     .depth = keys_.dim,
+                     .c = scores_.get() + r * strideScores_ + column,
+                     .strideC = strideScores_,
+                     .rows = kernel.tileRows});
       }
     }
   }

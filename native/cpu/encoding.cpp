@@ -155,8 +155,14 @@ void projectRange(const CpuPrepared& rows, const RowEncoding& encoding, int64_t 
   const int64_t strideHeads = basis.strideOut + 1;
   for (int64_t r = 0; r < padded; r += kernel.tileRows) {
     for (int64_t c = 0; c < basis.strideOut; c += kernel.panel) {
-      kernel.tile(approximate.get() + r * strideRows, strideRows, basis.panels.get() + c * dim, dim,
-                  heads.get() + r * strideHeads + c, strideHeads);
+      kernel.tile({.a = approximate.get() + r * strideRows,
+                   .strideA = strideRows,
+                   .b = basis.panels.get() + c * dim,
+                   .strideB = kernel.panel,
+                   .depth = dim,
+                   .c = heads.get() + r * strideHeads + c,
+                   .strideC = strideHeads,
+                   .rows = kernel.tileRows});
     }
   }
   const double rounding = 1.01 * static_cast<double>(dim + 8) * kUnit *

@@ -43,14 +43,34 @@ struct FilterKernel {
   double speed;
 };
 
+// c[r, j] = sum over k < depth of a(r, k) b[k * strideB + j], or that added to c, for r < rows and j < panel, where
+// a(r, k) is a[r * strideA + k], or a[k * strideA + r] when it is transposed. A chain of `depth` roundings for each
+// element, and one where it is added.
+struct TileArgs {
+  const float* a = nullptr;
+  int64_t strideA = 0;
+  const float* b = nullptr;
+  int64_t strideB = 0;
+  int64_t depth = 0;
+  float* c = nullptr;
+  int64_t strideC = 0;
+  int rows = 0;  // 1 to tileRows
+  bool transposedA = false;
+  bool add = false;
+  // Memory that is needed later: at every step of depth a line of it is asked for, `aheadStep` elements further each
+  // time, so that its way here costs no time; when many lines are asked for at once most are dropped. Null for a packed
+  // panel, which is then asked for itself. Panels in place are not to be asked for: their lines would take each other's
+  // places.
+  const float* ahead = nullptr;
+  int64_t aheadStep = 0;
+};
+
 struct Kernels {
   // The tile is `tileRows` rows of A by `panel` rows of B; `panel` is a multiple of 8, at most kMostPanel.
   int tileRows;
   int panel;
 
-  // c[r, j] = sum over k < depth of a[r, k] b[k, j], overwritten. A is row-major, all tileRows rows readable;
-  // B is one packed panel, [depth, panel], 64-byte aligned. A chain of `depth` roundings for each element.
-  void (*tile)(const float* a, int64_t strideA, const float* b, int64_t depth, float* c, int64_t strideC);
+  void (*tile)(const TileArgs& args);
 
   // The canonical dot.
   double (*dot)(const float* x, const float* y, int64_t dim);

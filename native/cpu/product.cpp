@@ -50,28 +50,27 @@ void packRight(const float* b, int64_t stride, int64_t count, int64_t begin, int
 void multiply(const float* left, const float* right, int64_t depth, float* c, int64_t strideC, bool add,
               bool) {
   const Kernels& kernel = kernels();
-  if (!add) return kernel.tile(left, depth + kSkew, right, depth, c, strideC);
-  alignas(64) float tile[kMostTileRows * kMostPanel];
-  kernel.tile(left, depth + kSkew, right, depth, tile, kernel.panel);
-  for (int r = 0; r < kernel.tileRows; ++r) {
-    for (int j = 0; j < kernel.panel; ++j) c[r * strideC + j] += tile[r * kernel.panel + j];
-  }
+  kernel.tile({.a = left,
+               .strideA = depth + kSkew,
+               .b = right,
+               .strideB = kernel.panel,
+               .depth = depth,
+               .c = c,
+               .strideC = strideC,
+               .rows = kernel.tileRows,
+               .add = add});
 }
 
 void nothing() {}
 
-bool hasSplit() {
 #if defined(__x86_64__)
-  return isa() == Isa::kAmx && __builtin_cpu_supports("avx512bf16");
-#else
-  return false;
+bool hasSplit() { return isa() == Isa::kAmx && __builtin_cpu_supports("avx512bf16"); }
 #endif
-}
 
 }  // namespace
 
 const Product& floatProduct() {
-  static const Product product = {kernels().tileRows, kernels().panel, 1,        kSkew,   packLeft,
+  static const Product product = {kernels().tileRows, kernels().panel, 1,        kSkew,   true,   packLeft,
                                   packRightRows,      packRight,       multiply, nothing, nothing};
   return product;
 }

@@ -23,6 +23,8 @@ struct Product {
   int columns;
   int step;  // the depth is filled up with zeros to a multiple of it
   int skew;  // words that follow each row of a left block
+  bool
+      direct;  // operands can also be multiplied where they lie, by kernels().tile; panels are then [depth, columns]
 
   // Words of a row of a left block, or of a column of a right panel.
   int64_t leftWords(int64_t depth) const { return rightWords(depth) + skew; }

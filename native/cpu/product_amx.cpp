@@ -225,7 +225,7 @@ void multiply(const float* left, const float* right, int64_t depth, float* c, in
   _tile_stored(3, below + kSide, bytes);
 }
 
-constexpr Product kProduct = {2 * kSide,     2 * kSide, kStep,    0,     packLeft,
+constexpr Product kProduct = {2 * kSide,     2 * kSide, kStep,    0,     false, packLeft,
                               packRightRows, packRight, multiply, enter, leave};
 
 }  // namespace

@@ -51,8 +51,14 @@ Status sampleScores(const Context& context, const SelectPlanArgs& args, Scores* 
       for (int64_t d = 0; d < dim; ++d) packed.get()[d * panel + j] = keys.row(row)[d];
     }
     for (int64_t r = 0; r < padded; r += tileRows)
-      kernel.tile(queries.row(r), queries.stride, packed.get(), dim, scores.data() + r * stride + at * panel,
-                  stride);
+      kernel.tile({.a = queries.row(r),
+                   .strideA = queries.stride,
+                   .b = packed.get(),
+                   .strideB = panel,
+                   .depth = dim,
+                   .c = scores.data() + r * stride + at * panel,
+                   .strideC = stride,
+                   .rows = static_cast<int>(tileRows)});
     return {};
   }));
   const auto place = [](int64_t at, int64_t count, int64_t of) { return of * (2 * at + 1) / (2 * count); };

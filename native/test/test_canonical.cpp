@@ -105,7 +105,14 @@ void tiles() {
       for (size_t i = 0; i < a.size(); ++i) a[i] = noise(3, i);
       for (size_t i = 0; i < b.size(); ++i) b[i] = noise(4, i);
       std::vector<float> c(static_cast<size_t>(kernel->tileRows * (kernel->panel + 3)), -7);
-      kernel->tile(a.data(), stride, b.data(), depth, c.data(), kernel->panel + 3);
+      kernel->tile({.a = a.data(),
+                    .strideA = stride,
+                    .b = b.data(),
+                    .strideB = kernel->panel,
+                    .depth = depth,
+                    .c = c.data(),
+                    .strideC = kernel->panel + 3,
+                    .rows = kernel->tileRows});
       for (int r = 0; r < kernel->tileRows; ++r) {
         for (int j = 0; j < kernel->panel; ++j) {
           double sum = 0, first = 0, second = 0;

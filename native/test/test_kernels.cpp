@@ -356,32 +356,51 @@ void strips(const Kernels& table) {
   }
 }
 
-// The tile of training: the filter's, always stored.
+// The tile of products: all numbers of rows, A and its transpose, B packed and in place, overwriting and adding.
 void tile(const Kernels& table) {
   CHECK(table.tileRows <= kMostTileRows && table.panel <= kMostPanel && table.panel % 8 == 0);
   for (const int64_t depth : {0, 1, 2, 5, 64, 129}) {
-    const int64_t stride = depth + 2, strideC = table.panel + 3;
-    const AlignedArray<float> b(depth * table.panel);
-    std::vector<float> a(static_cast<size_t>(table.tileRows * stride));
-    std::vector<float> c(static_cast<size_t>(table.tileRows * strideC), kUntouched);
-    for (size_t i = 0; i < a.size(); ++i) a[i] = test::noise(5, i);
-    for (int64_t i = 0; i < depth * table.panel; ++i) b.get()[i] = test::noise(6, static_cast<uint64_t>(i));
-    table.tile(a.data(), stride, b.get(), depth, c.data(), strideC);
-    for (int64_t r = 0; r < table.tileRows; ++r) {
-      for (int64_t j = 0; j < strideC; ++j) {
-        double sum = 0, size = 0;
-        for (int64_t k = 0; k < depth && j < table.panel; ++k) {
-          const double product = static_cast<double>(a[static_cast<size_t>(r * stride + k)]) *
-                                 static_cast<double>(b.get()[k * table.panel + j]);
-          sum += product;
-          size += std::fabs(product);
-        }
-        const float got = c[static_cast<size_t>(r * strideC + j)];
-        if (j >= table.panel) {
-          CHECK(got == kUntouched);
-        } else {
-          CHECK(std::fabs(static_cast<double>(got) - sum) <=
-                static_cast<double>(depth) * 0x1p-24 * 1.001 * size);
+    for (int rows = 1; rows <= table.tileRows; ++rows) {
+      for (int form = 0; form < 8; ++form) {
+        const bool transposed = form & 1, packed = form & 2, add = form & 4;
+        const int64_t strideA = (transposed ? rows : depth) + 2, strideB = table.panel + (packed ? 0 : 5),
+                      strideC = table.panel + 3;
+        const AlignedArray<float> b(std::max<int64_t>(1, depth * strideB));
+        std::vector<float> a(static_cast<size_t>((transposed ? depth : rows) * strideA + 1));
+        std::vector<float> c(static_cast<size_t>(table.tileRows * strideC), kUntouched);
+        for (size_t i = 0; i < a.size(); ++i) a[i] = test::noise(5, i);
+        for (int64_t i = 0; i < depth * strideB; ++i) b.get()[i] = test::noise(6, static_cast<uint64_t>(i));
+        TileArgs args = {.a = a.data(),
+                         .strideA = strideA,
+                         .b = b.get(),
+                         .strideB = strideB,
+                         .depth = depth,
+                         .c = c.data(),
+                         .strideC = strideC,
+                         .rows = rows,
+                         .transposedA = transposed,
+                         .add = add};
+        if (!packed) args.ahead = b.get();
+        args.aheadStep = strideB;
+        table.tile(args);
+        for (int64_t r = 0; r < table.tileRows; ++r) {
+          for (int64_t j = 0; j < strideC; ++j) {
+            const float got = c[static_cast<size_t>(r * strideC + j)];
+            if (r >= rows || j >= table.panel) {
+              CHECK(got == kUntouched);
+              continue;
+            }
+            double sum = add ? static_cast<double>(kUntouched) : 0, size = std::fabs(sum);
+            for (int64_t k = 0; k < depth; ++k) {
+              const int64_t at = transposed ? k * strideA + r : r * strideA + k;
+              const double product = static_cast<double>(a[static_cast<size_t>(at)]) *
+                                     static_cast<double>(b.get()[k * strideB + j]);
+              sum += product;
+              size += std::fabs(product);
+            }
+            CHECK(std::fabs(static_cast<double>(got) - sum) <=
+                  static_cast<double>(depth + 1) * 0x1p-24 * 1.001 * size);
+          }
         }
       }
     }

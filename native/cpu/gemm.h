@@ -1,0 +1,114 @@
+// Matrix products on the CPU: C = alpha op(A) op(B) + beta C, or what an epilogue makes of every finished tile.
+//
+// `gemm` uses the context's threads; `gemmOnThread` is for small products and for code that runs on one of several
+// threads already. A right operand that several products share, such as a layer's weights, is packed once (PackedRight).
+// Results depend neither on the number of threads nor on whether B was packed before. Accuracy is that of product.h's kinds;
+// sums run over blocks of gemmDepth, which are added in order.
+#pragma once
+
+#include <functional>
+#include <vector>
+
+#include "clipcid/types.h"
+#include "core/aligned.h"
+#include "cpu/product.h"
+
+namespace clipcid {
+
+// A matrix [rows, columns] in memory: element (i, j) is data[i * stride + j], or transposed data[j * stride + i].
+struct Operand {
+  const float* data = nullptr;
+  int64_t stride = 0;
+  bool transposed = false;
+
+  const float* at(int64_t row, int64_t column) const {
+    return data + (transposed ? column * stride + row : row * stride + column);
+  }
+};
+
+// A multiple of 32, or all of the depth.
+int64_t gemmDepth(const Product& product, int64_t depth, bool transposedA);
+
+// Memory that is kept from one use to the next; its contents are not.
+class GrowingArray {
+ public:
+  // Throws std::bad_alloc.
+  float* sized(int64_t count) {
+    if (count > size_) {
+      data_ = {};
+      size_ = 0;
+      data_ = AlignedArray<float>(count);
+      size_ = count;
+    }
+    return data_.get();
+  }
+  float* get() const { return data_.get(); }
+
+ private:
+  AlignedArray<float> data_;
+  int64_t size_ = 0;
+};
+
+// op(B), [depth, columns], in panels as products read them. It may be packed again, as another matrix too.
+class PackedRight {
+ public:
+  // By the threads of the context (throws std::bad_alloc). `rows` is about how many the left operands will have: it
+  // chooses the kind of product.
+  void pack(const Context& context, const Operand& b, int64_t rows, int64_t depth, int64_t columns) {
+    const Product& product = productFor(rows, columns, depth);
+    pack(context, b, product, depth, columns, gemmDepth(product, depth, false));
+  }
+  void pack(const Context& context, const Operand& b, const Product& product, int64_t depth, int64_t columns,
+            int64_t blockDepth);
+
+  const Product& product() const { return *product_; }
+  int64_t panels() const { return panels_; }
+  int64_t blockDepth() const { return blockDepth_; }
+  // The part of a panel that is in one block of the depth.
+  const float* panel(int64_t block, int64_t index) const { return place(block, index); }
+
+ private:
+  float* place(int64_t block, int64_t index) const {
+    return data_.get() + (block * panels_ + index) * panelSize_;
+  }
+  void packRows(const Operand& b, int64_t begin);
+  void packPanel(const Operand& b, int64_t index);
+
+  const Product* product_ = nullptr;
+  int64_t depth_ = 0, columns_ = 0, panels_ = 0, blockDepth_ = 0, panelSize_ = 0;
+  GrowingArray data_;
+};
+
+// A finished tile: the elements [row, row + rows) by [column, column + columns) of op(A) op(B), `stride` apart and
+// 64-byte aligned. An epilogue may write to them.
+struct GemmTile {
+  float* values;
+  int64_t stride;
+  int64_t row, rows, column, columns;
+};
+using GemmEpilogue = std::function<void(const GemmTile& tile, int worker)>;
+
+struct GemmArgs {
+  int64_t m = 0, n = 0, k = 0;
+  Operand a;                            // [m, k]
+  Operand b;                            // [k, n]
+  const PackedRight* packed = nullptr;  // instead of b; then A is not transposed
+  // C is not read when beta is 0.
+  float* c = nullptr;
+  int64_t strideC = 0;
+  float alpha = 1, beta = 0;
+  // Instead of C, alpha and beta: receives every tile once, from any thread. k is at least 1 then.
+  const GemmEpilogue* epilogue = nullptr;
+};
+
+// A thread's memory, kept from one product to the next.
+struct GemmScratch {
+  GrowingArray left, rest, sums;
+  PackedRight right;
+};
+
+Status gemm(const Context& context, const GemmArgs& args);
+// `worker` is handed on to the epilogue.
+void gemmOnThread(const GemmArgs& args, GemmScratch* scratch, int worker = 0);
+
+}  // namespace clipcid
