@@ -20,10 +20,20 @@
 namespace clipcid {
 namespace {
 
-constexpr int64_t kMostDepth = 768, kMostDepthTransposed = 160;
 constexpr int64_t kSlabBytes = 8 << 20;
-// Rows and columns of a part, about: as much as lets rows of A, a panel and the part of C stay in the second cache.
-constexpr int64_t kPartRows = 96, kPartRowsTransposed = 768, kPartColumns = 512;
+
+// How far a block of the depth goes at most, and about how many rows and columns a part has: as much as lets rows of A, a
+// panel and the part of C stay in the second cache.
+struct Extent {
+  int64_t depth, rows, columns;
+};
+constexpr Extent kExtent = {768, 96, 512}, kExtentTransposed = {160, 768, 512},
+                 kExtentSplit = {512, 256, 2048};
+
+const Extent& extentOf(const Product& product, bool transposedA) {
+  return !product.direct ? kExtentSplit : transposedA ? kExtentTransposed : kExtent;
+}
+
 constexpr int64_t kPackRows = 32;  // product.h: parts of a panel begin at multiples of it
 constexpr int64_t kLine = 16;      // elements
 
@@ -81,11 +91,14 @@ void finishTile(const GemmArgs& args, const GemmTile& tile, int worker) {
 // A part's rows of A for the split product, one block of the depth: tiles of packed rows.
 class PackedLeft {
  public:
-  PackedLeft(const Product& product, int64_t rows, int64_t depth, bool transposed, GrowingArray& memory)
-      : product_(product), size_(product.rows * product.leftWords(depth)) {
-    const int64_t tiles = divideUp(rows, product.rows) * size_;
-    tiles_ = memory.sized(tiles + (transposed ? product.rows * depth : 0));
-    turned_ = tiles_ + tiles;
+  // `memory` has length(product, ...) floats.
+  PackedLeft(const Product& product, int64_t rows, int64_t depth, float* memory)
+      : product_(product), size_(tileSize(product, depth)), tiles_(memory) {
+    turned_ = tiles_ + divideUp(rows, product.rows) * size_;
+  }
+
+  static int64_t length(const Product& product, int64_t rows, int64_t depth, bool transposed) {
+    return divideUp(rows, product.rows) * tileSize(product, depth) + (transposed ? product.rows * depth : 0);
   }
 
   void pack(const Operand& a, int64_t begin, int64_t end, int64_t from, int64_t depth) {
@@ -104,6 +117,10 @@ class PackedLeft {
   const float* tile(int64_t index) const { return tiles_ + index * size_; }
 
  private:
+  static int64_t tileSize(const Product& product, int64_t depth) {
+    return product.rows * product.leftWords(depth);
+  }
+
   void turn(const Operand& a, int64_t row, int64_t rows, int64_t from, int64_t depth) {
     constexpr int64_t kRun = 16;
     for (int64_t begin = 0; begin < depth; begin += kRun) {
@@ -162,20 +179,30 @@ class Ahead {
   int64_t tile_ = 0;
 };
 
-void multiplyPart(const Task& task, const Part& part, GemmScratch& scratch, int worker) {
+// Sums that don't go straight into C: of all the part, or of a tile when there is a single block of the depth.
+struct PartSums {
+  PartSums(const Task& task, const Part& part) : single(task.right.blockDepth >= task.args.k) {
+    const Product& product = *task.right.product;
+    stride = single ? product.columns : (part.panelEnd - part.panelBegin) * product.columns + kLine;
+    const int64_t rows = single ? product.rows : roundUp(part.rowEnd - part.rowBegin, product.rows);
+    const bool any = !task.straight() || part.panelEnd * product.columns > task.columns;
+    length = any ? rows * stride : 0;
+  }
+
+  bool single;
+  int64_t stride, length;
+};
+
+// `scratch` is as large as `reserve` makes it.
+void multiplyPart(const Task& task, const Part& part, GemmMemory::Scratch& scratch, int worker) {
   const GemmArgs& args = task.args;
   const Right& right = task.right;
   const Product& product = *right.product;
   const int64_t rows = part.rowEnd - part.rowBegin;
   const int64_t width = product.columns;
-  const bool single = right.blockDepth >= args.k;
   const bool straight = task.straight();
-  // Sums that don't go straight into C: of all the part, or of a tile when there is a single block.
-  const int64_t stride = single ? width : (part.panelEnd - part.panelBegin) * width + kLine;
-  float* sums = nullptr;
-  if (!straight || part.panelEnd * width > task.columns)
-    sums = scratch.sums.sized((single ? product.rows : roundUp(rows, product.rows)) * stride);
-  PackedLeft left(product, product.direct ? 0 : rows, right.blockDepth, args.a.transposed, scratch.left);
+  const PartSums sums(task, part);
+  PackedLeft left(product, product.direct ? 0 : rows, right.blockDepth, scratch.left.get());
   for (int64_t from = 0; from < args.k; from += right.blockDepth) {
     const int64_t depth = std::min(right.blockDepth, args.k - from);
     const bool last = from + depth == args.k;
@@ -190,9 +217,10 @@ void multiplyPart(const Task& task, const Part& part, GemmScratch& scratch, int 
         const int64_t row = part.rowBegin + r;
         const int64_t count = std::min<int64_t>(product.rows, rows - r);
         const bool inC = straight && columns == width;
-        float* c = sums + (single ? 0 : r * stride + (index - part.panelBegin) * width);
-        if (inC) c = args.c + row * args.strideC + column;
-        const int64_t strideC = inC ? args.strideC : stride;
+        float* c = inC ? args.c + row * args.strideC + column
+                       : scratch.sums.get() +
+                             (sums.single ? 0 : r * sums.stride + (index - part.panelBegin) * width);
+        const int64_t strideC = inC ? args.strideC : sums.stride;
         const bool add = from > 0 || (inC && args.beta == 1);
         if (product.direct) {
           TileArgs tile = {.a = args.a.at(row, from),
@@ -217,14 +245,29 @@ void multiplyPart(const Task& task, const Part& part, GemmScratch& scratch, int 
   }
 }
 
-Status runParts(const Context& context, const Task& task, std::vector<GemmScratch>& scratch) {
+// So that nothing need be allocated, and can fail, on the threads.
+void reserve(const GemmTeam& team, const Task& task, const Part& largest, GemmMemory& memory) {
+  const Product& product = *task.right.product;
+  const int64_t left = product.direct ? 0
+                                      : PackedLeft::length(product, largest.rowEnd - largest.rowBegin,
+                                                           task.right.blockDepth, task.args.a.transposed);
+  const int64_t sums = PartSums(task, largest).length;
+  const auto workers = static_cast<size_t>(team.threads);
+  if (memory.scratch.size() < workers) memory.scratch.resize(workers);
+  for (size_t worker = 0; worker < workers; ++worker) {
+    memory.scratch[worker].left.sized(left);
+    memory.scratch[worker].sums.sized(sums);
+  }
+}
+
+void runParts(const GemmTeam& team, const Task& task, GemmMemory& memory) {
   const Product& product = *task.right.product;
   const int64_t tiles = divideUp(task.args.m, product.rows), panels = task.right.panels;
-  const int64_t mostRows = task.args.a.transposed ? kPartRowsTransposed : kPartRows;
-  int64_t down = divideUp(tiles, std::max<int64_t>(1, mostRows / product.rows));
-  int64_t across = divideUp(panels, std::max<int64_t>(1, kPartColumns / product.columns));
+  const Extent& extent = extentOf(product, task.args.a.transposed);
+  int64_t down = divideUp(tiles, std::max<int64_t>(1, extent.rows / product.rows));
+  int64_t across = divideUp(panels, std::max<int64_t>(1, extent.columns / product.columns));
   // As many for each thread, or so many that it does not matter.
-  const int64_t threads = std::min<int64_t>(context.threads, tiles * panels);
+  const int64_t threads = std::min<int64_t>(team.threads, tiles * panels);
   while (down * across < 8 * threads && down * across % threads != 0) {
     const bool byRows = across == panels ||
                         (down < tiles && tiles * product.rows * across >= panels * product.columns * down);
@@ -232,12 +275,12 @@ Status runParts(const Context& context, const Task& task, std::vector<GemmScratc
   }
   const int64_t partTiles = divideUp(tiles, down), partPanels = divideUp(panels, across);
   across = divideUp(panels, partPanels);
-  return parallelTry(context, divideUp(tiles, partTiles) * across, [&](int64_t index, int worker) -> Status {
+  reserve(team, task, {0, partTiles * product.rows, panels - partPanels, panels}, memory);
+  team.each(divideUp(tiles, partTiles) * across, [&](int64_t index, int worker) {
     const int64_t tile = index / across * partTiles, panel = index % across * partPanels;
     const Part part = {tile * product.rows, std::min(task.args.m, (tile + partTiles) * product.rows), panel,
                        std::min(panels, panel + partPanels)};
-    multiplyPart(task, part, scratch[static_cast<size_t>(worker)], worker);
-    return {};
+    multiplyPart(task, part, memory.scratch[static_cast<size_t>(worker)], worker);
   });
 }
 
@@ -278,12 +321,12 @@ Right packed(const PackedRight& b) {
 }  // namespace
 
 int64_t gemmDepth(const Product& product, int64_t depth, bool transposedA) {
-  const int64_t most = product.direct && transposedA ? kMostDepthTransposed : kMostDepth;
+  const int64_t most = extentOf(product, transposedA).depth;
   if (depth <= most) return depth;
   return roundUp(divideUp(depth, divideUp(depth, most)), kPackRows);
 }
 
-void PackedRight::pack(const Context& context, const Operand& b, const Product& product, int64_t depth,
+void PackedRight::pack(const GemmTeam& team, const Operand& b, const Product& product, int64_t depth,
                        int64_t columns, int64_t blockDepth) {
   product_ = &product;
   depth_ = depth;
@@ -294,10 +337,9 @@ void PackedRight::pack(const Context& context, const Operand& b, const Product& 
   data_.sized(divideUp(depth, blockDepth) * panels_ * panelSize_);
   // Along the rows in which B is stored.
   if (b.transposed) {
-    parallelFor(context.threads, panels_, [&](int64_t index, int) { packPanel(b, index); });
+    team.each(panels_, [&](int64_t index, int) { packPanel(b, index); });
   } else {
-    parallelFor(context.threads, divideUp(depth, kPackRows),
-                [&](int64_t run, int) { packRows(b, run * kPackRows); });
+    team.each(divideUp(depth, kPackRows), [&](int64_t run, int) { packRows(b, run * kPackRows); });
   }
 }
 
@@ -320,48 +362,39 @@ void PackedRight::packRows(const Operand& b, int64_t begin) {
   }
 }
 
-Status gemm(const Context& context, const GemmArgs& args) {
-  if (args.k == 0) scaleC(args);
-  if (args.m == 0 || args.n == 0 || args.k == 0) return {};
-  return guarded([&]() -> Status {
-    std::vector<GemmScratch> scratch(static_cast<size_t>(context.threads));
-    if (args.packed != nullptr) return runParts(context, {args, packed(*args.packed), 0, args.n}, scratch);
-    const Product& product = productFor(args.m, args.n, args.k);
-    if (multipliesInPlace(args, product)) {
-      GrowingArray rest;
-      return runParts(context, {args, inPlace(args, product, rest), 0, args.n}, scratch);
-    }
-    const int64_t bytes = product.columns * product.rightWords(args.k) * static_cast<int64_t>(sizeof(float));
-    const int64_t most = std::max<int64_t>(1, kSlabBytes / bytes);
-    const int64_t panels = divideUp(args.n, product.columns);
-    const int64_t columns = divideUp(panels, divideUp(panels, most)) * product.columns;
-    PackedRight slab;
-    for (int64_t column = 0; column < args.n; column += columns) {
-      const int64_t count = std::min(columns, args.n - column);
-      const Operand b = {args.b.at(0, column), args.b.stride, args.b.transposed};
-      slab.pack(context, b, product, args.k, count, gemmDepth(product, args.k, args.a.transposed));
-      CLIPCID_TRY(runParts(context, {args, packed(slab), column, count}, scratch));
-    }
-    return {};
-  });
-}
-
-void gemmOnThread(const GemmArgs& args, GemmScratch* scratch, int worker) {
+void gemm(const GemmTeam& team, const GemmArgs& args, GemmMemory& memory) {
   if (args.k == 0) scaleC(args);
   if (args.m == 0 || args.n == 0 || args.k == 0) return;
-  const Product& product =
-      args.packed != nullptr ? args.packed->product() : productFor(args.m, args.n, args.k);
-  const bool here = args.packed == nullptr && multipliesInPlace(args, product);
-  if (args.packed == nullptr && !here) {
-    scratch->right.pack(Context(), args.b, product, args.k, args.n,
-                        gemmDepth(product, args.k, args.a.transposed));
+  if (args.packed != nullptr) return runParts(team, {args, packed(*args.packed), 0, args.n}, memory);
+  const Product& product = productFor(args.m, args.n, args.k);
+  if (multipliesInPlace(args, product))
+    return runParts(team, {args, inPlace(args, product, memory.rest), 0, args.n}, memory);
+  const int64_t bytes = product.columns * product.rightWords(args.k) * static_cast<int64_t>(sizeof(float));
+  const int64_t most = std::max<int64_t>(1, kSlabBytes / bytes);
+  const int64_t panels = divideUp(args.n, product.columns);
+  const int64_t columns = divideUp(panels, divideUp(panels, most)) * product.columns;
+  for (int64_t column = 0; column < args.n; column += columns) {
+    const int64_t count = std::min(columns, args.n - column);
+    const Operand b = {args.b.at(0, column), args.b.stride, args.b.transposed};
+    memory.right.pack(team, b, product, args.k, count, gemmDepth(product, args.k, args.a.transposed));
+    runParts(team, {args, packed(memory.right), column, count}, memory);
   }
-  const Right right = here ? inPlace(args, product, scratch->rest)
-                           : packed(args.packed != nullptr ? *args.packed : scratch->right);
-  const int64_t rows = roundUp(here ? kPartRowsTransposed : kPartRows, product.rows);
-  for (int64_t row = 0; row < args.m; row += rows)
-    multiplyPart({args, right, 0, args.n}, {row, std::min(args.m, row + rows), 0, right.panels}, *scratch,
-                 worker);
+}
+
+Status gemm(const Context& context, const GemmArgs& args) {
+  return guarded([&]() -> Status {
+    Status status;
+    const GemmTeam team = {context.threads, [&](int64_t count, const GemmTeam::Body& body) {
+                             if (!status.ok()) return;
+                             status = parallelTry(context, count, [&](int64_t index, int worker) -> Status {
+                               body(index, worker);
+                               return {};
+                             });
+                           }};
+    GemmMemory memory;
+    gemm(team, args, memory);
+    return status;
+  });
 }
 
 }  // namespace clipcid

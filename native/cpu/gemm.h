@@ -1,9 +1,9 @@
 // Matrix products on the CPU: C = alpha op(A) op(B) + beta C, or what an epilogue makes of every finished tile.
 //
-// `gemm` uses the context's threads; `gemmOnThread` is for small products and for code that runs on one of several
-// threads already. A right operand that several products share, such as a layer's weights, is packed once (PackedRight).
-// Results depend neither on the number of threads nor on whether B was packed before. Accuracy is that of product.h's kinds;
-// sums run over blocks of gemmDepth, which are added in order.
+// The threads are those of a context, the calling one alone, or whatever runs a GemmTeam. A right operand that several
+// products share, such as a layer's weights, is packed once (PackedRight). Results depend neither on the number of threads
+// nor on whether B was packed before. Accuracy is that of product.h's kinds; sums run over blocks of gemmDepth, which are
+// added in order.
 #pragma once
 
 #include <functional>
@@ -14,6 +14,21 @@
 #include "cpu/product.h"
 
 namespace clipcid {
+
+// Threads that are there already: `each` runs body(index, worker) for every index in [0, count), and returns when all are
+// done. A worker's number is below `threads` and belongs to one thread meanwhile.
+struct GemmTeam {
+  using Body = std::function<void(int64_t index, int worker)>;
+  int threads;
+  std::function<void(int64_t count, const Body& body)> each;
+
+  // The calling thread, which may be one of many that multiply something of their own.
+  static GemmTeam alone() {
+    return {1, [](int64_t count, const Body& body) {
+              for (int64_t index = 0; index < count; ++index) body(index, 0);
+            }};
+  }
+};
 
 // A matrix [rows, columns] in memory: element (i, j) is data[i * stride + j], or transposed data[j * stride + i].
 struct Operand {
@@ -52,13 +67,12 @@ class GrowingArray {
 // op(B), [depth, columns], in panels as products read them. It may be packed again, as another matrix too.
 class PackedRight {
  public:
-  // By the threads of the context (throws std::bad_alloc). `rows` is about how many the left operands will have: it
-  // chooses the kind of product.
-  void pack(const Context& context, const Operand& b, int64_t rows, int64_t depth, int64_t columns) {
+  // Throws std::bad_alloc. `rows` is about how many the left operands will have: it chooses the kind of product.
+  void pack(const GemmTeam& team, const Operand& b, int64_t rows, int64_t depth, int64_t columns) {
     const Product& product = productFor(rows, columns, depth);
-    pack(context, b, product, depth, columns, gemmDepth(product, depth, false));
+    pack(team, b, product, depth, columns, gemmDepth(product, depth, false));
   }
-  void pack(const Context& context, const Operand& b, const Product& product, int64_t depth, int64_t columns,
+  void pack(const GemmTeam& team, const Operand& b, const Product& product, int64_t depth, int64_t columns,
             int64_t blockDepth);
 
   const Product& product() const { return *product_; }
@@ -101,14 +115,19 @@ struct GemmArgs {
   const GemmEpilogue* epilogue = nullptr;
 };
 
-// A thread's memory, kept from one product to the next.
-struct GemmScratch {
-  GrowingArray left, rest, sums;
+// Kept from one product to the next.
+struct GemmMemory {
+  struct Scratch {
+    GrowingArray left, sums;
+  };
+
   PackedRight right;
+  GrowingArray rest;
+  std::vector<Scratch> scratch;  // by worker
 };
 
+// Throws std::bad_alloc; on the calling thread alone.
+void gemm(const GemmTeam& team, const GemmArgs& args, GemmMemory& memory);
 Status gemm(const Context& context, const GemmArgs& args);
-// `worker` is handed on to the epilogue.
-void gemmOnThread(const GemmArgs& args, GemmScratch* scratch, int worker = 0);
 
 }  // namespace clipcid

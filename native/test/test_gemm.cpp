@@ -103,12 +103,12 @@ void product(const Shape& shape) {
     CHECK(sameBits(others, c));
     others = before;
     args.c = others.data();
-    GemmScratch scratch;
-    gemmOnThread(args, &scratch);
+    GemmMemory memory;
+    gemm(GemmTeam::alone(), args, memory);
     CHECK(sameBits(others, c));
     if (transposeA) continue;
     PackedRight packed;
-    packed.pack(contextOf(2), b.operand, m, k, n);
+    packed.pack(GemmTeam::alone(), b.operand, m, k, n);
     args.packed = &packed;
     args.b = {};
     for (const int threads : {1, 4}) {
@@ -153,6 +153,28 @@ void epilogue(int64_t m, int64_t n, int64_t k, bool transposeB) {
   }
 }
 
+// Memory serves products of other sizes.
+void alone() {
+  Matrix a(40, 900, false, 0, 0, 5), b(900, 70, false, 0, 0, 6);
+  GemmMemory memory;
+  int tiles = 0;
+  const GemmEpilogue count = [&](const GemmTile&, int worker) {
+    CHECK(worker == 0);
+    ++tiles;
+  };
+  for (const int64_t k : {900, 30, 200}) {
+    GemmArgs args;
+    args.m = 40;
+    args.n = 70;
+    args.k = k;
+    args.a = a.operand;
+    args.b = b.operand;
+    args.epilogue = &count;
+    gemm(GemmTeam::alone(), args, memory);
+  }
+  CHECK(tiles > 0 && tiles % 3 == 0);
+}
+
 void empty() {
   std::vector<float> c(6, kUntouched);
   GemmArgs args;
@@ -164,8 +186,8 @@ void empty() {
   CHECK_OK(gemm(contextOf(2), args));
   CHECK(c == std::vector<float>(6, kUntouched / 2));
   args.beta = 0;
-  GemmScratch scratch;
-  gemmOnThread(args, &scratch);
+  GemmMemory memory;
+  gemm(GemmTeam::alone(), args, memory);
   CHECK(c == std::vector<float>(6, 0.0f));
   args.k = 4;
   args.n = 0;
@@ -194,6 +216,7 @@ int main() {
     epilogue(29, 64, 900, transposeB);
     epilogue(14, 2200, 1000, transposeB);
   }
+  alone();
   empty();
   return test::report("gemm");
 }
