@@ -176,8 +176,7 @@ async function run(
     const count = pixels.length / plane;
     if (count > 0) {
       const results = await meter.run(pixels, count);
-      const [classTokens = 0] = meter.results().map((layer) => layer.classTokens);
-      const rows = rowsOf(results[output]!, count, classTokens);
+      const rows = rowsOf(results[output]!, count, meter.classTokens);
       spread ??= new SpreadMeter(rows.length / count);
       spread.add(rows);
       images += count;

@@ -8,7 +8,7 @@ import { lineChart, type Series } from './charts.ts';
 import { formatNumber, type Html, html, section, table } from './html.ts';
 import { page } from './page.ts';
 
-/** An analysed model under the name that it has beside others, such as 'before' and 'after'. */
+/** An analysed model under the name that it has beside others: 'before' and 'after', or of several encoders 'before-student', 'after-student', …. */
 export interface NamedAnalysis {
   readonly name: string;
   readonly analysis: ModelAnalysis;
@@ -46,7 +46,7 @@ export function analysisSection(analyses: readonly NamedAnalysis[]): Html | unde
       const comma = i === 0 ? '' : '; ';
       return html`${comma}${name}: ${formatNumber(data.images)} images, embeddings ${embeddings.output} of ${formatNumber(embeddings.dim)}`;
     })}.</p>`,
-    attending.length > 0 ? attentionCharts(attending) : html`<p>No attention in these models.</p>`,
+    attending.length > 0 ? chartsByEncoder(attending) : html`<p>No attention in these models.</p>`,
     html`<h3>Means over layers and heads, and embeddings</h3>`,
     table(head, rows),
     skipped,
@@ -58,6 +58,18 @@ export function analysisSection(analyses: readonly NamedAnalysis[]): Html | unde
     }; at most the logarithm of the number of tokens. Divergence: Kullback-Leibler, between the attention of two heads for the same token; 0 where all heads
 do the same. Effective rank: exponential of the entropy of the singular values of unit embeddings.</p>`,
     attending.map(({ name, analysis }) => layerTable(name, analysis.attention)),
+  );
+}
+
+/** Charts of each encoder apart, where there are several. */
+function chartsByEncoder(analyses: readonly NamedAnalysis[]): Html[] {
+  const encoders = new Map<string, NamedAnalysis[]>();
+  for (const entry of analyses) {
+    const [, encoder = ''] = /^(?:before|after)-(.+)$/.exec(entry.name) ?? [];
+    encoders.set(encoder, [...(encoders.get(encoder) ?? []), entry]);
+  }
+  return [...encoders].map(([encoder, own]) =>
+    encoder === '' ? attentionCharts(own) : html`<h3>${encoder}</h3>${attentionCharts(own)}`,
   );
 }
 

@@ -120,6 +120,16 @@ describe('the section', () => {
     );
   });
 
+  it('has charts of its own for each of several encoders', () => {
+    const names = ['before-student', 'before-teacher', 'after-student', 'after-teacher'];
+    const { text } = analysisSection(names.map((name) => ({ name, analysis: analysis() })))!;
+    expect(text.match(/<svg /g)).toHaveLength(8);
+    const [, student, teacher] = text.split(/<h3>(?:student|teacher)<\/h3>/);
+    expect(student).toContain('before-student');
+    expect(student).not.toContain('teacher');
+    expect(teacher).toContain('after-teacher');
+  });
+
   it('escapes names of nodes, and tells what was left out', () => {
     const { text } = analysisSection(named)!;
     expect(text).toContain('/blocks.0/&lt;attn&gt;/Softmax');

@@ -105,6 +105,11 @@ export class AttentionMeter {
     return new AttentionMeter(source, opened, metered, skipped);
   }
 
+  /** Tokens before the patches, in the first layer that is measured; 0 where there is none. */
+  get classTokens(): number {
+    return this.#layers[0]?.layout.classTokens ?? 0;
+  }
+
   /**
    * Runs images and adds up how they are attended to. Gives the outputs asked for when the meter was opened.
    *

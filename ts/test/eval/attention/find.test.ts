@@ -71,6 +71,16 @@ const SPELLINGS: Readonly<Record<string, Attend>> = {
     const attention = b.op('Softmax', [scoresOf(b, q, k)], { axis: -1 }, { name: 'softmax' });
     return turned(b, b.op('MatMul', [turned(b, v), turned(b, attention)]));
   },
+  'products in 8 bits': (b, q, k, v) => {
+    const product = (x: string, y: string) => {
+      const [[a, p, o], [c, r, z]] = [x, y].map((value) =>
+        b.ops('DynamicQuantizeLinear', [value], {}, { outputs: 3 }),
+      ) as [string[], string[]];
+      const whole = b.op('MatMulInteger', [a!, c!, o!, z!]);
+      return b.op('Mul', [b.op('Cast', [whole], { to: 1 }), b.op('Mul', [p!, r!])]);
+    };
+    return product(b.op('Softmax', [product(q, turned(b, k))], { axis: -1 }, { name: 'softmax' }), v);
+  },
   'scores softly capped and clipped': (b, q, k, v) => {
     const capped = b.op('Mul', [
       b.op('Tanh', [b.op('Div', [scoresOf(b, q, k), b.scalar(50)])]),
