@@ -29,7 +29,7 @@ export {
   type AlignWeights,
   alignLoss,
 } from './cskd/align-loss.ts';
-export { type AnalyzeStageOptions, analyzeStage } from './cskd/analyze.ts';
+export { type Analyzed, type AnalyzeStageOptions, analyzeStage } from './cskd/analyze.ts';
 export {
   type AestheticsConfig,
   type AestheticsConfigInput,
@@ -49,7 +49,14 @@ export type {
   TrainedScorer,
   UnlabelledSet,
 } from './cskd/learners.ts';
-export { type PhaseOptions, runAlignment, runEvaluation, runTraining } from './cskd/run.ts';
+export {
+  type AnalysisOptions,
+  type PhaseOptions,
+  runAlignment,
+  runAnalysis,
+  runEvaluation,
+  runTraining,
+} from './cskd/run.ts';
 export { type ScoreStageOptions, scoreStage } from './cskd/score.ts';
 export { openScorer, type Scorer } from './cskd/scorer.ts';
 export {

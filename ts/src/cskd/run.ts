@@ -1,11 +1,13 @@
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
-import { abortError } from '../native/errors.ts';
-import { openRun } from '../run/folder.ts';
+import { abortError, CidError } from '../native/errors.ts';
+import { openRun, STAGE_FOLDERS } from '../run/folder.ts';
 import type { Json } from '../run/hash.ts';
 import { required } from '../run/schema.ts';
 import { defined, type StageSettings } from '../run/settings.ts';
 import { readStage, requireStage, type StageResult } from '../run/stage.ts';
+import { chooseBackbone } from '../student/backbone.ts';
+import { type Analyzed, type AnalyzeStageOptions, analyzeStage } from './analyze.ts';
 import { type AestheticsConfig, type ImageSetSource, imageSetsOf } from './config.ts';
 import { scorerEvalStage } from './evaluate.ts';
 import type { LearnerOptions } from './learners.ts';
@@ -32,6 +34,9 @@ export type Role = 'teacher' | 'student';
 export const scorerFolder = (name: ScorerName) => `scorer-${name}`;
 /** Folder of the stage that aligned an encoder, in a run folder. */
 export const alignFolder = (role: Role) => `align-${role}`;
+/** Folder of what encoders look at, in a run folder. */
+export const ANALYSIS_FOLDER = STAGE_FOLDERS.analyze;
+
 /**
  * Phase 1 in a run folder: the frozen CLIP's features of every image set, and an alignment each of the teacher's and of the student's encoder.
  * Stages that are done with the same inputs and options are skipped and one that was stopped goes on.
@@ -126,6 +131,55 @@ export async function runTraining(config: AestheticsConfig, options: PhaseOption
 /** Measures every scorer of a run folder on the test images. */
 export async function runEvaluation(config: AestheticsConfig, options: PhaseOptions): Promise<void> {
   await inRun(config, options, (run) => evaluateAll(config, run));
+}
+
+export interface AnalysisOptions extends PhaseOptions {
+  /** Images to run the encoders on. Defaults to the first set that they were aligned on. */
+  readonly data?: string | undefined;
+  readonly analysis?: AnalyzeStageOptions['options'];
+}
+
+/**
+ * Looks into the encoders of a run folder that have been aligned, the student's and the teacher's, as they are now and as they were before:
+ * `before-ROLE.json` and `after-ROLE.json`. Fails with FILE_NOT_FOUND when none has.
+ */
+export async function runAnalysis(
+  config: AestheticsConfig,
+  { data, analysis, ...options }: AnalysisOptions,
+): Promise<StageResult> {
+  return inRun(config, options, async ({ folder, stage }) => {
+    const before: [string, Analyzed][] = [];
+    const after: [string, Analyzed][] = [];
+    for (const role of ['student', 'teacher'] as const) {
+      const aligned = join(folder, alignFolder(role));
+      if ((await readStage(aligned))?.status !== 'done') continue;
+      const { align: _align, train: _train, ...choice } = config[role];
+      before.push([`before-${role}`, await chooseBackbone(defined(choice) as LearnerOptions, config.seed)]);
+      after.push([`after-${role}`, modelOf(aligned)]);
+    }
+    if (after.length === 0) {
+      throw new CidError(
+        'FILE_NOT_FOUND',
+        `${folder} has no aligned encoder: run clip-cid aesthetics align first`,
+      );
+    }
+    const [first] = imageSetsOf(config, 'align');
+    const source = required(data ?? first?.data, '--data', 'images');
+    return stage(ANALYSIS_FOLDER, (settings) =>
+      analyzeStage({
+        ...settings,
+        models: Object.fromEntries([...before, ...after]),
+        data: source,
+        options: {
+          ...defined({ imageField: data === undefined ? first?.imageField : undefined }),
+          // What both have: the encoder's own features, which the projector of the aligned one comes after.
+          output: 'pooler_output',
+          seed: config.seed,
+          ...analysis,
+        },
+      }),
+    );
+  });
 }
 
 /**
@@ -295,11 +349,11 @@ interface OpenRun {
 }
 
 /** Works in a run folder, which remembers the configuration after each stage. */
-async function inRun(
+async function inRun<T>(
   config: AestheticsConfig,
   { onStage, ...settings }: PhaseOptions,
-  work: (run: OpenRun) => Promise<void>,
-): Promise<void> {
+  work: (run: OpenRun) => Promise<T>,
+): Promise<T> {
   const run = await openRun(settings.folder);
   const inFolder = stagesIn({ ...settings, folder: run.folder });
   const stage: RunStage = async (name, body) => {
@@ -309,7 +363,7 @@ async function inRun(
     return result;
   };
   try {
-    await work({ folder: run.folder, stage, metrics: run.metrics });
+    return await work({ folder: run.folder, stage, metrics: run.metrics });
   } finally {
     await run.dispose();
   }

@@ -90,8 +90,8 @@ export function gridOf({ classTokens, grid: [rows, columns], windows }: Attentio
   return classTokens > 0 ? `${classTokens} + ${patches}` : patches;
 }
 
-/** What changed from one model to another, as lines for a person. */
-export function formatChange(before: ModelAnalysis, after: ModelAnalysis): string {
+/** What changed from one model to another, as lines for a person, under a title. */
+export function formatChange(before: ModelAnalysis, after: ModelAnalysis, title = 'before → after'): string {
   const [from, to] = [summarizeAnalysis(before), summarizeAnalysis(after)];
   const rows = (Object.keys(summaryLabels) as (keyof AnalysisSummary)[])
     .filter((name) => from[name] !== null || to[name] !== null)
@@ -102,7 +102,7 @@ export function formatChange(before: ModelAnalysis, after: ModelAnalysis): strin
       `embeddings are ${before.embeddings.output} before and ${after.embeddings.output} after: name one output to compare like with like`,
     );
   }
-  return ['before → after', ...lines.map((line) => `  ${line}`)].join('\n');
+  return [title, ...lines.map((line) => `  ${line}`)].join('\n');
 }
 
 /** Rows of cells as lines with columns of the same width, the first to the left. */

@@ -179,6 +179,36 @@ describe('a run folder', () => {
     expect(report.code).toBe(0);
   });
 
+  test('what its encoders look at, before alignment and after, is in its report', async () => {
+    const run = join(folder, 'whole');
+    const record = readFileSync(join(run, 'run.json'), 'utf8');
+    const analyze = (...more: string[]) =>
+      clipCid(['aesthetics', 'analyze', '--run', run, '--images', '6', '--seed', '3', ...more]);
+    const analyzed = await analyze('--json');
+    expect(analyzed.stderr).not.toContain('error');
+    const names = ['before-student', 'before-teacher', 'after-student', 'after-teacher'];
+    expect(objects(analyzed).map(({ name }) => name)).toEqual(names);
+    for (const name of names) {
+      const found = JSON.parse(readFileSync(join(run, 'analysis', `${name}.json`), 'utf8'));
+      expect(found).toMatchObject({
+        data: { images: 6 },
+        attention: [{ heads: 2 }],
+        embeddings: { output: 'pooler_output', dim: name.endsWith('teacher') ? 32 : 24 },
+      });
+      if (name.startsWith('before')) expect(found.model).toBe('where training starts');
+    }
+    const { options } = JSON.parse(readFileSync(join(run, 'analysis', 'manifest.json'), 'utf8'));
+    expect(options).toMatchObject({ images: 6, seed: 3 });
+    expect(JSON.parse(readFileSync(join(run, 'run.json'), 'utf8')).config).toEqual(JSON.parse(record).config);
+
+    const again = await analyze();
+    expect(again.stderr).toContain('analyze: was done already');
+    expect(again.stdout).toMatch(/^before-student → after-student\n {2}attention distance, px /m);
+    expect(again.stdout).toMatch(/^before-teacher → after-teacher\n/m);
+    expect((await clipCid(['report', '--run', run])).code).toBe(0);
+    expect(readFileSync(join(run, 'report.html'), 'utf8')).toContain('<section id="analysis">');
+  });
+
   test('stopped in every stage, killed or by Ctrl-C, it ends with the same bytes', async () => {
     const at = (name: string) => join(folder, 'stopped', name);
     const stops: [name: 'align' | 'train', stage: string, file: string, signal: NodeJS.Signals][] = [

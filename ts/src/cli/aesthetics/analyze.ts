@@ -1,9 +1,10 @@
 import { join, resolve } from 'node:path';
 import { type Command, InvalidArgumentError, Option } from 'commander';
 import { setThreads } from '../../native/devices.ts';
-import { openRun } from '../../run/folder.ts';
+import type { NamedAnalysis } from '../../report/analysis.ts';
 import { required } from '../../run/schema.ts';
 import { defined } from '../../run/settings.ts';
+import type { StageResult } from '../../run/stage.ts';
 import {
   type CommonFlags,
   list,
@@ -11,8 +12,10 @@ import {
   outputFlags,
   placeFlags,
   runCommand,
+  type Session,
   UsageError,
 } from '../common.ts';
+import { openAesthetics } from './place.ts';
 
 interface Flags extends CommonFlags {
   model?: string;
@@ -37,11 +40,14 @@ export function analyzeCommand(group: Command): void {
     .command('analyze')
     .description('look into image encoders: attention distance and entropy, effective rank of embeddings');
   outputFlags(placeFlags(command, 'folder for the results; only printed when not given'))
-    .option('--model <path>', 'model folder, or ONNX file, of any image encoder')
+    .option(
+      '--model <path>',
+      'model folder, or ONNX file, of any image encoder (with --run: the encoders of the run, before and after alignment)',
+    )
     .option('--before <path>', 'a second one to compare with, such as the encoder before it was aligned')
     .option(
       '--data <source>',
-      'images: a folder, a list, WebDataset tars, or the folder of AVA, AADB or PARA',
+      'images: a folder, a list, WebDataset tars, or the folder of AVA, AADB or PARA (with --run: the first it was aligned on)',
     )
     .addOption(number('--images <n>', 'images to look at, drawn by seed (default: 1000)'))
     .option(
@@ -78,67 +84,93 @@ export function analyzeCommand(group: Command): void {
       `
 Examples:
   $ clip-cid aesthetics analyze --model models/vit --data photos/
+  $ clip-cid aesthetics analyze --run runs/rate
   $ clip-cid aesthetics analyze --before models/vit --model aligned/model --data photos/ --out analysis/
   $ clip-cid aesthetics analyze --model swin.onnx --windowed --data photos/ --json
 
 Attention has to be unfused in the graph: attn_implementation='eager' in transformers, timm.layers.set_fused_attn(False) in timm.
-With --out there is NAME.json for each model and report.html with plots; with --run they are in the run's folder and in its report.`,
+With --out there is NAME.json for each model and report.html with plots; with --run they are in the run's folder analysis/ and in its report.`,
     )
     .action((flags: Flags) =>
       runCommand(flags, async (session) => {
-        const { analyzeNamed, analyzeStage } = await import('../../cskd/analyze.ts');
+        const both = (name: string) => new UsageError(`Expected ${name} or --run but received both`);
+        if (flags.run !== undefined && flags.out !== undefined) throw both('--out');
+        if (flags.run !== undefined && (flags.model ?? flags.before) !== undefined) throw both('--model');
+        if (flags.threads !== undefined) setThreads(flags.threads);
+        const analyses = await (flags.run === undefined
+          ? analyzeModels(flags, session)
+          : analyzeRun(flags, flags.run, session));
         const { formatAnalysis, formatChange } = await import('../../eval/analysis-format.ts');
-        const { readAnalyses } = await import('../../report/read.ts');
-        if (flags.run !== undefined && flags.out !== undefined) {
-          throw new UsageError('Expected --run or --out but received both');
-        }
-        const { threads } = flags;
-        if (threads !== undefined) setThreads(threads);
-        const model = required(flags.model, '--model', 'a model folder or an ONNX file');
-        const named = {
-          models: flags.before === undefined ? { model } : { before: flags.before, after: model },
-          data: required(flags.data, '--data', 'images'),
-          options: defined({
-            images: flags.images,
-            seed: flags.seed,
-            imageField: flags.imageField,
-            output: flags.output,
-            file: flags.file,
-            imageSize: flags.imageSize,
-            grid: flags.grid,
-            classTokens: flags.classTokens,
-            heads: flags.heads,
-            windowed: flags.windowed,
-            renormalize: flags.renormalize,
-            entropyOf: flags.entropyOf,
-            providers: flags.providers,
-          }),
-          threads,
-          ...session,
-        };
-        const names = Object.keys(named.models);
-        const analyses = [];
-        if (flags.run === undefined && flags.out === undefined) {
-          for (const name of names) analyses.push({ name, analysis: await analyzeNamed(name, named) });
-        } else {
-          const run = flags.run === undefined ? undefined : await openRun(flags.run);
-          try {
-            const folder = run ? run.stage('analyze') : resolve(flags.out!);
-            const { skipped } = await analyzeStage({ ...named, folder });
-            if (skipped) session.log(`analyze: was done already, in ${folder}`);
-            session.log(`Plots are in ${join(folder, 'report.html')}`);
-            analyses.push(...(await readAnalyses(folder)).filter(({ name }) => names.includes(name)));
-          } finally {
-            await run?.dispose();
-          }
-        }
         for (const { name, analysis } of analyses) {
           session.print({ name, ...analysis }, `${name}: ${formatAnalysis(analysis)}`);
         }
-        const [before, after] = analyses;
-        if (before && after && !flags.json) session.print({}, formatChange(before.analysis, after.analysis));
+        if (flags.json) return;
+        for (const { name, analysis } of analyses) {
+          if (!name.startsWith('before')) continue;
+          const after = analyses.find((other) => other.name === name.replace('before', 'after'));
+          if (after) session.print({}, formatChange(analysis, after.analysis, `${name} → ${after.name}`));
+        }
       }),
     );
+}
+
+/** One encoder, or two; into a folder where one is named. */
+async function analyzeModels(flags: Flags, session: Session): Promise<NamedAnalysis[]> {
+  const { analyzeNamed, analyzeStage } = await import('../../cskd/analyze.ts');
+  const model = required(flags.model, '--model', 'a model folder or an ONNX file');
+  const named = {
+    models: flags.before === undefined ? { model } : { before: flags.before, after: model },
+    data: required(flags.data, '--data', 'images'),
+    options: optionsOf(flags),
+    threads: flags.threads,
+    ...session,
+  };
+  if (flags.out === undefined) {
+    const analyses: NamedAnalysis[] = [];
+    for (const name of Object.keys(named.models)) {
+      analyses.push({ name, analysis: await analyzeNamed(name, named) });
+    }
+    return analyses;
+  }
+  const folder = resolve(flags.out);
+  const result = await analyzeStage({ ...named, folder });
+  return analysesOf(session, folder, result);
+}
+
+/** The encoders of a run, before and after alignment. */
+async function analyzeRun(flags: Flags, run: string, session: Session): Promise<NamedAnalysis[]> {
+  const { ANALYSIS_FOLDER, runAnalysis } = await import('../../cskd/run.ts');
+  // A seed of which images are looked at is not the run's.
+  const place = { ...defined({ threads: flags.threads }), run };
+  const { config, settings } = await openAesthetics(session, place, {});
+  const result = await runAnalysis(config, {
+    ...settings,
+    data: flags.data,
+    analysis: optionsOf(flags),
+    onStage: undefined,
+  });
+  return analysesOf(session, join(settings.folder, ANALYSIS_FOLDER), result);
+}
+
+/** What a stage wrote. */
+async function analysesOf(
+  session: Session,
+  folder: string,
+  { skipped }: StageResult,
+): Promise<NamedAnalysis[]> {
+  const { readAnalyses } = await import('../../report/read.ts');
+  if (skipped) session.log(`analyze: was done already, in ${folder}`);
+  session.log(`Plots are in ${join(folder, 'report.html')}`);
+  return readAnalyses(folder);
+}
+
+function optionsOf(flags: Flags) {
+  const { images, seed, imageField, output, file, imageSize, grid, classTokens, heads } = flags;
+  const { windowed, renormalize, entropyOf, providers } = flags;
+  return defined({
+    ...{ images, seed, imageField, output, file, imageSize, grid, classTokens, heads },
+    ...{ windowed, renormalize, entropyOf, providers },
+  });
 }
 
 /** '14x14' as [14, 14]. */
