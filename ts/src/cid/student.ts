@@ -11,6 +11,7 @@ import { hashFile, type Json } from '../run/hash.ts';
 import { defined, type StageSettings } from '../run/settings.ts';
 import { outputHash, requireStage, runStage, type StageResult } from '../run/stage.ts';
 import type { TrainedStudent, TrainingOptions } from '../student/options.ts';
+import { describeSpeed, stepNotes } from '../student/speed.ts';
 import type { Config } from './config.ts';
 import { type DistillOptions, distill } from './distill.ts';
 import { identifyStore } from './inputs.ts';
@@ -101,7 +102,7 @@ export async function distillStage(options: DistillStageOptions): Promise<StageR
           teacher,
           ...defined({ embeddings, clusters, metrics: options.metrics }),
         });
-        return trained(student);
+        return trained(student, options, name);
       } finally {
         await teacher.dispose();
         await data.dispose();
@@ -145,7 +146,7 @@ export async function pretrainStage(options: PretrainStageOptions): Promise<Stag
           folder: options.folder,
           ...defined({ metrics: options.metrics }),
         });
-        return trained(student);
+        return trained(student, options, 'pretrain');
       },
     });
   } finally {
@@ -158,7 +159,13 @@ function trainingOptions(
   training: Config['distill'] | Config['pretrain'],
   seed: number,
 ): Record<string, Json> {
-  const { cacheBytes: _cacheBytes, init: _init, imageModel: _imageModel, ...rest } = training;
+  const {
+    cacheBytes: _cacheBytes,
+    prefetchBytes: _prefetchBytes,
+    init: _init,
+    imageModel: _imageModel,
+    ...rest
+  } = training;
   return { ...(rest as Record<string, Json>), seed };
 }
 
@@ -176,18 +183,19 @@ function threadsOf(options: StageSettings): { threads?: number } {
 
 function trainingSettings(options: StageSettings, label: string, seed: number): Partial<TrainingOptions> {
   const { device, signal, onProgress, log } = options;
+  const note = stepNotes();
   return {
     seed,
     stage: label,
     ...threadsOf(options),
     ...defined({ device, signal }),
-    onStep: ({ step, steps, terms }) =>
+    onStep: (report) =>
       onProgress?.({
         label,
-        done: step,
-        total: steps,
+        done: report.step,
+        total: report.steps,
         unit: 'steps',
-        note: `loss ${terms.total.toFixed(3)}`,
+        note: note(report),
       }),
     onValidation: (step, metrics) => log?.(`${label}: step ${step}, ${describeMetrics(metrics)}`),
     onSkip: (key, reason) => log?.(`${label}: left out ${key}: ${reason}`),
@@ -200,8 +208,13 @@ function describeMetrics(metrics: Readonly<Record<string, number>>): string {
     .join(', ');
 }
 
-function trained(student: TrainedStudent): { outputs: string[]; summary: Record<string, Json> } {
-  const { steps, best, validation, parameters, heldOut, skipped } = student;
+function trained(
+  student: TrainedStudent,
+  { log }: StageSettings,
+  label: string,
+): { outputs: string[]; summary: Record<string, Json> } {
+  const { steps, best, validation, parameters, heldOut, skipped, speed } = student;
+  if (speed) log?.(`${label}: ${describeSpeed(speed)}`);
   return {
     outputs: ['model'],
     summary: {
@@ -212,6 +225,7 @@ function trained(student: TrainedStudent): { outputs: string[]; summary: Record<
       skipped,
       ...(best === undefined ? {} : { best }),
       ...(validation === undefined ? {} : { validation }),
+      ...(speed === undefined ? {} : { speed: { ...speed } }),
     },
   };
 }

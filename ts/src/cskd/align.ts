@@ -24,6 +24,7 @@ import { decisiveTraining, optimise } from '../student/optimise.ts';
 import type { TrainerOptions } from '../student/options.ts';
 import { Random, streams } from '../student/random.ts';
 import { type ResolvedTrainer, resolveTrainer, splitItems } from '../student/resolve.ts';
+import type { TrainingSpeed } from '../student/speed.ts';
 import { float32 } from '../student/tensors.ts';
 import type { BatchSource, Loss, Validation } from '../student/types.ts';
 import { LARGEST_VALIDATION } from '../student/validate.ts';
@@ -83,6 +84,8 @@ export interface AlignedBackbone {
   parameters: number;
   /** Images that could not be read; others took their place. */
   skipped: number;
+  /** How fast loader and steps were, of the steps that this call made. */
+  speed: TrainingSpeed | undefined;
 }
 
 /** Rows of one step. */
@@ -161,6 +164,7 @@ export async function align(options: AlignOptions): Promise<AlignedBackbone> {
     steps: result.steps,
     best: result.best,
     validation: result.validation?.metrics,
+    speed: result.speed,
     parameters,
     skipped: pool.broken,
   };

@@ -14,6 +14,7 @@ import { type BackboneChoice, chooseBackbone } from '../student/backbone.ts';
 import { decisiveTraining, optimise } from '../student/optimise.ts';
 import type { TrainerOptions } from '../student/options.ts';
 import { type ResolvedTrainer, resolveTrainer } from '../student/resolve.ts';
+import type { TrainingSpeed } from '../student/speed.ts';
 import type { Validation } from '../student/types.ts';
 import { LARGEST_VALIDATION } from '../student/validate.ts';
 import { scoreSource, scoreTower } from './batches.ts';
@@ -80,6 +81,8 @@ export interface TrainedScorer {
   parameters: number;
   /** Images that could not be read; others took their place. */
   skipped: number;
+  /** How fast loader and steps were, of the steps that this call made. */
+  speed: TrainingSpeed | undefined;
 }
 
 /** A learner, with names that are its own within the executor. */
@@ -244,6 +247,7 @@ export async function trainLearners(
     steps: result.steps,
     best: result.best,
     validation: result.validation?.metrics,
+    speed: result.speed,
     parameters,
     skipped: own.broken + others.broken,
   };

@@ -9,6 +9,7 @@ import { defined, type StageSettings } from '../run/settings.ts';
 import { runStage, type StageResult } from '../run/stage.ts';
 import { type BackboneChoice, backboneInputs } from '../student/backbone.ts';
 import type { TrainerOptions } from '../student/options.ts';
+import { describeSpeed, stepNotes } from '../student/speed.ts';
 import { type AlignedBackbone, type AlignOptions, align } from './align.ts';
 import type { AestheticsConfig, ImageSetSource, LabelsConfig } from './config.ts';
 import type { LearnerOptions, TrainedScorer } from './learners.ts';
@@ -150,7 +151,7 @@ export async function alignStage(options: AlignStageOptions): Promise<StageResul
             sets,
             ...defined({ frozen }),
           });
-          return trained(result);
+          return trained(result, options);
         } finally {
           await frozen?.dispose();
         }
@@ -247,7 +248,7 @@ export async function scorerStage(options: ScorerStageOptions): Promise<StageRes
                 ...defined(learner),
                 ...defined({ targets, teacher }),
               });
-          return trained(result, mutual ? ['model', 'teacher-model'] : ['model']);
+          return trained(result, options, mutual ? ['model', 'teacher-model'] : ['model']);
         } finally {
           await teacher?.dispose();
         }
@@ -276,7 +277,11 @@ function labelOptions({ validation, test, count, share, splitSeed }: LabelsConfi
 
 /** All options but those that change neither the model nor its bytes. */
 function trainingOptions(training: object, seed: number): Record<string, Json> {
-  const { cacheBytes: _cacheBytes, ...rest } = training as Record<string, Json>;
+  const {
+    cacheBytes: _cacheBytes,
+    prefetchBytes: _prefetchBytes,
+    ...rest
+  } = training as Record<string, Json>;
   return { ...rest, seed };
 }
 
@@ -290,18 +295,19 @@ function backboneOptions({ init, backbone, features, ...rest }: LearnerOptions):
 
 function trainerSettings(options: TrainingStageOptions): TrainerOptions {
   const { name, folder, seed = 0, device, threads, metrics, signal, onProgress, log } = options;
+  const note = stepNotes();
   return {
     folder,
     seed,
     stage: name,
     ...defined({ device, threads, metrics, signal }),
-    onStep: ({ step, steps, terms }) =>
+    onStep: (report) =>
       onProgress?.({
         label: name,
-        done: step,
-        total: steps,
+        done: report.step,
+        total: report.steps,
         unit: 'steps',
-        note: `loss ${terms.total!.toPrecision(3)}`,
+        note: note(report),
       }),
     onValidation: (step, metrics) => {
       const parts = Object.entries(metrics).map(([metric, value]) => `${metric} ${value.toFixed(4)}`);
@@ -312,9 +318,11 @@ function trainerSettings(options: TrainingStageOptions): TrainerOptions {
 }
 
 function trained(
-  { steps, best, validation, parameters, skipped }: AlignedBackbone | TrainedScorer,
+  { steps, best, validation, parameters, skipped, speed }: AlignedBackbone | TrainedScorer,
+  { name, log }: TrainingStageOptions,
   outputs: string[] = ['model'],
 ): { outputs: string[]; summary: Record<string, Json> } {
+  if (speed) log?.(`${name}: ${describeSpeed(speed)}`);
   return {
     outputs,
     summary: {
@@ -324,6 +332,7 @@ function trained(
       skipped,
       ...(best && { best }),
       ...(validation && { validation }),
+      ...(speed && { speed: { ...speed } }),
     },
   };
 }

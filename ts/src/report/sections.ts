@@ -1,6 +1,7 @@
 import { percent } from '../eval/format.ts';
 import type { Json } from '../run/hash.ts';
 import type { MetricsRecord } from '../run/metrics.ts';
+import { describeSpeed, SpeedMeter, type TrainingSpeed } from '../student/speed.ts';
 import { barChart, lineChart, type Series } from './charts.ts';
 import type { ClusterSample } from './clusters.ts';
 import { formatNumber, formatSeconds, type Html, html, section, table } from './html.ts';
@@ -138,7 +139,26 @@ spherical k-means; mean cosine to the own centre ${meanCosine.toFixed(4)}; image
   );
 }
 
-/** Losses, validation and rate of every training stage. */
+/** Fields of a step's speed, as the chart names them. */
+const SPEEDS: Readonly<Record<string, string>> = {
+  'speed/items': 'trained on',
+  'speed/step': 'step without waiting',
+  'speed/loader': 'loader while at work',
+};
+
+function speedOf(records: readonly MetricsRecord[]): TrainingSpeed | undefined {
+  const meter = new SpeedMeter();
+  for (const record of records) {
+    const [items, step, loader, waited] = ['items', 'step', 'loader', 'waited'].map(
+      (name) => record[`speed/${name}`],
+    );
+    if (typeof items === 'number' && typeof step === 'number' && typeof loader === 'number')
+      meter.add({ items, step, loader, waited: Number(waited) });
+  }
+  return meter.total;
+}
+
+/** Losses, validation, rate and speed of every training stage. */
 export function curvesSection({ metrics }: RunContents): Html | undefined {
   const stages = new Map<string, MetricsRecord[]>();
   for (const record of metrics) {
@@ -179,10 +199,15 @@ export function curvesSection({ metrics }: RunContents): Html | undefined {
         title: 'Norm of the gradient',
         series: series((field) => (field === 'gradientNorm' ? 'before clipping' : undefined)),
       },
+      {
+        title: 'Images a second',
+        series: series((field) => SPEEDS[field]),
+      },
     ].filter((chart) => chart.series.length > 0);
     if (charts.length === 0) continue;
+    const speed = speedOf(records);
     parts.push(
-      html`<h3>${stage}</h3><div class="grid-2">${charts.map((chart) => lineChart({ ...chart, x: 'step' }))}</div>`,
+      html`<h3>${stage}</h3>${speed === undefined ? undefined : html`<p>${describeSpeed(speed)}.</p>`}<div class="grid-2">${charts.map((chart) => lineChart({ ...chart, x: 'step' }))}</div>`,
     );
   }
   return parts.length === 0 ? undefined : section('training', 'Training', parts);

@@ -176,6 +176,7 @@ export async function fitStudent(fit: FitOptions): Promise<TrainedStudent> {
     steps: result.steps,
     best: result.best,
     validation: result.validation?.metrics,
+    speed: result.speed,
     parameters,
     heldOut: prepared.heldOut,
     skipped: images.broken,

@@ -61,6 +61,7 @@ export async function optimise<Batch>(optimisation: Optimisation<Batch>): Promis
       stage: options.stage ?? optimisation.stage,
       identity: optimisation.identity,
       checkpointEvery: training.checkpointEvery,
+      prefetchBytes: training.prefetchBytes,
       ...(validate && { validate, validateEvery: training.validateEvery, higherIsBetter: true }),
       ...(options.signal && { signal: options.signal }),
       ...(options.onStep && { onStep: options.onStep }),
@@ -82,6 +83,7 @@ export function decisiveTraining(training: ResolvedTrainer): Json {
   const {
     threads: _threads,
     cacheBytes: _cacheBytes,
+    prefetchBytes: _prefetchBytes,
     checkpointEvery: _checkpointEvery,
     select: _select,
     exportDtype: _exportDtype,

@@ -1,6 +1,7 @@
 import type { Device } from '../native/devices.ts';
 import type { AugmentOptions } from './augment.ts';
 import type { StudentName, StudentOptions } from './config.ts';
+import type { TrainingSpeed } from './speed.ts';
 import type { StepReport } from './types.ts';
 
 /** What every training has in common: the optimiser, the data's order, and what is written when. */
@@ -41,6 +42,8 @@ export interface TrainerOptions {
   exportDtype?: 'float32' | 'float16';
   /** Bytes of decoded images held in memory. Defaults to 1 GiB. */
   cacheBytes?: number;
+  /** Bytes of rendered batches that are prepared ahead of the step, at least one batch. Defaults to 1 GiB. */
+  prefetchBytes?: number;
   /** Order of data, augmentation and initial weights. Defaults to 0. */
   seed?: number;
   /** Where kernels and the executor run. Defaults to 'auto'. */
@@ -101,4 +104,6 @@ export interface TrainedStudent {
   heldOut: Int32Array;
   /** Images that could not be read; others took their place. */
   skipped: number;
+  /** How fast loader and steps were, of the steps that this call made. */
+  speed: TrainingSpeed | undefined;
 }

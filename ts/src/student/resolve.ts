@@ -9,6 +9,7 @@ import {
 import { threads } from '../native/devices.ts';
 import { type Augmentation, resolveAugmentation } from './augment.ts';
 import type { TrainerOptions, TrainingOptions } from './options.ts';
+import { PREFETCH_BYTES } from './prefetch.ts';
 import { permutation, Random, streams } from './random.ts';
 
 /** {@link TrainerOptions} with defaults filled in, for a number of training items. */
@@ -31,6 +32,7 @@ export interface ResolvedTrainer {
   select: 'best' | 'last';
   exportDtype: 'float32' | 'float16';
   cacheBytes: number;
+  prefetchBytes: number;
   seed: number;
   threads: number;
 }
@@ -86,6 +88,7 @@ export function resolveTrainer(
     select: expectOneOf('select', options.select ?? (heldOut > 0 ? 'best' : 'last'), ['best', 'last']),
     exportDtype: expectOneOf('exportDtype', options.exportDtype ?? 'float32', ['float32', 'float16']),
     cacheBytes: expectNumber('cacheBytes', options.cacheBytes ?? 2 ** 30, 0),
+    prefetchBytes: expectNumber('prefetchBytes', options.prefetchBytes ?? PREFETCH_BYTES, 0),
     seed: expectInteger('seed', options.seed ?? 0),
     threads: options.threads ?? threads(),
   };

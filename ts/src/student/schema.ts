@@ -77,4 +77,5 @@ export const trainerFields = {
   select: z.enum(['best', 'last']).optional(),
   exportDtype: z.enum(['float32', 'float16']).optional(),
   cacheBytes: whole(0).optional(),
+  prefetchBytes: whole(0).optional(),
 };

@@ -5,7 +5,9 @@ import { abortError, CidError } from '../native/errors.ts';
 import type { ExecutorState, Tensor, Tensors } from '../program/executor.ts';
 import { MetricsWriter } from '../run/metrics.ts';
 import { type CheckpointInfo, readCheckpoint, writeCheckpoint } from './checkpoint.ts';
+import { PREFETCH_BYTES, Prefetch } from './prefetch.ts';
 import { learningRate } from './schedule.ts';
+import { SpeedMeter } from './speed.ts';
 import { concatenateRows, rowsOf } from './tensors.ts';
 import type { LossResult, TowerOutputs, TrainOptions, TrainResult, Validation } from './types.ts';
 
@@ -47,32 +49,26 @@ export async function train<Batch>(options: TrainOptions<Batch>): Promise<TrainR
     (record) => record.stage !== stage || (record.step ?? 0) <= info.step,
   );
 
-  const position = (step: number) => ({
-    epoch: Math.floor(step / source.stepsPerEpoch),
-    step: step % source.stepsPerEpoch,
-  });
-  const prepare = (step: number): Promise<Batch> => {
-    const at = position(step);
-    const batch = source.batch(at.epoch, at.step);
-    // It may fail before it is waited for; the failure is the waiting side's.
-    batch.catch(() => undefined);
-    return batch;
-  };
   const checkpoint = async () => writeCheckpoint(lastPath, executor.parameters, await executor.save(), info);
   const validateEvery = options.validateEvery ?? schedule.steps;
 
+  const speeds = new SpeedMeter();
+  const { signal, prefetchBytes = PREFETCH_BYTES } = options;
+  const batches = new Prefetch(source, info.step, schedule.steps, prefetchBytes, signal);
+
   try {
-    let next: Promise<Batch> | undefined;
     while (info.step < schedule.steps) {
-      const { signal } = options;
-      if (signal?.aborted) {
+      const started = performance.now();
+      const prepared = await batches.next().catch((error: unknown) => {
+        if (signal?.aborted) return undefined;
+        throw error;
+      });
+      if (signal?.aborted || !prepared) {
         await checkpoint();
         throw abortError();
       }
-      const started = performance.now();
-      const batch = await (next ?? prepare(info.step));
-      next = info.step + 1 < schedule.steps ? prepare(info.step + 1) : undefined;
-      const { epoch } = position(info.step);
+      const { batch, waited, rate: loader } = prepared;
+      const epoch = Math.floor(info.step / source.stepsPerEpoch);
       const step = info.step + 1;
       const { terms } = await accumulate(options, batch, step);
       const rate = learningRate(schedule, step);
@@ -92,9 +88,13 @@ export async function train<Batch>(options: TrainOptions<Batch>): Promise<TrainR
         throw new CidError('DIVERGED', `The norm of the gradient is ${gradientNorm} at step ${step}`);
       }
       info.step = step;
-      const itemsPerSecond = source.batchSize / ((performance.now() - started) / 1000);
-      metrics.write({ stage, step, epoch, rate, gradientNorm, ...prefix('loss', terms), itemsPerSecond });
-      options.onStep?.({ step, steps: schedule.steps, epoch, rate, gradientNorm, terms, itemsPerSecond });
+      const seconds = (performance.now() - started) / 1000;
+      const items = source.batchSize / seconds;
+      const speed = { items, step: source.batchSize / (seconds - waited), loader, waited };
+      speeds.add(speed);
+      const parts = { ...prefix('loss', terms), ...prefix('speed', { ...speed }) };
+      metrics.write({ stage, step, epoch, rate, gradientNorm, ...parts });
+      options.onStep?.({ step, steps: schedule.steps, epoch, rate, gradientNorm, terms, speed });
 
       const last = step === schedule.steps;
       if (options.validate && (last || step % validateEvery === 0)) {
@@ -111,9 +111,10 @@ export async function train<Batch>(options: TrainOptions<Batch>): Promise<TrainR
       if (last || step % options.checkpointEvery === 0) await checkpoint();
     }
   } finally {
+    await batches.close();
     metrics.close();
   }
-  return { steps: info.step, best: info.best, validation: info.validation };
+  return { steps: info.step, best: info.best, validation: info.validation, speed: speeds.total };
 }
 
 /** Adds the gradients of one batch to the executor's. */

@@ -1,4 +1,5 @@
 import type { Executor, Tensors } from '../program/executor.ts';
+import type { StepSpeed, TrainingSpeed } from './speed.ts';
 
 /** A graph of the executor together with how a batch feeds it. */
 export interface Tower<Batch> {
@@ -63,8 +64,8 @@ export interface StepReport {
   readonly rate: number;
   /** Before clipping. */
   readonly gradientNorm: number;
-  readonly terms: Readonly<Record<string, number>>;
-  readonly itemsPerSecond: number;
+  readonly terms: Readonly<Record<string, number>> & { readonly total: number };
+  readonly speed: StepSpeed;
 }
 
 export interface TrainOptions<Batch> {
@@ -96,7 +97,10 @@ export interface TrainOptions<Batch> {
   readonly validate?: (executor: Executor) => Promise<Validation>;
   readonly validateEvery?: number;
   readonly higherIsBetter?: boolean;
+  /** Ends training with a checkpoint: after the step in hand, or at once where it waits for data. */
   readonly signal?: AbortSignal;
+  /** Memory of batches that are prepared ahead; one is, however large. Defaults to 1 GiB. */
+  readonly prefetchBytes?: number;
   readonly onStep?: (step: StepReport) => void;
   readonly onValidation?: (step: number, validation: Validation) => void;
 }
@@ -107,4 +111,6 @@ export interface TrainResult {
   readonly best: { readonly step: number; readonly value: number } | undefined;
   /** The last validation. */
   readonly validation: Validation | undefined;
+  /** Of the steps that this call made, where it made any. */
+  readonly speed: TrainingSpeed | undefined;
 }

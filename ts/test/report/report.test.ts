@@ -79,6 +79,13 @@ describe('writeReport', () => {
     expect(page).not.toMatch(/="[^"]*(NaN|Infinity|undefined)/);
   });
 
+  it('says whether loader or step was the bottleneck of a training', () => {
+    expect(page).toContain('900 images/s (loader 1,000, step 920): the step is the bottleneck.');
+    expect(page).toMatch(/the loader is the bottleneck, the step waited for images 50 % of the time/);
+    for (const name of ['trained on', 'step without waiting', 'loader while at work'])
+      expect(page).toContain(`</span>${name} `);
+  });
+
   it('keeps to the bytes that images may take', async () => {
     const out = join(root, 'small.html');
     await writeReport(join(root, 'run'), { out, imageBytes: 0 });

@@ -5,6 +5,7 @@ import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { CidError } from '../../src/native/errors.ts';
 import type { Executor } from '../../src/program/executor.ts';
 import { learningRate } from '../../src/student/schedule.ts';
+import type { StepSpeed } from '../../src/student/speed.ts';
 import { float32 } from '../../src/student/tensors.ts';
 import { train } from '../../src/student/trainer.ts';
 import type { BatchSource, Loss, TrainOptions } from '../../src/student/types.ts';
@@ -141,7 +142,7 @@ describe('train', () => {
     steps.length = 0;
     const resumed = await train(options({ ...settings, onStep: ({ step }) => steps.push(step) }));
     expect(steps).toEqual([8, 9, 10, 11, 12]);
-    expect(resumed).toEqual(straight);
+    expect({ ...resumed, speed: undefined }).toEqual({ ...straight, speed: undefined });
     expect(metrics()).toEqual(lines);
     for (const [i, name] of ['last.safetensors', 'best.safetensors'].entries()) {
       expect(readFileSync(join(folder, name)).equals(files[i]!)).toBe(true);
@@ -151,7 +152,7 @@ describe('train', () => {
   it('has nothing left to do when it is done', async () => {
     const first = await train(options());
     const again = await train(options({ onStep: () => expect.unreachable() }));
-    expect(again).toEqual(first);
+    expect(again).toEqual({ ...first, speed: undefined });
   });
 
   it('refuses the checkpoint of another run, of other parameters, and a damaged one', async () => {
@@ -208,6 +209,54 @@ describe('train', () => {
     expect(best).toEqual({ step: 12, value: 1 });
   });
 
+  it('records how fast loader and step were', async () => {
+    const speeds: StepSpeed[] = [];
+    const result = await train(options({ onStep: ({ speed }) => speeds.push(speed) }));
+    const lines = readFileSync(join(folder, 'metrics.jsonl'), 'utf8').trim().split('\n');
+    for (const [i, line] of lines.entries()) {
+      const record = JSON.parse(line) as Record<string, number>;
+      const { items, step, loader, waited } = speeds[i]!;
+      expect([items, step, loader, waited]).toEqual(
+        ['items', 'step', 'loader', 'waited'].map((name) => record[`speed/${name}`]),
+      );
+      expect(items).toBeGreaterThan(0);
+      expect(step).toBeGreaterThanOrEqual(items);
+      expect(rows / items - rows / step).toBeCloseTo(waited, 6);
+    }
+    expect(result.speed!.waitedShare).toBeGreaterThanOrEqual(0);
+    expect(result.speed!.waitedShare).toBeLessThan(1);
+  });
+
+  it('stops at once where it waits for data, to go on from there', async () => {
+    const controller = new AbortController();
+    let asked = 0;
+    let ended = 0;
+    const slow: BatchSource<Batch> = {
+      ...source,
+      batch: (epoch, step, signal) => {
+        if (++asked < 4) return source.batch(epoch, step);
+        return new Promise((_, reject) => {
+          const end = () => {
+            ended++;
+            reject(new CidError('ABORTED', 'stopped'));
+          };
+          signal!.addEventListener('abort', end, { once: true });
+        });
+      },
+    };
+    const steps: number[] = [];
+    const onStep = ({ step }: { step: number }) => {
+      steps.push(step);
+      if (step === 3) setImmediate(() => controller.abort());
+    };
+    const stopped = train(options({ source: slow, signal: controller.signal, onStep }));
+    await expect(stopped).rejects.toMatchObject({ code: 'ABORTED' });
+    expect(ended).toBe(asked - 3);
+    executor = linearExecutor(width);
+    await train(options({ onStep: ({ step }) => steps.push(step) }));
+    expect(steps).toEqual([1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]);
+  });
+
   it('passes on the failure of a batch that was prepared ahead', async () => {
     const failing: BatchSource<Batch> = {
       ...source,
@@ -226,7 +275,7 @@ function metrics(): unknown[] {
     .trim()
     .split('\n')
     .map((line) => {
-      const { itemsPerSecond: _, ...rest } = JSON.parse(line) as Record<string, unknown>;
-      return rest;
+      const record = JSON.parse(line) as Record<string, unknown>;
+      return Object.fromEntries(Object.entries(record).filter(([field]) => !field.startsWith('speed/')));
     });
 }
