@@ -1,7 +1,8 @@
 // Builds the addon with CMake: node scripts/cmake-build.cjs [output folder] [Release|Debug]
 // or builds and runs the native test programs: node scripts/cmake-build.cjs --test
+// or builds the addon in which CUDA devices are emulated, into build/emulated: node scripts/cmake-build.cjs --emulated
 //
-// CLIP_CID_CUDA=off leaves CUDA out. The trees are in .cmake/, not build/, because node-gyp deletes build/; so rebuilds are incremental.
+// CLIP_CID_CUDA=off leaves CUDA out; CLIP_CID_CUDA_ARCHITECTURES names GPUs to compile for ('all', or a list such as '80;90a'). The trees are in .cmake/, not build/, because node-gyp deletes build/; so rebuilds are incremental.
 const { spawnSync } = require('node:child_process');
 const fs = require('node:fs');
 const os = require('node:os');
@@ -9,9 +10,10 @@ const path = require('node:path');
 
 const root = path.resolve(__dirname, '..');
 const testing = process.argv[2] === '--test';
-const output = path.resolve(root, process.argv[2] ?? 'build/Release');
-const configuration = testing ? 'Release' : (process.argv[3] ?? 'Release');
-const tree = path.join(root, '.cmake', testing ? 'test' : configuration);
+const emulated = process.argv[2] === '--emulated';
+const output = path.resolve(root, emulated ? 'build/emulated' : (process.argv[2] ?? 'build/Release'));
+const configuration = testing || emulated ? 'Release' : (process.argv[3] ?? 'Release');
+const tree = path.join(root, '.cmake', testing || emulated ? 'test' : configuration);
 const cache = path.join(tree, 'CMakeCache.txt');
 
 const environment = { ...process.env };
@@ -53,10 +55,13 @@ run('cmake', [
   `-DCMAKE_BUILD_TYPE=${configuration}`,
   `-DNODE_EXECUTABLE=${process.execPath}`,
   `-DCLIPCID_CUDA=${/^(off|0|no|false)$/i.test(process.env.CLIP_CID_CUDA ?? '') ? 'OFF' : 'ON'}`,
-  `-DCLIPCID_TESTS=${testing ? 'ON' : 'OFF'}`,
+  `-DCLIPCID_CUDA_ARCHITECTURES=${process.env.CLIP_CID_CUDA_ARCHITECTURES || 'default'}`,
+  `-DCLIPCID_TESTS=${testing || emulated ? 'ON' : 'OFF'}`,
+  `-DCLIPCID_EMULATED=${testing || emulated ? 'ON' : 'OFF'}`,
 ]);
 const parallel = String(os.availableParallelism());
-run('cmake', ['--build', tree, '--target', testing ? 'native_tests' : 'clip_cid', '--parallel', parallel]);
+const built = testing ? 'native_tests' : emulated ? 'clip_cid_emulated' : 'clip_cid';
+run('cmake', ['--build', tree, '--target', built, '--parallel', parallel]);
 if (testing) {
   run('ctest', ['--test-dir', tree, '--output-on-failure', '--no-tests=error']);
   process.exit(0);
@@ -66,5 +71,5 @@ if (testing) {
 fs.mkdirSync(output, { recursive: true });
 const target = path.join(output, 'clip_cid.node');
 const temporary = `${target}.${process.pid}.tmp`;
-fs.copyFileSync(path.join(tree, 'clip_cid.node'), temporary);
+fs.copyFileSync(path.join(tree, `${built}.node`), temporary);
 fs.renameSync(temporary, target);

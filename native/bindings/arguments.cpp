@@ -2,9 +2,11 @@
 
 #include <climits>
 #include <cmath>
+#include <cstdlib>
 #include <limits>
 
 #include "bindings/operation.h"
+#include "cuda/devices.h"
 
 namespace clipcid::bindings {
 namespace {
@@ -144,6 +146,12 @@ ParsedRows rowsOf(const Napi::Value& value, const char* name) {
 Backend& backendOf(Napi::Env env, const Napi::Value& device) {
   const std::string name = stringOf(device, "device");
   if (name == "cpu") return cpuBackend();
+  if (name.starts_with("cuda:") && name.size() <= 9) {
+    Status status;
+    Backend* backend = cudaBackend(std::atoi(name.c_str() + 5), &status);
+    if (backend != nullptr) return *backend;
+    throw makeError(env, status);
+  }
   throw makeError(env, {Code::kDeviceUnavailable, "There is no usable device '" + name + "'"});
 }
 

@@ -62,6 +62,9 @@ Operation::Operation(Napi::Env env, const Napi::Value& value) : deferred_(Napi::
   const Napi::Value maxMemory = object.Get("maxMemory");
   if (!maxMemory.IsUndefined())
     context_.maxMemory = integerOf(maxMemory, "maxMemory", 1, (int64_t{1} << 53) - 1);
+  const Napi::Value maxDeviceMemory = object.Get("maxDeviceMemory");
+  if (!maxDeviceMemory.IsUndefined())
+    context_.maxDeviceMemory = integerOf(maxDeviceMemory, "maxDeviceMemory", 1, (int64_t{1} << 53) - 1);
   const Napi::Value filter = object.Get("filter");
   if (!filter.IsUndefined()) context_.filter = filterOf(filter);
   const Napi::Value prefix = object.Get("prefix");

@@ -17,8 +17,11 @@ namespace clipcid {
 // A file that was opened for reading, or why it could not be.
 class File {
  public:
+  // No file when the path is empty.
   explicit File(const std::string& path)
-      : path_(path), descriptor_(open(path.c_str(), O_RDONLY | O_CLOEXEC)), error_(errno) {}
+      : path_(path),
+        descriptor_(path.empty() ? -1 : open(path.c_str(), O_RDONLY | O_CLOEXEC)),
+        error_(errno) {}
   ~File() {
     if (descriptor_ >= 0) close(descriptor_);
   }
@@ -159,6 +162,40 @@ Status RowReader::read(int64_t begin, int64_t count, float* out, int64_t stride)
       CLIPCID_TRY(readFile(chunk.file, File(chunk.file.path), first, here, out, stride));
     }
     out += here * stride;
+    begin += here;
+    count -= here;
+  }
+  return {};
+}
+
+Status RowReader::readStored(int64_t begin, int64_t count, char* out, size_t strideBytes) const {
+  if (count == 0) return {};
+  for (size_t at = chunkOf(begin); count > 0; ++at) {
+    const Chunk& chunk = rows_.chunks[at];
+    const int64_t first = begin - begins_[at];
+    const int64_t here = std::min(count, chunk.rows() - first);
+    const size_t rowBytes = static_cast<size_t>(chunk.dim()) * dtypeSize(chunk.dtype());
+    if (!chunk.inFile()) {
+      const auto* from = static_cast<const char*>(chunk.view.data);
+      const size_t stride = static_cast<size_t>(chunk.view.stride) * dtypeSize(chunk.view.dtype);
+      for (int64_t r = 0; r < here; ++r)
+        memcpy(out + static_cast<size_t>(r) * strideBytes, from + static_cast<size_t>(first + r) * stride,
+               rowBytes);
+    } else {
+      const File once(files_[at] ? std::string() : chunk.file.path);
+      const File& file = files_[at] ? *files_[at] : once;
+      const int64_t offset = chunk.file.offset + first * static_cast<int64_t>(rowBytes);
+      if (strideBytes == rowBytes) {
+        CLIPCID_TRY(file.read(offset, out, static_cast<size_t>(here) * rowBytes));
+      } else {
+        const AlignedArray<char> dense(here * static_cast<int64_t>(rowBytes));
+        CLIPCID_TRY(file.read(offset, dense.get(), static_cast<size_t>(here) * rowBytes));
+        for (int64_t r = 0; r < here; ++r)
+          memcpy(out + static_cast<size_t>(r) * strideBytes, dense.get() + static_cast<size_t>(r) * rowBytes,
+                 rowBytes);
+      }
+    }
+    out += static_cast<size_t>(here) * strideBytes;
     begin += here;
     count -= here;
   }

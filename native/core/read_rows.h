@@ -21,6 +21,8 @@ class RowReader {
   bool inMemory() const { return inMemory_; }
   // Widens rows [begin, begin + count) into float32; columns from dim to stride are zeroed.
   Status read(int64_t begin, int64_t count, float* out, int64_t stride) const;
+  // Rows [begin, begin + count) as stored, `strideBytes` apart; all rows must be of one dtype. Nothing is written behind a row.
+  Status readStored(int64_t begin, int64_t count, char* out, size_t strideBytes) const;
   // The rows themselves where they lie together in memory as float32, `*stride` elements apart; null otherwise.
   const float* inPlace(int64_t begin, int64_t count, int64_t* stride) const;
 

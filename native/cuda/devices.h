@@ -5,6 +5,8 @@
 #include <string>
 #include <vector>
 
+#include "clipcid/backend.h"
+
 namespace clipcid {
 
 struct CudaDevice {
@@ -21,5 +23,8 @@ struct CudaDevices {
 };
 
 CudaDevices cudaDevices();
+
+// The back end of a CUDA device, one a device and process. Null, with the reason in `status`, when it is not usable.
+Backend* cudaBackend(int index, Status* status);
 
 }  // namespace clipcid

@@ -125,6 +125,8 @@ struct Context {
   // Bytes that the work may hold beyond what the caller handed in and gets out; 0: a back end's own measure.
   // A plan that fits is chosen; results do not depend on it.
   int64_t maxMemory = 0;
+  // The same for the memory of a GPU, but for matrices that were uploaded.
+  int64_t maxDeviceMemory = 0;
   // What the filter in front of the canonical decision compares, and how many coordinates of the rotated rows it
   // compares (0: all, -1: the planner's choice). A back end that lacks a filter takes the next better one.
   // Results do not depend on them.

@@ -13,6 +13,7 @@ export interface EstimateStoreOptions {
   readonly device?: string | undefined;
   readonly threads?: number | undefined;
   readonly maxMemory?: number | undefined;
+  readonly maxDeviceMemory?: number | undefined;
   readonly signal?: AbortSignal | undefined;
 }
 

@@ -2,11 +2,12 @@ import { defined, type StageSettings } from '../run/settings.ts';
 
 /** The kernels' common options out of a stage's. */
 export function kernelOptions(settings: StageSettings, label: string, unit?: string) {
-  const { device, threads, maxMemory, signal, onProgress } = settings;
+  const { device, threads, maxMemory, maxDeviceMemory, signal, onProgress } = settings;
   return defined({
     device,
     threads,
     maxMemory,
+    maxDeviceMemory,
     signal,
     onProgress:
       onProgress &&

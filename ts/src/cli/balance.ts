@@ -143,6 +143,7 @@ async function estimate(flags: Flags, session: Session): Promise<void> {
     device: config.device,
     threads: config.threads,
     maxMemory: config.maxMemory,
+    maxDeviceMemory: config.maxDeviceMemory,
     signal: session.signal,
   });
   session.print({ estimate: 'balance', ...found.record }, found.text);

@@ -16,6 +16,7 @@ interface Flags extends CommonFlags {
   filter?: string;
   prefix?: number;
   maxMemory?: number;
+  maxDeviceMemory?: number;
 }
 
 export function benchCommand(program: Command): void {
@@ -141,7 +142,8 @@ function operation(bench: Command, name: string, description: string): Command {
       "'auto', 'float32', 'bfloat16' or 'int8' in front of the exact decision (default: auto)",
     )
     .addOption(number('--prefix <n>', 'coordinates that the filter compares, 0 for all (default: chosen)'))
-    .addOption(number('--max-memory <bytes>', 'memory that a call may hold beyond inputs and results'));
+    .addOption(number('--max-memory <bytes>', 'memory that a call may hold beyond inputs and results'))
+    .addOption(number('--max-device-memory <bytes>', "a GPU's memory that a call may hold"));
 }
 
 type Works = typeof import('../bench/works.ts');
@@ -168,6 +170,7 @@ function action<Sizes>(
           : { filter: flags.filter as NonNullable<KernelOptions['filter']> }),
         ...(flags.prefix === undefined ? {} : { prefix: flags.prefix }),
         ...(flags.maxMemory === undefined ? {} : { maxMemory: flags.maxMemory }),
+        ...(flags.maxDeviceMemory === undefined ? {} : { maxDeviceMemory: flags.maxDeviceMemory }),
       };
       const data: InputOptions = {
         dim: count('dim', flags.dim),

@@ -23,6 +23,7 @@ export interface CommonFlags {
   threads?: number;
   simd?: Instructions;
   maxMemory?: number;
+  maxDeviceMemory?: number;
   seed?: number;
   json?: boolean;
   quiet?: boolean;
@@ -107,11 +108,18 @@ export function bytes(flags: string, description: string): Option {
   });
 }
 
-/** Adds --max-memory, for stages that compare embeddings. */
+/** Adds --max-memory and --max-device-memory, for stages that compare embeddings. */
 export function memoryFlag(command: Command): Command {
-  return command.addOption(
-    bytes('--max-memory <size>', "most that comparing may hold, such as '1GiB' (default: what is free)"),
-  );
+  return command
+    .addOption(
+      bytes('--max-memory <size>', "most that comparing may hold, such as '1GiB' (default: what is free)"),
+    )
+    .addOption(
+      bytes(
+        '--max-device-memory <size>',
+        "most of a GPU's memory that comparing may hold (default: what is free)",
+      ),
+    );
 }
 
 /** An option whose value is a list: commas between the entries. */
@@ -150,8 +158,8 @@ export async function configWith<C extends { readonly threads?: number | undefin
     const checked = parse(file, flags.config, dirname(resolve(flags.config)));
     base = merge(base, pick(checked, file));
   }
-  const { device, threads, maxMemory, seed } = flags;
-  const common = { device, threads, maxMemory, seed };
+  const { device, threads, maxMemory, maxDeviceMemory, seed } = flags;
+  const common = { device, threads, maxMemory, maxDeviceMemory, seed };
   const config = parse(merge(base, { ...common, ...overrides }), 'the options');
   if (config.threads !== undefined) setThreads(config.threads);
   if (flags.simd !== undefined) setInstructions(flags.simd);

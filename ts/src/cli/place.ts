@@ -54,6 +54,7 @@ export async function openPlace(
       device: config.device as Device,
       threads: config.threads,
       maxMemory: config.maxMemory,
+      maxDeviceMemory: config.maxDeviceMemory,
       signal,
       onProgress,
       log,

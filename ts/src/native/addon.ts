@@ -50,6 +50,8 @@ export interface NativeContext {
   seed: number;
   /** Bytes the work may hold beyond inputs and outputs; the back end's own measure when absent. */
   maxMemory?: number;
+  /** The same of a GPU's memory, but for matrices that were uploaded. */
+  maxDeviceMemory?: number;
   /** Precision of the filter and coordinates it compares (0: all); the planner's choice when absent. */
   filter?: 'float32' | 'bfloat16' | 'int8';
   prefix?: number;

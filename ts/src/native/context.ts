@@ -22,6 +22,11 @@ export interface KernelOptions {
    */
   readonly maxMemory?: number;
   /**
+   * Bytes of a GPU's memory that the call may hold, matrices that were uploaded left out, at least 1 MiB; rows that do not fit are copied there block by block
+   * while others are worked on. Defaults to nine tenths of what is free. Results do not depend on it.
+   */
+  readonly maxDeviceMemory?: number;
+  /**
    * Precision of the filter in front of the exact decision: `'float32'`, `'bfloat16'` or `'int8'`. Results do not depend on it, time does.
    * Defaults to what is expected to be fastest on a sample of the rows; a processor that lacks one takes the next more precise.
    */
@@ -42,6 +47,7 @@ export const KERNEL_OPTIONS: readonly string[] = [
   'device',
   'threads',
   'maxMemory',
+  'maxDeviceMemory',
   'filter',
   'prefix',
   'signal',
@@ -50,6 +56,7 @@ export const KERNEL_OPTIONS: readonly string[] = [
 
 const FILTERS = ['auto', 'float32', 'bfloat16', 'int8'] as const;
 const LEAST_MEMORY = 16 * 2 ** 20;
+const LEAST_DEVICE_MEMORY = 2 ** 20;
 
 /**
  * Runs one call of the native core: checks the common options, chooses the device, ties the signal to the core's cancel
@@ -66,8 +73,9 @@ export async function runNative<T>(
   const count =
     options.threads === undefined ? threads() : expectInteger('threads', options.threads, 1, 1024);
   expectInteger('seed', seed);
-  const { maxMemory, prefix } = options;
+  const { maxMemory, maxDeviceMemory, prefix } = options;
   if (maxMemory !== undefined) expectInteger('maxMemory', maxMemory, LEAST_MEMORY);
+  if (maxDeviceMemory !== undefined) expectInteger('maxDeviceMemory', maxDeviceMemory, LEAST_DEVICE_MEMORY);
   const filter = expectOneOf('filter', options.filter ?? 'auto', FILTERS);
   if (prefix !== undefined) expectInteger('prefix', prefix, 0, 65_536);
   if (signal !== undefined && !(signal instanceof AbortSignal)) failType('an AbortSignal', 'signal', signal);
@@ -97,6 +105,7 @@ export async function runNative<T>(
       seed,
       cancel,
       ...(maxMemory === undefined ? {} : { maxMemory }),
+      ...(maxDeviceMemory === undefined ? {} : { maxDeviceMemory }),
       ...(filter === 'auto' ? {} : { filter }),
       ...(prefix === undefined ? {} : { prefix }),
       ...(onProgress === undefined ? {} : { progress }),

@@ -97,7 +97,9 @@ async function writeRecord(folder: string, resolved: Json, seed: number): Promis
   const config =
     typeof resolved === 'object' && resolved !== null && !Array.isArray(resolved)
       ? Object.fromEntries(
-          Object.entries(resolved).filter(([name]) => !['device', 'threads', 'maxMemory'].includes(name)),
+          Object.entries(resolved).filter(
+            ([name]) => !['device', 'threads', 'maxMemory', 'maxDeviceMemory'].includes(name),
+          ),
         )
       : resolved;
   const before = await readRunRecord(folder);

@@ -1,0 +1,118 @@
+#include "cuda/backend.h"
+
+#include <map>
+#include <mutex>
+#include <string>
+
+#include "core/parallel.h"
+#include "cuda/devices.h"
+#include "cuda/prepared.h"
+
+namespace clipcid {
+
+using namespace cuda;
+
+Backend* cudaBackend(int index, Status* status) {
+  static std::mutex mutex;
+  static std::map<int, CudaBackend*>
+      made;  // never destroyed: an operation may still run when the process ends
+  const std::lock_guard<std::mutex> lock(mutex);
+  *status = {};
+  const auto at = made.find(index);
+  if (at != made.end()) return at->second;
+  const CudaDevices found = cudaDevices();
+  const auto number = static_cast<size_t>(index);
+  if (index < 0 || number >= found.devices.size()) {
+    *status = {Code::kDeviceUnavailable,
+               found.devices.empty() ? found.reason : "There is no CUDA device of that number"};
+    return nullptr;
+  }
+  if (!found.devices[number].usable) {
+    *status = {Code::kDeviceUnavailable, found.devices[number].reason};
+    return nullptr;
+  }
+  Device* device = Device::get(index, status);
+  if (device == nullptr) return nullptr;
+  return made[index] = new CudaBackend(*device);
+}
+
+Status CudaBackend::upload(const Context& context, const Rows& rows, std::shared_ptr<DeviceMatrix>* out) {
+  return guarded([&]() -> Status {
+    Session session(&device_);
+    CLIPCID_TRY(session.begin());
+    std::shared_ptr<CudaMatrix> matrix;
+    if (rows.device) {
+      const auto& from = static_cast<const CudaMatrix&>(*rows.device);
+      matrix = std::make_shared<CudaMatrix>(this, from.dtype, from.rows, from.dim);
+      CLIPCID_TRY(matrix->data.allocate(from.data.count(), session.stream()));
+      CLIPCID_TRY(copyOnDevice(matrix->data.get(), from.data.get(), from.data.bytes(), session.stream()));
+    } else {
+      const HostRows host(rows);
+      matrix = std::make_shared<CudaMatrix>(this, host.dtype, rows.count(), host.dim);
+      CLIPCID_TRY(matrix->data.allocate(matrix->rows * host.rowBytes(), session.stream()));
+      Uploader uploader(context, device_);
+      CLIPCID_TRY(uploader.rows(host, 0, matrix->rows, matrix->data.get(), session.stream()));
+    }
+    CLIPCID_TRY(session.synchronise());
+    matrix->data.freeOn(device_.home());
+    *out = std::move(matrix);
+    return {};
+  });
+}
+
+Status CudaBackend::download(const Context&, const DeviceMatrix& matrix, void* out) {
+  const auto& from = static_cast<const CudaMatrix&>(matrix);
+  Session session(&device_);
+  CLIPCID_TRY(session.begin());
+  const size_t each = dtypeSize(from.dtype);
+  CLIPCID_TRY(copyRowsToHost(out, static_cast<size_t>(from.dim) * each, from.data.get(),
+                             static_cast<size_t>(from.stride) * each, static_cast<size_t>(from.dim) * each,
+                             static_cast<size_t>(from.rows), session.stream()));
+  return session.synchronise();
+}
+
+// No call returns before its work is done, so nothing can be queued on it any more.
+void CudaBackend::release(std::shared_ptr<DeviceMatrix> matrix) {
+  if (setDevice(device_.index).ok()) matrix.reset();
+}
+
+DeviceMemory CudaBackend::memory() {
+  DeviceMemory memory;
+  if (!setDevice(device_.index).ok() || !memoryOfDevice(&memory.free, &memory.total).ok()) return {};
+  return memory;
+}
+
+Status CudaBackend::synchronise(const Context&) { return {}; }
+
+Status CudaBackend::prepare(const Context& context, const PrepareArgs& args, std::unique_ptr<Prepared>* out) {
+  constexpr int64_t kMostDim = 1 << 16;
+  if (args.rows.dim() > kMostDim) return {Code::kInvalidArgument, "Rows of more than 65,536 elements"};
+  return guarded([&]() -> Status {
+    auto prepared = std::make_unique<CudaPrepared>(device_, args);
+    CLIPCID_TRY(prepared->scan(context, args.squares));
+    *out = std::move(prepared);
+    return {};
+  });
+}
+
+namespace {
+
+// What the back end lacks so far: the name of the primitive is told, so that nobody takes it for a fault.
+Status missing(const char* primitive) {
+  return {Code::kDeviceUnavailable, std::string("This version of clip-cid has no kernel for ") + primitive +
+                                        " on CUDA devices; use the device 'cpu'"};
+}
+
+}  // namespace
+
+Status CudaBackend::join(const Context&, const JoinArgs&) { return missing("pairs over a threshold"); }
+Status CudaBackend::best(const Context&, const BestArgs&) { return missing("nearest centres"); }
+Status CudaBackend::topK(const Context&, const TopKArgs&) { return missing("nearest rows"); }
+Status CudaBackend::matmul(const Context&, const MatmulArgs&) { return missing("products of matrices"); }
+Status CudaBackend::softmax(const Context&, const SoftmaxArgs&) { return missing("the loss"); }
+Status CudaBackend::softmaxGradient(const Context&, const SoftmaxGradientArgs&) {
+  return missing("the loss");
+}
+Status CudaBackend::adamw(const Context&, const AdamwArgs&) { return missing("AdamW"); }
+
+}  // namespace clipcid

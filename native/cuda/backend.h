@@ -1,0 +1,36 @@
+// A GPU's back end. Every call works on streams of its own and ends when its results are where they belong.
+#pragma once
+
+#include "clipcid/backend.h"
+#include "cuda/memory.h"
+
+namespace clipcid {
+
+class CudaBackend final : public Backend {
+ public:
+  explicit CudaBackend(cuda::Device& device) : device_(device) {}
+
+  Status upload(const Context& context, const Rows& rows, std::shared_ptr<DeviceMatrix>* out) override;
+  Status download(const Context& context, const DeviceMatrix& matrix, void* out) override;
+  void release(std::shared_ptr<DeviceMatrix> matrix) override;
+  DeviceMemory memory() override;
+  Status synchronise(const Context& context) override;
+
+  Status prepare(const Context& context, const PrepareArgs& args, std::unique_ptr<Prepared>* out) override;
+  Status join(const Context& context, const JoinArgs& args) override;
+  Status best(const Context& context, const BestArgs& args) override;
+  Status topK(const Context& context, const TopKArgs& args) override;
+  Status pairDots(const Context& context, const PairDotsArgs& args) override;
+  Status gather(const Context& context, const GatherArgs& args) override;
+  Status segmentSum(const Context& context, const SegmentSumArgs& args) override;
+  Status matmul(const Context& context, const MatmulArgs& args) override;
+  Status rowNorms(const Context& context, const RowNormsArgs& args) override;
+  Status softmax(const Context& context, const SoftmaxArgs& args) override;
+  Status softmaxGradient(const Context& context, const SoftmaxGradientArgs& args) override;
+  Status adamw(const Context& context, const AdamwArgs& args) override;
+
+ private:
+  cuda::Device& device_;
+};
+
+}  // namespace clipcid

@@ -1,0 +1,100 @@
+#include "cuda/memory.h"
+
+#include <algorithm>
+#include <map>
+
+namespace clipcid::cuda {
+namespace {
+
+// The rest is for others, and for what the driver itself needs.
+constexpr double kShareOfFree = 0.9;
+// Pinned memory is dear to get; so much of it is kept.
+constexpr size_t kMostStaging = 4;
+
+}  // namespace
+
+Device* Device::get(int index, Status* status) {
+  static std::mutex mutex;
+  static std::map<int, Device*> made;  // never destroyed: work may be under way when the process ends
+  const std::lock_guard<std::mutex> lock(mutex);
+  *status = {};
+  const auto at = made.find(index);
+  if (at != made.end()) return at->second;
+  DeviceProperties properties;
+  Stream home = nullptr;
+  const auto open = [&]() -> Status {
+    CLIPCID_TRY(setDevice(index));
+    CLIPCID_TRY(deviceProperties(index, &properties));
+    return createStream(&home);
+  };
+  *status = open();
+  if (!status->ok()) return nullptr;
+  auto* device = new Device(index, std::move(properties));
+  device->home_ = home;
+  made[index] = device;
+  return device;
+}
+
+Status Device::takeStream(Stream* out) {
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (!idle_.empty()) {
+      *out = idle_.back();
+      idle_.pop_back();
+      return {};
+    }
+  }
+  return createStream(out);
+}
+
+void Device::returnStream(Stream stream) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  idle_.push_back(stream);
+}
+
+Status Device::takeStaging(Pinned<char>* out) {
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    while (!staging_.empty()) {
+      *out = std::move(staging_.back());
+      staging_.pop_back();
+      if (out->count() == static_cast<int64_t>(stagingBytes())) return {};
+    }
+  }
+  return out->allocate(static_cast<int64_t>(stagingBytes()));
+}
+
+void Device::returnStaging(Pinned<char> staging) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  if (staging_.size() < kMostStaging) staging_.push_back(std::move(staging));
+}
+
+size_t& stagingBytes() {
+  static size_t bytes = size_t{16} << 20;
+  return bytes;
+}
+
+Status Session::begin() {
+  CLIPCID_TRY(setDevice(device_->index));
+  return device_->takeStream(&stream_);
+}
+
+Session::~Session() {
+  if (stream_ == nullptr) return;
+  // What failed has been told by then.
+  (void)cuda::synchronise(stream_);
+  device_->returnStream(stream_);
+}
+
+Status deviceBudget(const Context& context, int64_t* out) {
+  if (context.maxDeviceMemory > 0) {
+    *out = context.maxDeviceMemory;
+    return {};
+  }
+  size_t free = 0, total = 0;
+  CLIPCID_TRY(memoryOfDevice(&free, &total));
+  *out = static_cast<int64_t>(static_cast<double>(free) * kShareOfFree);
+  return {};
+}
+
+}  // namespace clipcid::cuda

@@ -1,0 +1,160 @@
+// Memory on a device and what copies go through. All of it comes from one pool for each device (runtime.h), in the order of a
+// stream: what is given back may be handed out again as soon as the work queued before that is done.
+#pragma once
+
+#include <memory>
+#include <mutex>
+#include <utility>
+#include <vector>
+
+#include "cuda/runtime.h"
+
+namespace clipcid::cuda {
+
+// Host memory that the device copies from and to by itself.
+template <typename T>
+class Pinned {
+ public:
+  Pinned() = default;
+  Pinned(Pinned&& other) noexcept
+      : data_(std::exchange(other.data_, nullptr)), count_(std::exchange(other.count_, 0)) {}
+  Pinned& operator=(Pinned&& other) noexcept {
+    std::swap(data_, other.data_);
+    std::swap(count_, other.count_);
+    return *this;
+  }
+  ~Pinned() { deallocatePinned(data_); }
+
+  Status allocate(int64_t count, Where where = Where::here()) {
+    *this = Pinned();
+    void* memory = nullptr;
+    CLIPCID_TRY(allocatePinned(static_cast<size_t>(count) * sizeof(T), &memory, where));
+    data_ = static_cast<T*>(memory);
+    count_ = count;
+    return {};
+  }
+  T* get() const { return data_; }
+  int64_t count() const { return count_; }
+
+ private:
+  T* data_ = nullptr;
+  int64_t count_ = 0;
+};
+
+// A device in use. Lives as long as the process.
+class Device {
+ public:
+  // Null with a reason in `status` when it is not usable. Any thread may ask; each device is made once.
+  static Device* get(int index, Status* status);
+
+  const int index;
+  const DeviceProperties properties;
+  // For what outlives a call: nothing is queued here but the return of memory that nobody uses any more.
+  Stream home() const { return home_; }
+
+  // A stream to work on, and its return when all its work is done.
+  Status takeStream(Stream* out);
+  void returnStream(Stream stream);
+  // stagingBytes() of pinned memory to copy through, and its return when nothing is copied from or to it any more.
+  Status takeStaging(Pinned<char>* out);
+  void returnStaging(Pinned<char> staging);
+
+ private:
+  Device(int index, DeviceProperties properties) : index(index), properties(std::move(properties)) {}
+
+  Stream home_ = nullptr;
+  std::mutex mutex_;
+  std::vector<Stream> idle_;
+  std::vector<Pinned<char>> staging_;
+};
+
+// Made smaller by tests, so that little data goes through it in many turns.
+size_t& stagingBytes();
+
+// Device memory for `count` values; moves, frees itself on the stream it was told.
+template <typename T>
+class Buffer {
+ public:
+  Buffer() = default;
+  Buffer(Buffer&& other) noexcept { swap(other); }
+  Buffer& operator=(Buffer&& other) noexcept {
+    Buffer(std::move(other)).swap(*this);
+    return *this;
+  }
+  ~Buffer() {
+    if (data_ != nullptr) deallocate(data_, stream_);
+  }
+
+  Status allocate(int64_t count, Stream stream, Where where = Where::here()) {
+    *this = Buffer();
+    void* memory = nullptr;
+    CLIPCID_TRY(cuda::allocate(static_cast<size_t>(count) * sizeof(T), stream, &memory, where));
+    data_ = static_cast<T*>(memory);
+    count_ = count;
+    stream_ = stream;
+    return {};
+  }
+  // Allocates anew unless there is room already; what it held is lost.
+  Status atLeast(int64_t count, Stream stream, Where where = Where::here()) {
+    return data_ != nullptr && count <= count_ ? Status() : allocate(count, stream, where);
+  }
+  // From now on it is freed on another stream, by which time all work on it must be done.
+  void freeOn(Stream stream) { stream_ = stream; }
+
+  T* get() const { return data_; }
+  int64_t count() const { return count_; }
+  size_t bytes() const { return static_cast<size_t>(count_) * sizeof(T); }
+  bool empty() const { return data_ == nullptr; }
+
+ private:
+  void swap(Buffer& other) {
+    std::swap(data_, other.data_);
+    std::swap(count_, other.count_);
+    std::swap(stream_, other.stream_);
+  }
+
+  T* data_ = nullptr;
+  int64_t count_ = 0;
+  Stream stream_ = nullptr;
+};
+
+// One call's work on a device: makes the device the thread's own, and has a stream. Ends when all its work is done.
+class Session {
+ public:
+  explicit Session(Device* device) : device_(device) {}
+  ~Session();
+  Session(const Session&) = delete;
+  Session& operator=(const Session&) = delete;
+
+  Status begin();
+  Device& device() const { return *device_; }
+  Stream stream() const { return stream_; }
+  Status synchronise(Where where = Where::here()) { return cuda::synchronise(stream_, where); }
+
+ private:
+  Device* device_;
+  Stream stream_ = nullptr;
+};
+
+class OwnedEvent {
+ public:
+  OwnedEvent() = default;
+  OwnedEvent(OwnedEvent&& other) noexcept : event_(std::exchange(other.event_, nullptr)) {}
+  OwnedEvent& operator=(OwnedEvent&& other) noexcept {
+    std::swap(event_, other.event_);
+    return *this;
+  }
+  ~OwnedEvent() {
+    if (event_ != nullptr) destroyEvent(event_);
+  }
+  Status create(bool timed = false) { return createEvent(&event_, timed); }
+  Event get() const { return event_; }
+
+ private:
+  Event event_ = nullptr;
+};
+
+// Bytes of device memory that a call may hold: Context::maxDeviceMemory, or most of what the device has free.
+Status deviceBudget(const Context& context, int64_t* out);
+
+}  // namespace clipcid::cuda

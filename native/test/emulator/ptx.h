@@ -1,0 +1,60 @@
+// Models of the functions of cuda/ptx.cuh.
+#pragma once
+
+#include "clipcid/canonical.h"
+#include "emulator/device.h"
+#include "emulator/tensor_core.h"
+
+namespace clipcid::emulator {
+
+void issueCopy(void* to, const void* from, uint32_t bytes, uint32_t filled,
+               const std::source_location& where);
+void commitCopies();
+void waitCopies(size_t pending);
+// Whether so many bytes of the block's shared memory begin here.
+void requireShared(const void* at, size_t bytes, size_t alignment, const char* what,
+                   const std::source_location& where);
+
+}  // namespace clipcid::emulator
+
+namespace clipcid::cuda {
+
+inline float widenHalf(uint16_t bits) { return widenFloat16(bits); }
+
+uint16_t roundToHalf(float value);
+
+inline void copyAsync16(void* shared, const void* global, int bytes = 16, CLIPCID_WHERE) {
+  emulator::issueCopy(shared, global, static_cast<uint32_t>(bytes), 16, where);
+}
+
+inline void commitCopies() { emulator::commitCopies(); }
+
+template <int kPending>
+void waitCopies() {
+  emulator::waitCopies(kPending);
+}
+
+inline void loadMatrices(uint32_t (&out)[4], const void* row, CLIPCID_WHERE) {
+  struct One {
+    const void* row;
+    uint32_t* out;
+  } mine{row, out};
+  emulator::requireShared(row, 16, 16, "a row of ldmatrix", where);
+  emulator::together<One>(emulator::kWholeWarp, &mine, "ldmatrix", where, [](const auto& lanes) {
+    for (size_t matrix = 0; matrix < 4; ++matrix) {
+      for (size_t lane = 0; lane < 32; ++lane) {
+        const void* from = lanes[8 * matrix + lane / 4]->row;
+        memcpy(&lanes[lane]->out[matrix], static_cast<const char*>(from) + lane % 4 * 4, 4);
+      }
+    }
+  });
+}
+
+template <typename T>
+void multiplyAdd(T (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], CLIPCID_WHERE) {
+  emulator::Multiply<T> mine{c, a, b};
+  emulator::together<T>(emulator::kWholeWarp, &mine, "mma", where,
+                        [](const auto& lanes) { emulator::multiply(lanes); });
+}
+
+}  // namespace clipcid::cuda

@@ -1,0 +1,16 @@
+// Streams of the emulated device.
+#pragma once
+
+#include <functional>
+
+#include "cuda/runtime.h"
+
+namespace clipcid::emulator {
+
+// Work that is done in the stream's order: at once, or, with Options::streams lazy, when somebody waits for it.
+void enqueue(cuda::Stream stream, std::function<void()> work);
+
+// Bytes of device memory in use on a device.
+size_t bytesInUse(int device);
+
+}  // namespace clipcid::emulator
