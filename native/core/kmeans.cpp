@@ -126,7 +126,7 @@ class Problem {
     int64_t changed;
     CLIPCID_TRY(assigner.assign(result->centroids, drift, &changed));
     while (result->iterations < args_.maxIterations) {
-      CLIPCID_TRY(reseed(points, result->labels, &assigner, &means));
+      CLIPCID_TRY(reseed(points, result->labels, assigner, &means));
       double moved = 0;
       CLIPCID_TRY(
           means.update(result->labels, result->centroids, &drift, args_.movement > 0 ? &moved : nullptr));
@@ -166,7 +166,7 @@ class Problem {
   }
 
   // Moves the farthest rows to centres without any.
-  static Status reseed(const Points& points, int32_t* labels, Assigner* assigner, Means* means) {
+  static Status reseed(const Points& points, int32_t* labels, const Assigner& assigner, Means* means) {
     means->count(labels);
     std::vector<int64_t>& sizes = means->sizes();
     std::vector<int32_t> empty;
@@ -175,7 +175,7 @@ class Problem {
     }
     if (empty.empty()) return {};
     std::vector<double> scores(static_cast<size_t>(points.count()));
-    CLIPCID_TRY(labelScores(points, assigner->centres(), labels, 0, points.count(), scores.data()));
+    CLIPCID_TRY(labelScores(points, assigner.centres(), labels, 0, points.count(), scores.data()));
     std::vector<std::pair<double, int64_t>> heap;  // the top is the farthest row, the first of equals
     heap.reserve(scores.size());
     for (int64_t i = 0; i < points.count(); ++i) {
@@ -191,7 +191,6 @@ class Problem {
       --from;
       labels[row] = empty[filled++];
       sizes[static_cast<size_t>(labels[row])] = 1;
-      assigner->forget(row);
     }
     return {};
   }

@@ -16,6 +16,7 @@ class CpuBackend final : public Backend {
   Status prepare(const Context& context, const PrepareArgs& args, std::unique_ptr<Prepared>* out) override;
   Status join(const Context& context, const JoinArgs& args) override;
   Status best(const Context& context, const BestArgs& args) override;
+  Status assign(const Context& context, const AssignArgs& args) override;
   Status topK(const Context& context, const TopKArgs& args) override;
   Status pairDots(const Context& context, const PairDotsArgs& args) override;
   Status gather(const Context& context, const GatherArgs& args) override;

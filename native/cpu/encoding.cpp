@@ -41,36 +41,41 @@ CLIPCID_WIDE void scaled(const float* from, int64_t dim, float by, float* to) {
   for (int64_t k = 0; k < dim; ++k) to[k] = from[k] * by;
 }
 
+typedef float Floats __attribute__((vector_size(64)));
+typedef int32_t Ints __attribute__((vector_size(64)));
+typedef int8_t Bytes __attribute__((vector_size(16)));
+constexpr int kLanes = 16;
+
+// The step at which a row's largest value is 127. None is so small that products of two would leave float32's range.
+float stepOf(const float* row, int64_t dim) {
+  return std::max(largestElement(row, dim) * (1.0f / 127), 0x1p-60f);
+}
+
 // Sum of squares of the residuals. Writes the values and adds up their sum.
 CLIPCID_WIDE float roundToInt8(const float* row, int64_t dim, float step, int8_t* out, int32_t* sum) {
-  constexpr int kLanes = 16;
   constexpr float kToInteger = 12582912.0f;  // 1.5 * 2^23: what is added to it is rounded to an integer
   const float inverse = 1 / step;
-  float residual[kLanes] = {};
-  int32_t sums[kLanes] = {};
-  int64_t k = 0;
-  for (; k + kLanes <= dim; k += kLanes) {
-    for (int lane = 0; lane < kLanes; ++lane) {
-      const float x = row[k + lane];
-      float steps = x * inverse;
-      steps = steps > 127.0f ? 127.0f : steps;
-      steps = steps < -127.0f ? -127.0f : steps;
-      const float value = (steps + kToInteger) - kToInteger;
-      const float left = x - value * step;
-      residual[lane] += left * left;
-      const auto integer = static_cast<int32_t>(value);
-      sums[lane] += integer;
-      out[k + lane] = static_cast<int8_t>(integer);
+  Floats residual = {};
+  Ints sums = {};
+  float rest[kLanes] = {};
+  memcpy(rest, row + dim / kLanes * kLanes, static_cast<size_t>(dim % kLanes) * sizeof(float));
+  for (int64_t k = 0; k < dim; k += kLanes) {
+    Floats x;
+    memcpy(&x, k + kLanes <= dim ? row + k : rest, sizeof x);
+    Floats steps = x * inverse;
+    steps = steps > 127.0f ? Floats{} + 127.0f : steps;
+    steps = steps < -127.0f ? Floats{} - 127.0f : steps;
+    const Floats value = (steps + kToInteger) - kToInteger;
+    const Floats left = x - value * step;
+    residual += left * left;
+    const Ints integers = __builtin_convertvector(value, Ints);
+    sums += integers;
+    const Bytes bytes = __builtin_convertvector(integers, Bytes);
+    if (k + kLanes <= dim) {
+      memcpy(out + k, &bytes, sizeof bytes);
+    } else {
+      memcpy(out + k, &bytes, static_cast<size_t>(dim - k));
     }
-  }
-  for (int lane = 0; k + lane < dim; ++lane) {
-    const float x = row[k + lane];
-    const float steps = std::clamp(x * inverse, -127.0f, 127.0f);
-    const float value = (steps + kToInteger) - kToInteger;
-    const float left = x - value * step;
-    residual[lane] += left * left;
-    sums[lane] += static_cast<int32_t>(value);
-    out[k + lane] = static_cast<int8_t>(value);
   }
   float total = 0;
   *sum = 0;
@@ -117,6 +122,7 @@ void writeRow(const RowEncoding& encoding, const float* row, int64_t dim, double
   if (used > 0) words[used - 1] = 0;
   std::fill(words + used, words + out->stride, 0u);
   out->sums.get()[at] = 0;
+  out->steps.get()[at] = 1;
   if (encoding.filter == Filter::kFloat32) {
     memcpy(words, row, static_cast<size_t>(dim) * 4);
   } else if (!(length < kLongest)) {
@@ -124,9 +130,11 @@ void writeRow(const RowEncoding& encoding, const float* row, int64_t dim, double
     error += length;
     length = 0;
   } else {
+    if (encoding.own) out->steps.get()[at] = stepOf(row, dim);
+    const float step = encoding.own ? out->steps.get()[at] : encoding.step;
     const float squares =
         encoding.filter == Filter::kInt8
-            ? roundToInt8(row, dim, encoding.step, reinterpret_cast<int8_t*>(words), out->sums.get() + at)
+            ? roundToInt8(row, dim, step, reinterpret_cast<int8_t*>(words), out->sums.get() + at)
             : roundToBfloat16(row, dim, reinterpret_cast<Half*>(words));
     error += 1.001 * std::sqrt(static_cast<double>(squares)) + 4 * kUnit * length +
              0x1p-63 * std::sqrt(static_cast<double>(dim));
@@ -194,6 +202,21 @@ void projectRange(const CpuPrepared& rows, const RowEncoding& encoding, int64_t 
 
 }  // namespace
 
+CLIPCID_WIDE float largestElement(const float* row, int64_t dim) {
+  Floats most = {};
+  float rest[kLanes] = {};
+  memcpy(rest, row + dim / kLanes * kLanes, static_cast<size_t>(dim % kLanes) * sizeof(float));
+  for (int64_t k = 0; k < dim; k += kLanes) {
+    Floats x;
+    memcpy(&x, k + kLanes <= dim ? row + k : rest, sizeof x);
+    const Floats size = x < 0 ? -x : x;
+    most = most < size ? size : most;
+  }
+  float largest = 0;
+  for (int lane = 0; lane < kLanes; ++lane) largest = std::max(largest, most[lane]);
+  return largest;
+}
+
 void EncodedRows::allocate(const RowEncoding& encoding, int64_t first, int64_t number) {
   begin = first;
   count = number;
@@ -204,6 +227,7 @@ void EncodedRows::allocate(const RowEncoding& encoding, int64_t first, int64_t n
     sums = AlignedArray<int32_t>(padded);
     errors = AlignedArray<float>(padded);
     lengths = AlignedArray<float>(padded);
+    steps = AlignedArray<float>(padded);
     rowsHeld_ = padded;
   }
   if (padded * stride > wordsHeld_) {
@@ -214,9 +238,10 @@ void EncodedRows::allocate(const RowEncoding& encoding, int64_t first, int64_t n
   std::fill(sums.get() + number, sums.get() + padded, 0);
   std::fill(errors.get() + number, errors.get() + padded, 0.0f);
   std::fill(lengths.get() + number, lengths.get() + padded, 0.0f);
+  std::fill(steps.get() + number, steps.get() + padded, 1.0f);
 }
 
-int64_t EncodedRows::rowBytes(const RowEncoding& encoding) { return 4 * (encoding.words + 16) + 12; }
+int64_t EncodedRows::rowBytes(const RowEncoding& encoding) { return 4 * (encoding.words + 16) + 16; }
 
 void approximateRows(const CpuPrepared& rows, bool spread, int64_t begin, int64_t count, const float* stored,
                      int64_t stride, float* out, int64_t strideOut) {
@@ -248,16 +273,13 @@ void encodeRange(const CpuPrepared& rows, const RowEncoding& encoding, int64_t b
   }
 }
 
-void gatherEncoded(const EncodedRows& from, const RowEncoding& encoding, const int64_t* rows, int64_t count,
-                   EncodedRows* out) {
-  out->allocate(encoding, 0, count);
-  for (int64_t at = 0; at < count; ++at) {
-    const int64_t place = rows[at] - from.begin;
-    memcpy(out->row(at), from.row(rows[at]), static_cast<size_t>(out->stride) * 4);
-    out->sums.get()[at] = from.sums.get()[place];
-    out->errors.get()[at] = from.errors.get()[place];
-    out->lengths.get()[at] = from.lengths.get()[place];
-  }
+void copyEncoded(const EncodedRows& from, int64_t row, EncodedRows* out, int64_t place) {
+  const int64_t at = row - from.begin, to = place - out->begin;
+  memcpy(out->row(place), from.row(row), static_cast<size_t>(out->stride) * 4);
+  out->sums.get()[to] = from.sums.get()[at];
+  out->errors.get()[to] = from.errors.get()[at];
+  out->lengths.get()[to] = from.lengths.get()[at];
+  out->steps.get()[to] = from.steps.get()[at];
 }
 
 CLIPCID_WIDE void packPanel(const FilterKernel& kernel, const EncodedRows& rows, int64_t words, int64_t begin,
@@ -336,18 +358,6 @@ std::string FilterPlan::text() const {
   const int64_t count = queries.basis ? queries.basis->count : dim;
   return std::string(name) + ", " + std::to_string(count) + " of " + std::to_string(dim) + " dimensions, " +
          isaName();
-}
-
-float roundDown(double value) {
-  const auto near = static_cast<float>(value);
-  return static_cast<double>(near) > value ? std::nextafterf(near, -std::numeric_limits<float>::infinity())
-                                           : near;
-}
-
-float roundUp(double value) {
-  const auto near = static_cast<float>(value);
-  return static_cast<double>(near) < value ? std::nextafterf(near, std::numeric_limits<float>::infinity())
-                                           : near;
 }
 
 }  // namespace clipcid

@@ -13,6 +13,7 @@
 // lengths, x.y <= s + bound: such a score only rules out.
 #pragma once
 
+#include <cstring>
 #include <memory>
 #include <vector>
 
@@ -30,8 +31,9 @@ struct RowEncoding {
   Filter filter = Filter::kFloat32;
   bool spread = false;                   // rotated by spreadRow
   std::shared_ptr<const Basis> basis{};  // null: all coordinates
-  float step = 1;                        // int8: the value of 1; 1 for other filters
-  int64_t words = 0;                     // a row, whole steps of the microkernel
+  float step = 1;     // int8: the value of 1; 1 for other filters, and where rows have their own
+  bool own = false;   // int8: each row has a step of its own, EncodedRows::steps
+  int64_t words = 0;  // a row, whole steps of the microkernel
 
   bool operator==(const RowEncoding&) const = default;
 };
@@ -45,6 +47,8 @@ struct EncodedRows {
   AlignedArray<int32_t> sums{};    // [count + kMostTileRows] int8: sum of a row's values
   AlignedArray<float> errors{};    // [count + kMostTileRows]
   AlignedArray<float> lengths{};   // [count + kMostTileRows]
+  AlignedArray<float>
+      steps{};  // [count + kMostTileRows] the value of 1 where rows have steps of their own; else 1
 
   // Sets all but the rows' contents; keeps its memory where that is enough.
   void allocate(const RowEncoding& encoding, int64_t begin, int64_t count);
@@ -66,9 +70,8 @@ void encodeRange(const CpuPrepared& rows, const RowEncoding& encoding, int64_t b
 void approximateRows(const CpuPrepared& rows, bool spread, int64_t begin, int64_t count, const float* stored,
                      int64_t stride, float* out, int64_t strideOut);
 
-// The listed rows of `from`, in their order: out's begin is 0. Indices are of the matrix.
-void gatherEncoded(const EncodedRows& from, const RowEncoding& encoding, const int64_t* rows, int64_t count,
-                   EncodedRows* out);
+// One row of `from` to its place in `out`; indices are each object's own.
+void copyEncoded(const EncodedRows& from, int64_t row, EncodedRows* out, int64_t place);
 
 // Keys as a microkernel takes them: [panels][words][panel], zeros behind the last, the kernel's offset added.
 // Packs the rows [begin, begin + count) of `rows`, indices of the matrix; `out` has room for whole panels.
@@ -94,8 +97,21 @@ struct FilterPlan {
   std::string text() const;
 };
 
+// The largest |element|; a NaN is none.
+float largestElement(const float* row, int64_t dim);
+
 // The float32 next below or equal to / above or equal to a float64.
-float roundDown(double value);
-float roundUp(double value);
+inline float roundDown(double value) {
+  const auto near = static_cast<float>(value);
+  if (!(static_cast<double>(near) > value)) return near;
+  uint32_t bits;
+  memcpy(&bits, &near, sizeof bits);
+  // The float32 before: its bits are one less above zero and one more below.
+  bits = near > 0 ? bits - 1 : near < 0 ? bits + 1 : 0x80000001u;
+  float before;
+  memcpy(&before, &bits, sizeof before);
+  return before;
+}
+inline float roundUp(double value) { return -roundDown(-value); }
 
 }  // namespace clipcid

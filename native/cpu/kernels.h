@@ -11,6 +11,28 @@
 
 namespace clipcid {
 
+// What makes an upper bound of a filtered score, by key: arrays of as many as there are keys.
+struct KeyTerms {
+  const float* steps;
+  const float* base;
+  const float* ofError;
+  const float* ofLength;
+};
+// How far below the floor a score is, in a byte, a number for each key.
+struct GapTerms {
+  int8_t* to;
+  float fine, fineAt0, coarse, coarseAt0;
+};
+// The same for a few queries.
+struct QueryTerms {
+  float error, length;  // the largest
+  const float* steps;
+  const float* floors;
+  // Where not null, of each key with the upper bound u the lesser of fine u + fineAt0 and coarse u + coarseAt0, to the
+  // nearest number from -128 to 127; -128 for a NaN.
+  const GapTerms* gaps = nullptr;
+};
+
 // A microkernel of the filters. Rows are words of 32 bits: one float32, two bfloat16 (the lower half first) or
 // four int8 (the lowest byte first), each from -127 to 127.
 struct FilterKernel {
@@ -41,6 +63,17 @@ struct FilterKernel {
 
   // For the planner: float32 multiply-adds a cycle that this kernel does the work of, per thread, about.
   double speed;
+
+  // scores[i] = that of `row` with row listed[i] of `others`, as `tile` has it with a scale of 1: both are row-major words
+  // as A is, and rows of `others` are `stride` words apart. `sums` has the sums of all of these.
+  void (*pairs)(const uint32_t* row, const uint32_t* others, int64_t stride, const int32_t* sums,
+                const int32_t* listed, int64_t count, int64_t words, float* scores);
+
+  // `tile` with a scale of 1 and what Kernels::reaching makes of it, for all tileRows rows, without a way through memory.
+  // Scores are stored unless that is null. Null where the two cannot be one.
+  void (*reach)(const uint32_t* a, int64_t strideA, const int32_t* sums, const uint32_t* b, int64_t words,
+                const QueryTerms& queries, const KeyTerms& keys, float* scores, int64_t strideScores,
+                uint8_t* bits, int64_t strideBits);
 };
 
 // c[r, j] = sum over k < depth of a(r, k) b[k * strideB + j], or that added to c, for r < rows and j < panel, where
@@ -81,11 +114,17 @@ struct Kernels {
   // sums[k] += sign * toFixed(x[k] * weight, scale), with sign 1 or -1.
   void (*addFixed)(const float* x, int64_t dim, double weight, double scale, int64_t sign, int64_t* sums);
 
-  // scores[i] -= from[i], unless `from` is null; then the two largest scores, -infinity where there are fewer. None
-  // may be a NaN, or they say nothing.
-  void (*topTwo)(float* scores, const float* from, int64_t count, float* first, float* second);
+  // Of the filtered scores of a few queries with `columns` keys, a multiple of 16: sets bit j of the bits of row r unless
+  //   scores[r, j] * steps_r * steps_j + error * ofError_j + length * ofLength_j + base_j < floor_r,
+  // in float32, as which order and with which roundings is open. A NaN is not below anything.
+  void (*reaching)(const float* scores, int64_t stride, int rows, int64_t columns, const QueryTerms& queries,
+                   const KeyTerms& keys, uint8_t* bits, int64_t strideBits);
   // Positions of the elements for which !(value < low), ascending, so that NaN is among them; returns how many.
   int64_t (*notBelow)(const float* values, int64_t count, float low, int32_t* positions);
+  // The same for values[i] + 128 <= limits[i] + more, the right side at most 255; `count` is a multiple of 64, and there
+  // is room for three positions more.
+  int64_t (*notOver)(const int8_t* values, const uint8_t* limits, uint8_t more, int64_t count,
+                     int32_t* positions);
 
   // By precision; `int8` and `bfloat16` are null where the machine has nothing faster than float32 for them.
   const FilterKernel* float32;

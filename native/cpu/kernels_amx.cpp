@@ -126,13 +126,30 @@ CLIPCID_AMX_SPIN(spinInt8, _tile_dpbssd, 4)
 CLIPCID_AMX_SPIN(spinBfloat16, _tile_dpbf16ps, 2)
 #undef CLIPCID_AMX_SPIN
 
-constexpr FilterKernel kInt8 = {kSide, kSide, kStep, 0, int8Tile, enter, leave, spinInt8, 700};
-constexpr FilterKernel kBfloat16 = {kSide, kSide, kStep, 0, bfloat16Tile, enter, leave, spinBfloat16, 350};
+constexpr FilterKernel kInt8 = {kSide, kSide,    kStep, 0,       int8Tile, enter,
+                                leave, spinInt8, 700,   nullptr, nullptr};
+constexpr FilterKernel kBfloat16 = {kSide, kSide,        kStep, 0,       bfloat16Tile, enter,
+                                    leave, spinBfloat16, 350,   nullptr, nullptr};
 static_assert(kSide <= kMostTileRows && kSide <= kMostPanel);
 
 }  // namespace
 
-const FilterKernel& amxInt8() { return kInt8; }
-const FilterKernel& amxBfloat16() { return kBfloat16; }
+// Single pairs are the vector units'.
+const FilterKernel& amxInt8() {
+  static const FilterKernel kernel = [] {
+    FilterKernel made = kInt8;
+    made.pairs = avx512Int8().pairs;
+    return made;
+  }();
+  return kernel;
+}
+const FilterKernel& amxBfloat16() {
+  static const FilterKernel kernel = [] {
+    FilterKernel made = kBfloat16;
+    made.pairs = avx512Bfloat16().pairs;
+    return made;
+  }();
+  return kernel;
+}
 
 }  // namespace clipcid

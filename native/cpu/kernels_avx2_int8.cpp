@@ -4,7 +4,9 @@
 // panels from the second-level cache (AVX-512 Xeon, November 2026).
 #include <immintrin.h>
 
+#include "cpu/floats_avx2.inc"
 #include "cpu/kernels.h"
+#include "cpu/kernels_reach.inc"
 #include "cpu/kernels_tile.inc"
 
 namespace clipcid {
@@ -24,13 +26,28 @@ struct Op {
     asm("%{vex%} vpdpbusd %1, %2, %0" : "+x"(sum) : "x"(a), "x"(b));
     return sum;
   }
+  static Vector unsign(Vector a) { return _mm256_xor_si256(a, _mm256_set1_epi8(-128)); }
+  static void addQuarters(const void* four, int32_t* out) {
+    const auto* from = static_cast<const __m128i*>(four);
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(out),
+                     _mm_hadd_epi32(_mm_hadd_epi32(from[0], from[1]), _mm_hadd_epi32(from[2], from[3])));
+  }
   static bool reaches(Floats scores, float limit) {
     return _mm256_movemask_ps(_mm256_cmp_ps(scores, _mm256_set1_ps(limit), _CMP_NLT_UQ)) != 0;
   }
 };
 
-constexpr FilterKernel kInt8 = {
-    Op::rows, Op::columns* Op::width, 1, Op::offset, int8Tile<Op>, nullptr, nullptr, spin<Op, 4>, 64};
+constexpr FilterKernel kInt8 = {Op::rows,
+                                Op::columns* Op::width,
+                                1,
+                                Op::offset,
+                                int8Tile<Op>,
+                                nullptr,
+                                nullptr,
+                                spin<Op, 4>,
+                                64,
+                                pairScores<Op, int32_t>,
+                                reachTile<Op, Vec>};
 
 }  // namespace
 

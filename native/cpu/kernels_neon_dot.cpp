@@ -4,7 +4,9 @@
 // Not yet measured.
 #include <arm_neon.h>
 
+#include "cpu/floats_neon.inc"
 #include "cpu/kernels.h"
+#include "cpu/kernels_reach.inc"
 #include "cpu/kernels_tile.inc"
 
 namespace clipcid {
@@ -55,7 +57,9 @@ constexpr FilterKernel kInt8 = {Bytes::rows,
                                 nullptr,
                                 nullptr,
                                 spin<Bytes, 4>,
-                                32};
+                                32,
+                                pairScores<Bytes, int32_t>,
+                                reachTile<Bytes, Vec>};
 constexpr FilterKernel kBfloat16 = {Halves::rows,
                                     Halves::columns* Halves::width,
                                     1,
@@ -64,7 +68,9 @@ constexpr FilterKernel kBfloat16 = {Halves::rows,
                                     nullptr,
                                     nullptr,
                                     spin<Halves, 2>,
-                                    16};
+                                    16,
+                                    pairScores<Halves, float>,
+                                    reachTile<Halves, Vec>};
 
 }  // namespace
 

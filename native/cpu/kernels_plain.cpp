@@ -1,4 +1,5 @@
 // Whatever the compiler's baseline has: SSE2 on x86-64, NEON on AArch64. No fused multiply-add is assumed.
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 
@@ -22,8 +23,6 @@ struct Vec {
   static Type broadcast(const float* p) { return Type{*p, *p, *p, *p}; }
   static Type add(Type a, Type b, Type c) { return a * b + c; }
   static void store(float* p, Type value) { memcpy(p, &value, sizeof value); }
-  static Type max(Type a, Type b) { return a > b ? a : b; }
-  static Type min(Type a, Type b) { return a < b ? a : b; }
   struct Below {
     typedef int32_t Bits __attribute__((vector_size(16)));
     explicit Below(float limit) : limit{limit, limit, limit, limit} {}
@@ -42,9 +41,22 @@ struct Vec {
       sums[i] += sign * clipcid::toFixed(static_cast<double>(x[i]) * weight, scale);
     }
   }
-  static unsigned mask(const float* p, float low) {
+  static void storeBytes(int8_t* to, const Type (&values)[4]) {
+    for (int i = 0; i < 16; ++i) {
+      const float value = values[i / width][i % width];
+      const float least = value > -128 ? value : -128;
+      to[i] = static_cast<int8_t>(static_cast<int>(std::nearbyint(least < 127 ? least : 127)));
+    }
+  }
+  static Type least(Type a, Type b) { return b < a ? b : a; }
+  static uint64_t notOver64(const int8_t* values, const uint8_t* limits, uint8_t more) {
+    uint64_t bits = 0;
+    for (int i = 0; i < 64; ++i) bits |= static_cast<uint64_t>(values[i] + 128 <= limits[i] + more) << i;
+    return bits;
+  }
+  static unsigned notBelow(Type value, Type low) {
     unsigned bits = 0;
-    for (int i = 0; i < 16; ++i) bits |= static_cast<unsigned>(!(p[i] < low)) << i;
+    for (int i = 0; i < width; ++i) bits |= static_cast<unsigned>(!(value[i] < low[i])) << i;
     return bits;
   }
 };

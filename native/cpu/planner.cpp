@@ -32,9 +32,7 @@ double pairsOf(const CpuPrepared& queries, const CpuPrepared& keys) {
 
 float largestOf(const RowSample& sample, int64_t dim) {
   float most = 0;
-  for (int64_t r = 0; r < sample.count; ++r) {
-    for (int64_t k = 0; k < dim; ++k) most = std::max(most, std::fabs(sample.row(r)[k]));
-  }
+  for (int64_t r = 0; r < sample.count; ++r) most = std::max(most, largestElement(sample.row(r), dim));
   return most;
 }
 
@@ -67,11 +65,13 @@ struct Step {
   double residual = 0;
 };
 
+// Larger or smaller values would leave float32's range in a product; float32 is the filter then.
+bool fitsInt8(float most) { return most > 1e-15f && most < 1e15f; }
+
 // The step of least residual: one smaller than the largest value needs clips a few.
 Step chooseStep(const RowSample& sample, int64_t dim) {
   const float most = largestOf(sample, dim);
-  // Larger or smaller values would leave float32's range in a product; float32 is the filter then.
-  if (!(most > 1e-15f && most < 1e15f)) return {};
+  if (!fitsInt8(most)) return {};
   Step best;
   for (const float part : {1.05f, 0.8f, 0.6f, 0.4f}) {
     const float step = most * part / 127;
@@ -79,6 +79,17 @@ Step chooseStep(const RowSample& sample, int64_t dim) {
     if (best.step == 0 || left < best.residual) best = {step, left};
   }
   return best;
+}
+
+// The same for steps of the rows' own, where a step is not to be chosen.
+Step ownSteps(const RowSample& sample, int64_t dim) {
+  if (!fitsInt8(largestOf(sample, dim))) return {};
+  Step own = {1, 0};
+  for (int64_t r = 0; r < sample.count; ++r) {
+    const double step = sampleStep(sample, r, dim);
+    own.residual += step * step * static_cast<double>(dim) / 12 / static_cast<double>(sample.count);
+  }
+  return own;
 }
 
 int64_t perWord(Filter filter) {
@@ -112,16 +123,18 @@ struct Candidate {
 
 // Sets filter, kernel, steps, words and errors. The samples hold `coordinates` values a row. False when int8
 // cannot hold them.
-bool fill(Filter filter, const RowSample samples[2], int sides, int64_t coordinates, Candidate* out) {
+bool fill(Filter filter, bool own, const RowSample samples[2], int sides, int64_t coordinates,
+          Candidate* out) {
+  const auto steps = own ? ownSteps : chooseStep;
   FilterPlan& plan = out->plan;
   plan.kernel = &filterKernel(filter);
   Step plain[2], spread[2];
   bool usable = true, better = true;
   for (int side = 0; side < sides && filter == Filter::kInt8; ++side) {
-    plain[side] = chooseStep(samples[side], coordinates);
+    plain[side] = steps(samples[side], coordinates);
     RowSample turned = copyOf(samples[side]);
     spreadSample(&turned, coordinates);
-    spread[side] = chooseStep(turned, coordinates);
+    spread[side] = steps(turned, coordinates);
     usable = usable && plain[side].step > 0 && spread[side].step > 0;
     better = better && spread[side].residual < 0.7 * plain[side].residual;
   }
@@ -134,6 +147,7 @@ bool fill(Filter filter, const RowSample samples[2], int sides, int64_t coordina
     if (filter != Filter::kInt8) continue;
     const int from = side < sides ? side : 0;
     encoding.spread = better;
+    encoding.own = own;
     encoding.step = (better ? spread : plain)[from].step;
     out->errors[side] = std::sqrt((better ? spread : plain)[from].residual);
   }
@@ -213,7 +227,7 @@ class JoinPlanner {
 
   void considerAll(Filter filter) {
     Candidate candidate;
-    if (fill(filter, stepSamples(samples_), sides_, dim_, &candidate)) consider(&candidate, dots_);
+    if (fill(filter, false, stepSamples(samples_), sides_, dim_, &candidate)) consider(&candidate, dots_);
   }
 
   void consider(Candidate* candidate, const AlignedArray<float>& scores) {
@@ -311,7 +325,7 @@ class JoinPlanner {
           1.1 * static_cast<double>(dim_) * 0x1p-24 * std::sqrt(static_cast<double>(count));
       for (const Filter filter : left) {
         Candidate candidate;
-        if (!fill(filter, stepSamples(heads), sides_, count + 1, &candidate)) continue;
+        if (!fill(filter, false, stepSamples(heads), sides_, count + 1, &candidate)) continue;
         candidate.plan.queries.basis = candidate.plan.keys.basis = basis;
         for (double& error : candidate.errors) error += rounding;
         consider(&candidate, scores);
@@ -386,16 +400,20 @@ Status sampleRows(const Context& context, const CpuPrepared& rows, int64_t count
   });
 }
 
+double sampleStep(const RowSample& sample, int64_t at, int64_t dim) {
+  return static_cast<double>(largestElement(sample.row(at), dim)) / 127;
+}
+
 Status planFilter(const Context& context, const CpuPrepared& queries, const CpuPrepared& keys, Filter filter,
-                  FilterPlan* out) {
+                  bool own, FilterPlan* out) {
   filter = availableFilter(filter == Filter::kAuto ? Filter::kInt8 : filter);
   const int sides = &queries == &keys ? 1 : 2;
   RowSample samples[2];
   CLIPCID_TRY(sampleRows(context, queries, kStepSample, &samples[0]));
   if (sides == 2) CLIPCID_TRY(sampleRows(context, keys, kStepSample, &samples[1]));
   Candidate candidate;
-  if (!fill(filter, samples, sides, queries.dim, &candidate))
-    fill(availableFilter(Filter::kBfloat16), samples, sides, queries.dim, &candidate);
+  if (!fill(filter, own, samples, sides, queries.dim, &candidate))
+    fill(availableFilter(Filter::kBfloat16), own, samples, sides, queries.dim, &candidate);
   candidate.plan.dim = queries.dim;
   *out = std::move(candidate.plan);
   return {};
@@ -406,8 +424,9 @@ Status planJoin(const Context& context, const CpuPrepared& queries, const CpuPre
   // So little to compare that a sample would cost more than it could save.
   const bool little = pairsOf(queries, keys) * static_cast<double>(queries.dim) < 1e8;
   if (little && context.filter == Filter::kAuto && context.prefix <= 0)
-    return planFilter(context, queries, keys, Filter::kFloat32, out);
-  if (queries.rows == 0 || keys.rows == 0) return planFilter(context, queries, keys, Filter::kFloat32, out);
+    return planFilter(context, queries, keys, Filter::kFloat32, false, out);
+  if (queries.rows == 0 || keys.rows == 0)
+    return planFilter(context, queries, keys, Filter::kFloat32, false, out);
   return JoinPlanner(context, queries, keys, threshold, decided).run(out);
 }
 

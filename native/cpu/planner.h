@@ -22,9 +22,13 @@ struct RowSample {
 };
 Status sampleRows(const Context& context, const CpuPrepared& rows, int64_t count, RowSample* out);
 
-// The encodings of a filter that was chosen (kAuto: int8, or what the machine has) without prefix.
+// The int8 step that row `at` of the sample would have for its own.
+double sampleStep(const RowSample& sample, int64_t at, int64_t dim);
+
+// The encodings of a filter that was chosen (kAuto: int8, or what the machine has) without prefix; in int8, each row may
+// have a step of its own.
 Status planFilter(const Context& context, const CpuPrepared& queries, const CpuPrepared& keys, Filter filter,
-                  FilterPlan* out);
+                  bool own, FilterPlan* out);
 
 // The filter that is expected to tell soonest which dots are over `threshold`, unless the context names one.
 // `decided`: every pair over it needs its canonical dot anyway.

@@ -46,6 +46,7 @@ CpuPrepared::CpuPrepared(const PrepareArgs& args) : reader_(args.rows), offset_(
   rows = args.count < 0 ? args.rows.count() - offset_ : args.count;
   dim = args.rows.dim();
   unit = args.unit;
+  if (rows > 0) base_ = reader_.inPlace(offset_, rows, &stride_);
 }
 
 Status CpuPrepared::scan(const Context& context, bool squaresOfUnitRows) {
@@ -72,7 +73,7 @@ Status CpuPrepared::scan(const Context& context, bool squaresOfUnitRows) {
                     norms_[at] = std::sqrt(square);
                     if (!unit) {
                       squares[at] = square;
-                      for (int64_t k = 0; k < dim; ++k) most = std::max(most, std::fabs(stored[k]));
+                      most = std::max(most, largestElement(stored, dim));
                     } else if (withSquares) {
                       compared(i, stored, scratch.get());
                       squares[at] = kernel.dot(scratch.get(), scratch.get(), dim);
@@ -142,19 +143,12 @@ Status CpuPrepared::eachRangeOfFile(const Context& context, int64_t begin, int64
   return {};
 }
 
-Status CpuPrepared::stored(int64_t index, float* scratch, const float** out) const {
+Status CpuPrepared::storedElsewhere(int64_t index, float* scratch, const float** out) const {
   int64_t stride;
   *out = reader_.inPlace(offset_ + index, 1, &stride);
   if (*out != nullptr) return {};
   *out = scratch;
   return reader_.read(offset_ + index, 1, scratch, dim);
-}
-
-void CpuPrepared::prefetch(int64_t index) const {
-  int64_t stride;
-  const float* row = reader_.inPlace(offset_ + index, 1, &stride);
-  if (row == nullptr) return;
-  for (int64_t k = 0; k < dim; k += 16) __builtin_prefetch(row + k);
 }
 
 void CpuPrepared::compared(int64_t index, const float* stored, float* out) const {

@@ -58,9 +58,21 @@ class CpuPrepared final : public Prepared {
   Status eachRange(const Context& context, int64_t begin, int64_t count, const Visit& visit) const;
 
   // One row as stored: where it is, or read into `scratch` [dim].
-  Status stored(int64_t index, float* scratch, const float** out) const;
+  Status stored(int64_t index, float* scratch, const float** out) const {
+    if (base_ == nullptr) return storedElsewhere(index, scratch, out);
+    *out = base_ + index * stride_;
+    return {};
+  }
+  // Consecutive rows as stored, [count, dim].
+  Status storedRows(int64_t begin, int64_t count, float* out) const {
+    return reader_.read(offset_ + begin, count, out, dim);
+  }
   // Asks for the row's memory, so that stored() soon finds it in the cache.
-  void prefetch(int64_t index) const;
+  // Where the row lies in memory as it is stored; null where it does not.
+  const float* placeOf(int64_t index) const { return base_ == nullptr ? nullptr : base_ + index * stride_; }
+  void prefetch(int64_t index) const {
+    if (base_ != nullptr) prefetchRow(base_ + index * stride_, dim);
+  }
   // One row as compared: the canonical row of a unit matrix, zeros for a fault. `out` may be `scratch` [dim].
   Status row(int64_t index, float* scratch, const float** out) const;
   // The row as compared of a row as stored; `out` [dim] may be `stored`.
@@ -84,8 +96,13 @@ class CpuPrepared final : public Prepared {
   Status eachRangeOfFile(const Context& context, int64_t begin, int64_t count, int64_t range,
                          const Visit& visit) const;
 
+  Status storedElsewhere(int64_t index, float* scratch, const float** out) const;
+
   RowReader reader_;
   int64_t offset_;
+  // Where all rows lie in one place in memory as they are stored: the first of them.
+  const float* base_ = nullptr;
+  int64_t stride_ = 0;
   std::vector<double> norms_;
   std::vector<uint8_t> faulty_;
   mutable std::mutex mutex_;

@@ -1,10 +1,10 @@
 // In: a few queries with some keys. Out: a filter.
 //
-// A filter of bound b leaves for each query the keys whose score is within b of its k-th best, and some more, as that is
-// not known at first (shortlist.h): n of them, within kBand b. The sample tells n directly when it holds all keys;
-// otherwise its best scores are taken for the tail of an exponential distribution of rate r, and n = k exp(kBand b r)
-// as long as that stays inside the tail. About n (1 + ln(K / n)) keys become candidates while keys stream by. So the
-// cost of a filter is, in cycles a query,
+// A filter of bound b leaves for each query the keys whose score is within kBand b of its k-th best, and some more, as
+// that is not known at first: n of them. The sample tells n directly when it holds all keys, each with its own bound;
+// otherwise its best scores are taken for the tail of an exponential distribution of rate r, and n = k exp(kBand b r) as
+// long as that stays inside the tail. About n (1 + ln(K / n)) keys become candidates while keys stream by. So the cost of a filter is, in
+// cycles a query,
 //   K D / speed + K kScan + n (1 + ln(K / n)) kCandidate + (n - k) (kJudge + D / 2).
 #include "cpu/select_plan.h"
 
@@ -19,11 +19,12 @@ namespace {
 
 // Products of elements below which float32 is done before a sample would be.
 constexpr double kSmall = 1e9;
-constexpr int64_t kSampleQueries = 32;
+constexpr int64_t kSampleQueries = 16;
 constexpr int64_t kSampleKeys = 2048;
-// Cycles, measured on an AVX-512 Xeon: to look at a score; to take a key in as a candidate; to judge one.
-constexpr double kBand = 1.3;
-constexpr double kScan = 0.25, kCandidate = 100, kJudge = 600;
+// Cycles, about: to look at a score; to take a key in as a candidate; to judge one. A single best key's floor has no error;
+// where several are sought it is that of a filtered score, made better in between.
+constexpr double kBandOfOne = 1, kBand = 1.3;
+constexpr double kScan = 0.25, kCandidate = 60, kJudge = 300;
 // Cycles to encode an element.
 constexpr double kEncode = 1;
 
@@ -31,6 +32,10 @@ struct Scores {
   std::vector<std::vector<float>> rows;  // a query's scores with the sampled keys, descending
   double share = 1;                      // all keys over the sampled ones
   double queryNorm = 0, keyNorm = 0;     // mean
+  double queryStep = 0, keyStep = 0;     // mean, of int8
+  // Of the sampled keys, in the order of `byKey`, where they are all of them.
+  std::vector<double> keyNorms, keySteps;
+  std::vector<std::vector<float>> byKey;
 };
 
 Status sampleScores(const Context& context, const SelectPlanArgs& args, Scores* out) {
@@ -71,13 +76,21 @@ Status sampleScores(const Context& context, const SelectPlanArgs& args, Scores* 
         sorted[static_cast<size_t>(j)] -= static_cast<float>(args.keys->squares[key] / 2);
       }
     }
+    if (out->share == 1) out->byKey.push_back(sorted);
     std::sort(sorted.begin(), sorted.end(), std::greater<float>());
+    out->queryStep += sampleStep(queries, r, dim);
     out->queryNorm += args.queries->normBound(place(r, queries.count, args.queries->rows));
   }
-  for (int64_t j = 0; j < keys.count; ++j)
-    out->keyNorm += args.keys->normBound(place(j, keys.count, args.keys->rows));
+  for (int64_t j = 0; j < keys.count; ++j) {
+    out->keyNorms.push_back(args.keys->normBound(place(j, keys.count, args.keys->rows)));
+    out->keySteps.push_back(sampleStep(keys, j, dim));
+    out->keyNorm += out->keyNorms.back();
+    out->keyStep += out->keySteps.back();
+  }
   out->queryNorm /= static_cast<double>(queries.count);
+  out->queryStep /= static_cast<double>(queries.count);
   out->keyNorm /= static_cast<double>(keys.count);
+  out->keyStep /= static_cast<double>(keys.count);
   return {};
 }
 
@@ -103,25 +116,38 @@ double within(const std::vector<float>& sorted, double share, int64_t k, double 
   return std::max(reaching(kth - band), static_cast<double>(k));
 }
 
-// About what FilterPlan::bound will be for rows of these norms.
-double likelyBound(const FilterPlan& plan, const Scores& scores) {
-  const auto error = [&](const RowEncoding& encoding, double norm) {
-    if (encoding.filter == Filter::kInt8)
-      return static_cast<double>(encoding.step) * std::sqrt(static_cast<double>(plan.dim) / 12);
-    return encoding.filter == Filter::kBfloat16 ? 0x1p-9 * 0.85 * norm : 0x1p-22 * norm;
-  };
-  return plan.bound(error(plan.queries, scores.queryNorm), scores.queryNorm, error(plan.keys, scores.keyNorm),
-                    scores.keyNorm);
+// About how far a row of this norm and this int8 step is from its encoding.
+double likelyError(const FilterPlan& plan, double norm, double step) {
+  if (plan.queries.filter == Filter::kInt8) return step * std::sqrt(static_cast<double>(plan.dim) / 12);
+  return plan.queries.filter == Filter::kBfloat16 ? 0x1p-9 * 0.85 * norm : 0x1p-22 * norm;
+}
+
+// Keys that a filter leaves open for the sampled queries, on average.
+double openKeys(const SelectPlanArgs& args, const FilterPlan& plan, const Scores& scores, size_t query) {
+  const double error = likelyError(plan, scores.queryNorm, scores.queryStep);
+  const std::vector<float>& sorted = scores.rows[query];
+  if (args.k == 1 && scores.share == 1) {
+    const auto floor = static_cast<double>(sorted[0]);
+    double open = 0;
+    for (size_t j = 0; j < sorted.size(); ++j) {
+      const double keyError = likelyError(plan, scores.keyNorms[j], scores.keySteps[j]);
+      const double bound = plan.bound(error, scores.queryNorm, keyError, scores.keyNorms[j]);
+      open += static_cast<double>(scores.byKey[query][j]) + kBandOfOne * bound >= floor;
+    }
+    return open;
+  }
+  const double bound =
+      plan.bound(error, scores.queryNorm, likelyError(plan, scores.keyNorm, scores.keyStep), scores.keyNorm);
+  return within(sorted, scores.share, args.k, (args.k == 1 ? kBandOfOne : kBand) * bound);
 }
 
 double cost(const SelectPlanArgs& args, const FilterPlan& plan, const Scores& scores) {
   const auto keys = static_cast<double>(args.keys->rows), k = static_cast<double>(args.k);
   const auto dim = static_cast<double>(plan.dim);
-  const double band = kBand * likelyBound(plan, scores);
   double cycles = keys * (dim / plan.kernel->speed + kScan);
   double candidates = 0, judged = 0;
-  for (const std::vector<float>& sorted : scores.rows) {
-    const double left = std::clamp(within(sorted, scores.share, args.k, band), std::min(k, keys), keys);
+  for (size_t query = 0; query < scores.rows.size(); ++query) {
+    const double left = std::clamp(openKeys(args, plan, scores, query), std::min(k, keys), keys);
     candidates += left * (1 + std::log(keys / left));
     judged += left - std::min(k, keys);
   }
@@ -137,22 +163,22 @@ double cost(const SelectPlanArgs& args, const FilterPlan& plan, const Scores& sc
 
 Status planSelect(const Context& context, const SelectPlanArgs& args, FilterPlan* out) {
   if (context.filter != Filter::kAuto)
-    return planFilter(context, *args.queries, *args.keys, context.filter, out);
-  CLIPCID_TRY(planFilter(context, *args.queries, *args.keys, Filter::kFloat32, out));
+    return planFilter(context, *args.queries, *args.keys, context.filter, true, out);
+  CLIPCID_TRY(planFilter(context, *args.queries, *args.keys, Filter::kFloat32, true, out));
   const double work = static_cast<double>(args.count) * static_cast<double>(args.keys->rows) *
                       static_cast<double>(args.queries->dim);
   if (kernels().bfloat16 == nullptr && kernels().int8 == nullptr) return {};
   // What is encoded for a large selection serves small ones of the same rows too.
   const Filter kept = args.queries->keptFilter();
   if (kept != Filter::kAuto && args.count < args.queries->rows / 4)
-    return planFilter(context, *args.queries, *args.keys, kept, out);
+    return planFilter(context, *args.queries, *args.keys, kept, true, out);
   if (work < kSmall) return {};
   Scores scores;
   CLIPCID_TRY(sampleScores(context, args, &scores));
   double least = cost(args, *out, scores);
   for (const Filter filter : {Filter::kBfloat16, Filter::kInt8}) {
     FilterPlan plan;
-    CLIPCID_TRY(planFilter(context, *args.queries, *args.keys, filter, &plan));
+    CLIPCID_TRY(planFilter(context, *args.queries, *args.keys, filter, true, &plan));
     if (plan.queries.filter != filter) continue;
     const double cycles = cost(args, plan, scores);
     if (!(cycles < least)) continue;

@@ -1,7 +1,7 @@
 #include "cpu/select_sweep.h"
 
 #include <algorithm>
-#include <cmath>
+#include <limits>
 #include <numeric>
 
 #include "cpu/kernels.h"
@@ -37,14 +37,12 @@ Status runSlice(const Context& context, const SelectSweep& select, const int64_t
     return select.blocks ? select.blocks(blocks) : Status();
   };
   pass.limit = select.limit;
+  pass.floors = select.floors;
+  pass.euclidean = select.euclidean;
   pass.visit = select.visit;
   CLIPCID_TRY(sweep(context, pass));
   return open ? select.close(block) : Status();
 }
-
-// The canonical dot of unit rows is this near to that of the rows as stored over their norms: their elements are off
-// by 2^-24 of themselves, or 2^-150, and |x^| |y^| <= 1 + 2^-23.
-constexpr double kNear = 0x1.01p-23 + 0x1p-40;
 
 }  // namespace
 
@@ -76,41 +74,25 @@ Status selectSweep(const Context& context, const SelectSweep& select) {
   return {};
 }
 
-StripBound::StripBound(const FilterPlan& plan, const Strip& strip, bool euclidean) {
-  const auto keyError = static_cast<double>(strip.keyError), keyLength = static_cast<double>(strip.keyLength);
-  const double most = plan.bound(static_cast<double>(strip.queryError),
-                                 static_cast<double>(strip.queryLength), keyError, keyLength);
-  const double norm = keyError + keyLength;
-  if (!std::isfinite(most) || (euclidean && !(norm * norm < 1e37))) {
-    constant = std::numeric_limits<double>::infinity();
-    return;
-  }
-  // More than the roundings of these sums.
-  constexpr double kSlack = 1 + 1e-9;
-  constant = plan.bound(0, 0, keyError, keyLength) * kSlack;
-  // At a length for which the bound is finite.
-  const double error = static_cast<double>(strip.queryError), length = static_cast<double>(strip.queryLength);
-  if (error > 0) ofError = plan.bound(error, 0, keyError, keyLength) / error * kSlack;
-  if (length > 0) ofLength = plan.bound(0, length, keyError, keyLength) / length * kSlack;
-  if (!euclidean) return;
-  // The halved square's rounding and the subtraction's: |dot| <= (error + length) norm.
-  constant += std::ldexp(2 * norm * norm, -23);
-  ofError += std::ldexp(norm, -23);
-  ofLength += std::ldexp(norm, -23);
-}
-
 double pairBound(const FilterPlan& plan, const Strip& strip, int row, int64_t column) {
   return plan.bound(static_cast<double>(strip.errorOf(row)), static_cast<double>(strip.lengthOf(row)),
                     static_cast<double>(strip.keyErrorOf(column)),
                     static_cast<double>(strip.keyLengthOf(column)));
 }
 
-void PairScores::start(int workers) {
-  scratch_.resize(static_cast<size_t>(2 * workers));
-  for (size_t at = 0; at < scratch_.size(); ++at) {
-    const auto side = static_cast<int>(at % 2);
-    if (side < sides) scratch_[at].buffer = AlignedArray<float>(4 * queries[side]->dim);
-  }
+void markAgain(const Strip& strip, int row, float floor) {
+  const QueryTerms query = {strip.known ? strip.errorOf(row) : std::numeric_limits<float>::infinity(),
+                            strip.lengthOf(row),
+                            strip.queries->steps.get() + (strip.query + row - strip.queries->begin), &floor};
+  kernels().reaching(strip.scores + row * strip.stride, strip.stride, 1, (strip.columns + 15) / 16 * 16,
+                     query, strip.terms, strip.bits + row * strip.strideBits, strip.strideBits);
+}
+
+PairScores::PairScores(int workers, const CpuPrepared& queries, const CpuPrepared& keys,
+                       const CpuPrepared* secondQueries, const CpuPrepared* secondKeys, double cutoff)
+    : sides_(secondQueries == nullptr ? 1 : 2), cutoff_(cutoff) {
+  dots_[0] = Dots(queries, keys, workers);
+  if (sides_ == 2) dots_[1] = Dots(*secondQueries, *secondKeys, workers);
 }
 
 Judge PairScores::judge(const QueryBlock& block) {
@@ -119,7 +101,7 @@ Judge PairScores::judge(const QueryBlock& block) {
     return decide(block.row(place), key, worker, score);
   };
   judge.prefetch = [this](int32_t key) {
-    for (int side = 0; side < sides; ++side) keys[side]->prefetch(key);
+    for (int side = 0; side < sides_; ++side) dots_[side].keys().prefetch(key);
   };
   judge.tighten = [this, block](int64_t place, Candidate* candidate, int worker) {
     return tighten(block.row(place), candidate, worker);
@@ -127,62 +109,21 @@ Judge PairScores::judge(const QueryBlock& block) {
   return judge;
 }
 
-Status PairScores::decide(int64_t query, int64_t key, int worker, double* score) {
+Status PairScores::decide(int64_t query, int32_t key, int worker, double* score) {
   double dots[2] = {};
-  for (int side = 0; side < sides; ++side) {
-    Side& own = scratch_[static_cast<size_t>(2 * worker + side)];
-    const int64_t dim = queries[side]->dim;
-    if (own.query != query) {
-      own.query = -1;
-      CLIPCID_TRY(queries[side]->row(query, own.buffer.get(), &own.x));
-      own.query = query;
-    }
-    const float* y;
-    CLIPCID_TRY(keys[side]->row(key, own.buffer.get() + dim, &y));
-    dots[side] = kernels().dot(own.x, y, dim);
-  }
-  if (sides == 2) {
-    *score = dots[0] > cutoff || dots[1] > cutoff ? 0 : dots[0] * dots[1];
-  } else {
-    *score = euclidean ? dots[0] - keys[0]->squares[static_cast<size_t>(key)] / 2 : dots[0];
-  }
-  return {};
-}
-
-Status PairScores::nearDot(int side, int64_t query, int64_t key, int worker, double* dot) {
-  Side& own = scratch_[static_cast<size_t>(2 * worker + side)];
-  const int64_t dim = queries[side]->dim;
-  *dot = 0;
-  if (queries[side]->isFault(query) || keys[side]->isFault(key)) return {};
-  if (own.storedQuery != query) {
-    own.storedQuery = -1;
-    CLIPCID_TRY(queries[side]->stored(query, own.buffer.get() + 2 * dim, &own.stored));
-    own.storedQuery = query;
-  }
-  const float* y;
-  CLIPCID_TRY(keys[side]->stored(key, own.buffer.get() + 3 * dim, &y));
-  *dot = kernels().dot(own.stored, y, dim) / queries[side]->storedNorm(query) / keys[side]->storedNorm(key);
+  for (int side = 0; side < sides_; ++side) CLIPCID_TRY(dots_[side].exact(query, key, worker, &dots[side]));
+  *score = sides_ == 1 ? dots[0] : dots[0] > cutoff_ || dots[1] > cutoff_ ? 0 : dots[0] * dots[1];
   return {};
 }
 
 Status PairScores::tighten(int64_t query, Candidate* candidate, int worker) {
-  bool unit = !euclidean;
-  for (int side = 0; side < sides; ++side) unit = unit && queries[side]->unit && keys[side]->unit;
-  Candidate tight = {};
-  if (!unit) {
-    // Rows that are compared as they are stored have nothing cheaper than their canonical score.
-    double score;
-    CLIPCID_TRY(decide(query, candidate->index, worker, &score));
-    tight = {roundDown(score), roundUp(score), 0};
-  } else {
-    double a, b;
-    CLIPCID_TRY(nearDot(0, query, candidate->index, worker, &a));
-    tight = {roundDown(a - kNear), roundUp(a + kNear), 0};
-    if (sides == 2) {
-      CLIPCID_TRY(nearDot(1, query, candidate->index, worker, &b));
-      tight = productInterval(a, kNear, b, kNear, cutoff);
-    }
+  double dots[2] = {}, slack[2] = {};
+  for (int side = 0; side < sides_; ++side) {
+    CLIPCID_TRY(dots_[side].near(query, &candidate->index, 1, worker, &dots[side]));
+    slack[side] = dots_[side].slack(candidate->index);
   }
+  Candidate tight = {roundDown(dots[0] - slack[0]), roundUp(dots[0] + slack[0]), 0};
+  if (sides_ == 2) tight = productInterval(dots[0], slack[0], dots[1], slack[1], cutoff_);
   candidate->low = tight.low;
   candidate->high = tight.high;
   return {};

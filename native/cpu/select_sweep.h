@@ -1,8 +1,10 @@
 // What selections share: queries in blocks whose lists fit in memory, bounds for a strip, and canonical scores.
 #pragma once
 
+#include <cstring>
 #include <functional>
 
+#include "cpu/dots.h"
 #include "cpu/shortlist.h"
 #include "cpu/sweep.h"
 
@@ -35,70 +37,54 @@ struct SelectSweep {
   // As Sweep's; `blocks` may be null.
   std::function<Status(const SweepBlocks& blocks)> blocks{};
   std::function<float(const Strip& strip, int worker)> limit{};
+  std::function<Sweep::Floors(const Strip& strip, int worker)> floors{};
+  bool euclidean = false;
   std::function<Status(const Strip& strip, int worker)> visit{};
 };
 
 Status selectSweep(const Context& context, const SelectSweep& sweep);
 
-// FilterPlan::bound for keys of a strip, worked out for a query at a time: it is linear in a query's error and
-// length.
-struct StripBound {
-  double constant = 0, ofError = 0, ofLength = 0;
-
-  StripBound() = default;
-  // `euclidean`: of the dot less half the key's square, rounded to float32, in float32.
-  StripBound(const FilterPlan& plan, const Strip& strip, bool euclidean);
-  // Infinite where nothing is known.
-  double at(float error, float length) const {
-    return constant + ofError * static_cast<double>(error) + ofLength * static_cast<double>(length);
-  }
-};
-
-// For a key of its own.
+// Plan::bound of a single pair of a strip.
 double pairBound(const FilterPlan& plan, const Strip& strip, int row, int64_t column);
+// The filtered score that it is a bound of.
+inline double scoreOf(const Strip& strip, int row, int64_t column) {
+  const auto steps = static_cast<double>(strip.stepOf(row)) * static_cast<double>(strip.terms.steps[column]);
+  return static_cast<double>(strip.scores[row * strip.stride + column]) * steps;
+}
+// Sets the bits of one row anew, for a floor that has risen.
+void markAgain(const Strip& strip, int row, float floor);
 
 // Canonical scores of single pairs, for one pair of matrices or two.
 class PairScores {
  public:
-  int sides = 1;
-  const CpuPrepared* queries[2] = {};
-  const CpuPrepared* keys[2] = {};
-  bool euclidean = false;  // one pair of matrices only
-  double cutoff = 2;       // two only
+  // Of dots, or, where there is a second pair, of their products, which are 0 where either is over the cutoff.
+  PairScores(int workers, const CpuPrepared& queries, const CpuPrepared& keys,
+             const CpuPrepared* secondQueries = nullptr, const CpuPrepared* secondKeys = nullptr,
+             double cutoff = 2);
 
-  // Call it once, when all is set.
-  void start(int workers);
   Judge judge(const QueryBlock& block);
 
  private:
-  struct Side {
-    int64_t query = -1, storedQuery = -1;  // what x and stored are of
-    const float* x = nullptr;
-    const float* stored = nullptr;
-    AlignedArray<float> buffer{};  // [4, dim]
-  };
-
-  Status decide(int64_t query, int64_t key, int worker, double* score);
+  Status decide(int64_t query, int32_t key, int worker, double* score);
   Status tighten(int64_t query, Candidate* candidate, int worker);
-  Status nearDot(int side, int64_t query, int64_t key, int worker, double* dot);
 
-  std::vector<Side> scratch_;  // [workers, 2]
+  const int sides_;
+  const double cutoff_;
+  Dots dots_[2];
 };
 
 // An interval of the product of a dot within s of a and one within t of b, and 0 where one may be over the cutoff.
 Candidate productInterval(double a, double s, double b, double t, double cutoff);
 
-// The 1-bit runs of a strip's panels: calls visit(from, columns), and returns its first failure.
+// Calls visit(column) for every 1 among the bits of a row, ascending, and returns its first failure.
 template <typename Visit>
-Status eachRun(const Strip& strip, Visit&& visit) {
-  for (uint64_t hits = strip.hits; hits != 0;) {
-    const int64_t begin = __builtin_ctzll(hits);
-    const uint64_t rest = ~(hits >> begin);
-    const int64_t length = rest == 0 ? 64 : __builtin_ctzll(rest);
-    const int64_t from = begin * strip.panel;
-    CLIPCID_TRY(visit(from, std::min(length * strip.panel, strip.columns - from)));
-    if (begin + length >= 64) break;
-    hits &= ~uint64_t{0} << (begin + length);
+Status eachHit(const Strip& strip, int row, Visit&& visit) {
+  const uint8_t* bits = strip.bits + row * strip.strideBits;
+  for (int64_t from = 0; from < strip.columns; from += 64) {
+    uint64_t hits;
+    memcpy(&hits, bits + from / 8, sizeof hits);
+    if (strip.columns - from < 64) hits &= (uint64_t{1} << (strip.columns - from)) - 1;
+    for (; hits != 0; hits &= hits - 1) CLIPCID_TRY(visit(from + __builtin_ctzll(hits)));
   }
   return {};
 }

@@ -65,17 +65,10 @@ class Shortlists {
   // Bytes that a list takes.
   static int64_t bytes(int64_t k);
 
-  const Judge& judge() const { return judge_; }
-
   // A key whose canonical score is below this is not among the k best.
   float floor(int64_t query, int64_t part) const { return floors_[at(query, part)]; }
-  // The least of the floors of a few queries that follow one another.
-  float leastFloor(int64_t query, int64_t count, int64_t part) const {
-    const float* floors = floors_.data() + at(query, part);
-    float least = floors[0];
-    for (int64_t i = 1; i < count; ++i) least = floors[i] < least ? floors[i] : least;
-    return least;
-  }
+  // Those of queries that follow one another lie together.
+  const float* floors(int64_t query, int64_t part) const { return floors_.data() + at(query, part); }
   void raiseFloor(int64_t query, int64_t part, float floor) {
     float& own = floors_[at(query, part)];
     if (floor > own) own = floor;

@@ -36,6 +36,7 @@ constexpr int64_t kGroupBytes = 512 << 10;
 constexpr int64_t kStripBytes = 512 << 10;
 // Rows of scores that are 2 KiB apart would all lie in the same few sets of the first-level cache.
 constexpr int64_t kSkew = 16;
+constexpr int64_t kStripBits = kMostStrip + 64;
 
 struct Maxima {
   float error = 0, length = 0;
@@ -74,6 +75,8 @@ class Pass {
     if (queryCount_ == 0 || sweep_.keys->rows == 0) return {};
     for (int worker = 0; worker < std::max(context_.threads, 1); ++worker)
       scores_.emplace_back(kernel_.tileRows * (strip_ + kSkew));
+    for (int worker = 0; sweep_.floors && worker < std::max(context_.threads, 1); ++worker)
+      bits_.emplace_back(kernel_.tileRows * kStripBits / 8);
     total_ = static_cast<double>(queryCount_) * static_cast<double>(sweep_.keys->rows);
     CLIPCID_TRY(keepWhatFits());
     if (queriesKept_) {
@@ -117,26 +120,28 @@ class Pass {
   Status encodeQueries(int64_t at, int64_t count, EncodedRows* out) {
     if (sweep_.rows == nullptr) return sweep_.queries->encode(context_, plan_.queries, at, count, out);
     const int64_t* rows = sweep_.rows + at;
-    if (wholeQueries_) {
-      gatherEncoded(*wholeQueries_, plan_.queries, rows, count, out);
-    } else {
-      out->allocate(plan_.queries, 0, count);
-      CLIPCID_TRY(parallelTry(context_, count, [&](int64_t place, int) -> Status {
-        const AlignedArray<float> scratch(sweep_.queries->dim);
+    out->allocate(plan_.queries, at, count);
+    constexpr int64_t kRange = 64;
+    return parallelTry(context_, (count + kRange - 1) / kRange, [&](int64_t range, int) -> Status {
+      const int64_t end = std::min((range + 1) * kRange, count);
+      const AlignedArray<float> scratch(sweep_.queries->dim);
+      EncodedRows one;
+      for (int64_t place = range * kRange; place < end; ++place) {
+        if (wholeQueries_) {
+          if (place + kRowsAhead < end)
+            prefetchRow(reinterpret_cast<const float*>(wholeQueries_->row(rows[place + kRowsAhead])),
+                        wholeQueries_->stride);
+          copyEncoded(*wholeQueries_, rows[place], out, at + place);
+          continue;
+        }
         const float* stored;
         CLIPCID_TRY(sweep_.queries->stored(rows[place], scratch.get(), &stored));
-        EncodedRows one;
         one.allocate(plan_.queries, rows[place], 1);
         encodeRange(*sweep_.queries, plan_.queries, rows[place], 1, stored, sweep_.queries->dim, &one);
-        std::copy(one.words.get(), one.words.get() + one.stride, out->row(place));
-        out->sums.get()[place] = one.sums.get()[0];
-        out->errors.get()[place] = one.errors.get()[0];
-        out->lengths.get()[place] = one.lengths.get()[0];
-        return {};
-      }));
-    }
-    out->begin = at;
-    return {};
+        copyEncoded(one, rows[place], out, at + place);
+      }
+      return {};
+    });
   }
 
   Status runQueries(const EncodedRows& queries, int64_t first, int64_t count) {
@@ -223,8 +228,17 @@ class Pass {
     }
     const int64_t strips = (count + strip_ - 1) / strip_, perStrip = strip_ / kernel_.panel;
     stripMaxima_.resize(static_cast<size_t>(strips));
+    if (sweep_.floors && panels * kernel_.panel > termsHeld_) {
+      termsHeld_ = panels * kernel_.panel;
+      terms_ = AlignedArray<float>(4 * termsHeld_);
+    }
     return parallelTry(context_, strips, [&](int64_t strip, int) -> Status {
       const int64_t row = strip * strip_;
+      if (sweep_.floors) {
+        const double* squares = sweep_.euclidean ? sweep_.keys->squares.data() : nullptr;
+        writeTerms(plan_, keys, squares, begin + row, std::min(strip_, count - row),
+                   std::min(strip_, panels * kernel_.panel - row), termsAt(row));
+      }
       stripMaxima_[static_cast<size_t>(strip)] = maximaOf(keys, begin + row, std::min(strip_, count - row));
       for (int64_t panel = strip * perStrip; panel < std::min(panels, (strip + 1) * perStrip); ++panel) {
         const int64_t from = panel * kernel_.panel;
@@ -233,6 +247,12 @@ class Pass {
       }
       return {};
     });
+  }
+
+  // Arrays of Terms for the keys of a block, one behind the other.
+  Terms termsAt(int64_t place) {
+    float* at = terms_.get() + place;
+    return {at, at + termsHeld_, at + 2 * termsHeld_, at + 3 * termsHeld_};
   }
 
   Status runBlocks(const EncodedRows& queries, int64_t first, int64_t count, const EncodedRows& keys,
@@ -262,12 +282,15 @@ class Pass {
       strip.scores = scores_[static_cast<size_t>(worker)].get();
       strip.stride = strip_ + kSkew;
       strip.panel = kernel_.panel;
+      if (sweep_.floors) strip.bits = bits_[static_cast<size_t>(worker)].get();
+      strip.strideBits = kStripBits / 8;
       const int64_t tileBegin = task / parts * group, tileEnd = std::min(tileBegin + group, tiles);
       for (int64_t at = strips * part / parts; at < strips * (part + 1) / parts; ++at) {
         strip.key = begin + at * strip_;
         strip.columns = std::min(strip_, begin + keyCount - strip.key);
         strip.keyError = stripMaxima_[static_cast<size_t>(at)].error;
         strip.keyLength = stripMaxima_[static_cast<size_t>(at)].length;
+        if (sweep_.floors) strip.terms = termsAt(at * strip_).constant();
         CLIPCID_TRY(runStrip(&strip, first, wanted, tileBegin, tileEnd, at, worker));
         if (context_.cancelled()) return Status::aborted();
       }
@@ -293,10 +316,15 @@ class Pass {
       const Maxima& most = tileMaxima_[static_cast<size_t>(tile)];
       strip->queryError = most.error;
       strip->queryLength = most.length;
-      const float limit =
-          sweep_.limit ? sweep_.limit(*strip, worker) : -std::numeric_limits<float>::infinity();
       const uint32_t* rows = strip->queries->row(strip->query);
       const int32_t* sums = strip->queries->sums.get() + (strip->query - strip->queries->begin);
+      if (sweep_.floors) {
+        runFloors(strip, rows, sums, panels, panelCount, worker);
+        CLIPCID_TRY(sweep_.visit(*strip, worker));
+        continue;
+      }
+      const float limit =
+          sweep_.limit ? sweep_.limit(*strip, worker) : -std::numeric_limits<float>::infinity();
       uint64_t hits = 0;
       for (; panel < panelCount; ++panel) {
         const bool hit = kernel_.tile(rows, strip->queries->stride, sums, panels + panel * panelWords, words_,
@@ -309,6 +337,55 @@ class Pass {
     }
     progress((tileEnd - tileBegin) * kernel_.tileRows * strip->columns, worker);
     return {};
+  }
+
+  // One tile of queries, with floors of their own.
+  void runFloors(Strip* strip, const uint32_t* rows, const int32_t* sums, const uint32_t* panels,
+                 int64_t panelCount, int worker) {
+    const auto error = static_cast<double>(strip->queryError),
+               length = static_cast<double>(strip->queryLength);
+    const double keyNorm = static_cast<double>(strip->keyError) + static_cast<double>(strip->keyLength);
+    constexpr float kInfinity = std::numeric_limits<float>::infinity();
+    // Where the bound is infinite, so must what is made of it be.
+    strip->known = (error + length) * keyNorm < 1e37;
+    const Sweep::Floors asked = sweep_.floors(*strip, worker);
+    // A tile's rows are all worked out; nothing reaches the floor of those that are not there.
+    float floors[kMostTileRows];
+    int8_t nowhere[kMostPanel];
+    GapTerms gaps[kMostTileRows];
+    for (int r = 0; r < kernel_.tileRows; ++r) {
+      const bool there = r < strip->rows;
+      floors[r] = there ? asked.floors[r] : kInfinity;
+      if (asked.gaps != nullptr) gaps[r] = there ? asked.gaps[r] : GapTerms{nowhere, 0, 0, 0, 0};
+    }
+    const QueryTerms queries = {strip->known ? strip->queryError : kInfinity, strip->queryLength,
+                                strip->queries->steps.get() + (strip->query - strip->queries->begin), floors,
+                                asked.gaps == nullptr ? nullptr : gaps};
+    const int64_t panelWords = words_ * kernel_.panel, stride = strip->queries->stride;
+    for (int64_t panel = 0; panel < panelCount; ++panel) {
+      const int64_t at = panel * kernel_.panel;
+      prefetchPart(asked, panel, panelCount);
+      const KeyTerms keys = {strip->terms.steps + at, strip->terms.base + at, strip->terms.ofError + at,
+                             strip->terms.ofLength + at};
+      float* scores = strip->scores + at;
+      uint8_t* bits = strip->bits + at / 8;
+      if (kernel_.reach != nullptr) {
+        kernel_.reach(rows, stride, sums, panels + panel * panelWords, words_, queries, keys,
+                      asked.scores ? scores : nullptr, strip->stride, bits, strip->strideBits);
+      } else {
+        kernel_.tile(rows, stride, sums, panels + panel * panelWords, words_, 1, -kInfinity, scores,
+                     strip->stride);
+        kernels_.reaching(scores, strip->stride, kernel_.tileRows, kernel_.panel, queries, keys, bits,
+                          strip->strideBits);
+      }
+      for (int r = 0; asked.gaps != nullptr && r < strip->rows; ++r) gaps[r].to += kernel_.panel;
+    }
+  }
+
+  // Asks for a part of what the next tile needs, so that it is there when its turn comes.
+  void prefetchPart(const Sweep::Floors& asked, int64_t part, int64_t parts) const {
+    for (int64_t i = asked.aheadCount * part / parts; i < asked.aheadCount * (part + 1) / parts; ++i)
+      prefetchRow(asked.ahead[i], asked.aheadDim);
   }
 
   Status finish() {
@@ -343,12 +420,16 @@ class Pass {
   const Sweep& sweep_;
   const FilterPlan& plan_;
   const FilterKernel& kernel_;
+  const Kernels& kernels_ = kernels();
   const int64_t words_, budget_, queryCount_;
   int64_t strip_ = 0, group_ = 0;
   float scale_ = 1;
   double total_ = 0, reported_ = 0;
   std::atomic<int64_t> done_{0};
   std::vector<AlignedArray<float>> scores_;  // one a worker
+  std::vector<AlignedArray<uint8_t>> bits_;  // one a worker
+  AlignedArray<float> terms_;                // KeyTerms, [4, termsHeld_]
+  int64_t termsHeld_ = 0;
   std::shared_ptr<const EncodedRows> wholeQueries_, wholeKeys_;
   const EncodedRows* queriesKept_ = nullptr;
   EncodedRows keyRows_[2];  // the keys at hand, where they are not kept, and the next
@@ -358,6 +439,30 @@ class Pass {
 };
 
 }  // namespace
+
+// upper - score = FilterPlan::bound, which is linear in the query's error and length but for a constant; and what rounds:
+// each of at most 8 operations by 2^-24 of what is added up, which is at most the product of the lengths, the bound and
+// half the key's square.
+void writeTerms(const FilterPlan& plan, const EncodedRows& keys, const double* squares, int64_t begin,
+                int64_t count, int64_t padded, const Terms& out) {
+  constexpr double kRounding = 0x1p-21;
+  constexpr float kInfinity = std::numeric_limits<float>::infinity();
+  for (int64_t j = 0; j < count; ++j) {
+    const int64_t at = begin + j - keys.begin;
+    const auto error = static_cast<double>(keys.errors.get()[at]);
+    const auto length = static_cast<double>(keys.lengths.get()[at]);
+    const double norm = error + length, half = squares == nullptr ? 0 : squares[begin + j] / 2;
+    out.steps[j] = keys.steps.get()[at];
+    out.base[j] =
+        norm * norm < 1e37 ? roundUp(plan.bound(0, 0, error, length) - half + kRounding * half) : kInfinity;
+    out.ofError[j] = roundUp(plan.bound(1, 0, error, length) + 2 * kRounding * norm);
+    out.ofLength[j] = roundUp(plan.bound(0, 1, error, length) + 2 * kRounding * norm);
+  }
+  for (int64_t j = count; j < padded; ++j) {
+    out.steps[j] = out.ofError[j] = out.ofLength[j] = 0;
+    out.base[j] = -kInfinity;
+  }
+}
 
 Status sweep(const Context& context, const Sweep& sweep) {
   if (sweep.queries->dim != sweep.keys->dim)

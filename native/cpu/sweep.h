@@ -20,6 +20,16 @@ namespace clipcid {
 
 constexpr int64_t kMostStrip = 1024;
 
+// KeyTerms to be written.
+struct Terms {
+  float *steps, *base, *ofError, *ofLength;
+  KeyTerms constant() const { return {steps, base, ofError, ofLength}; }
+};
+// Of the keys [begin, begin + count), by which Kernels::reaching tells which scores cannot reach a floor, and of none up
+// to `padded`. `squares`: of all keys, where scores are less by half of them; or null.
+void writeTerms(const FilterPlan& plan, const EncodedRows& keys, const double* squares, int64_t begin,
+                int64_t count, int64_t padded, const Terms& out);
+
 // Scores of a tile of queries with a run of keys.
 struct Strip {
   const EncodedRows* queries;
@@ -44,8 +54,16 @@ struct Strip {
   int panel;
   uint64_t hits;
 
+  // With Sweep::floors instead of `hits`: bit j of the bits of row r is set unless the upper end of its score is below
+  // the row's floor. Bits of keys from `columns` on mean nothing.
+  uint8_t* bits;
+  int64_t strideBits;  // bytes
+  KeyTerms terms;      // of the strip's keys
+  bool known;          // whether upper ends are finite
+
   float errorOf(int64_t r) const { return queries->errors.get()[query + r - queries->begin]; }
   float lengthOf(int64_t r) const { return queries->lengths.get()[query + r - queries->begin]; }
+  float stepOf(int64_t r) const { return queries->steps.get()[query + r - queries->begin]; }
   float keyErrorOf(int64_t j) const { return keys->errors.get()[key + j - keys->begin]; }
   float keyLengthOf(int64_t j) const { return keys->lengths.get()[key + j - keys->begin]; }
 };
@@ -71,6 +89,19 @@ struct Sweep {
   std::function<Status(const SweepBlocks& blocks)> begin{};
   // The smallest score that matters in this strip; -infinity for all. Null: all.
   std::function<float(const Strip& strip, int worker)> limit{};
+  // Instead of a limit, for plans of int8 with steps of the rows' own: the floor of each of the strip's queries, for
+  // scores of dots, or, where `euclidean`, of dots less half the key's square. Every strip is visited.
+  // With them, gaps may be asked for (QueryTerms).
+  struct Floors {
+    const float* floors = nullptr;
+    bool scores = true;              // whether Strip::scores is to be filled
+    const GapTerms* gaps = nullptr;  // of the strip's keys
+    // Rows of float32 that are wanted soon after, and are asked for bit by bit meanwhile.
+    const float* const* ahead = nullptr;
+    int64_t aheadCount = 0, aheadDim = 0;
+  };
+  std::function<Floors(const Strip& strip, int worker)> floors{};
+  bool euclidean = false;
   std::function<Status(const Strip& strip, int worker)> visit{};
 };
 

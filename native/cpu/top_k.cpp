@@ -2,8 +2,8 @@
 //
 // In: queries [Q, D] (or a range of them) and keys [K, D]. Out: indices and canonical scores [Q, k].
 //
-// Of a strip, only keys that the filter's bound lets reach the query's floor become candidates (shortlist.h); what
-// is left at the end is decided canonically, which gives the scores too. Selection by the product of two dots is in
+// Only keys that their own bounds let reach the query's floor become candidates (shortlist.h); what is left at the end is
+// decided canonically, which gives the scores too. Selection by the product of two dots is in
 // top_k_products.cpp.
 //
 // Best measured, Gop/s of brute force by CPU time of one thread beside other work, 2,000 x 50,000, D = 512, k = 10:
@@ -28,17 +28,16 @@ constexpr float kInfinity = std::numeric_limits<float>::infinity();
 class TopK {
  public:
   TopK(const Context& context, const TopKArgs& args)
-      : context_(context), args_(args), queries_(cpuPrepared(args.queries)), keys_(cpuPrepared(args.keys)) {
-    pairs_.queries[0] = &queries_;
-    pairs_.keys[0] = &keys_;
-    pairs_.start(std::max(context.threads, 1));
-  }
+      : context_(context),
+        args_(args),
+        queries_(cpuPrepared(args.queries)),
+        keys_(cpuPrepared(args.keys)),
+        pairs_(std::max(context.threads, 1), queries_, keys_) {}
 
   Status run() {
     const int64_t count = args_.count < 0 ? queries_.rows - args_.begin : args_.count;
     CLIPCID_TRY(
         planSelect(context_, {.queries = &queries_, .keys = &keys_, .count = count, .k = args_.k}, &plan_));
-    alike_ = keys_.unit && plan_.keys.filter != Filter::kInt8;
     if (args_.plan != nullptr) *args_.plan = plan_.text();
     SelectSweep pass;
     pass.plan = &plan_;
@@ -52,66 +51,52 @@ class TopK {
       lists_ = std::make_unique<Shortlists>(block.count, block.parts, args_.k, pairs_.judge(block));
       return {};
     };
-    pass.limit = [&](const Strip& strip, int) {
-      const float floor = lists_->leastFloor(strip.query - block_.first, strip.rows, strip.part);
-      if (floor == -kInfinity) return floor;
-      const double bound = StripBound(plan_, strip, false).at(strip.queryError, strip.queryLength);
-      return roundDown(static_cast<double>(floor) - bound);
+    pass.floors = [&](const Strip& strip, int) -> Sweep::Floors {
+      return {lists_->floors(strip.query - block_.first, strip.part)};
     };
     pass.visit = [&](const Strip& strip, int worker) -> Status {
-      const StripBound bound(plan_, strip, false);
-      return eachRun(strip, [&](int64_t from, int64_t columns) -> Status {
-        for (int r = 0; r < strip.rows; ++r) {
-          CLIPCID_TRY(
-              visitRow(strip, bound.at(strip.errorOf(r), strip.lengthOf(r)), r, from, columns, worker));
-        }
-        return {};
-      });
+      for (int r = 0; r < strip.rows; ++r) CLIPCID_TRY(visitRow(strip, r, worker));
+      return {};
     };
     pass.close = [&](const QueryBlock& block) { return writeBest(context_, args_, block, *lists_); };
     return selectSweep(context_, pass);
   }
 
  private:
-  Status visitRow(const Strip& strip, double bound, int r, int64_t from, int64_t columns, int worker) {
+  Status visitRow(const Strip& strip, int r, int worker) {
     const int64_t place = strip.query + r - block_.first, self = block_.row(place);
-    const float* scores = strip.scores + r * strip.stride + from;
-    const bool known = std::isfinite(bound);
-    if (known && !plan_.oneSided && lists_->floor(place, strip.part) == -kInfinity)
-      raiseFirstFloor(scores, columns, bound, place, strip.part);
-    float floor = lists_->floor(place, strip.part);
-    float limit = roundDown(static_cast<double>(floor) - bound);
-    int32_t positions[kMostStrip];
-    const int64_t found = kernels().notBelow(scores, columns, limit, positions);
-    for (int64_t f = 0; f < found; ++f) {
-      const float score = scores[positions[f]];
-      const int64_t column = from + positions[f], key = strip.key + column;
-      // The floor may have risen since.
-      if (score < limit || (args_.skipSelf && key == self)) continue;
-      Candidate candidate = {-kInfinity, kInfinity, static_cast<int32_t>(key)};
-      if (known) {
-        // Float rounding is much the same for all unit rows; elsewhere a key's own bound may be far better.
-        const double own = alike_ ? bound : pairBound(plan_, strip, r, column);
-        candidate.high = upper(static_cast<double>(score) + own);
-        if (!plan_.oneSided) candidate.low = lower(static_cast<double>(score) - own);
-      }
-      CLIPCID_TRY(lists_->add(place, strip.part, candidate, worker));
-      if (lists_->floor(place, strip.part) > floor) {
-        floor = lists_->floor(place, strip.part);
-        limit = roundDown(static_cast<double>(floor) - bound);
-      }
+    if (strip.known && !plan_.oneSided && lists_->floor(place, strip.part) == -kInfinity) {
+      raiseFirstFloor(strip, r, place);
+      markAgain(strip, r, lists_->floor(place, strip.part));
     }
-    return {};
+    return eachHit(strip, r, [&](int64_t column) -> Status {
+      const int64_t key = strip.key + column;
+      if (args_.skipSelf && key == self) return {};
+      Candidate candidate = {-kInfinity, kInfinity, static_cast<int32_t>(key)};
+      if (strip.known) {
+        const double score = scoreOf(strip, r, column), bound = pairBound(plan_, strip, r, column);
+        candidate.high = upper(score + bound);
+        if (!plan_.oneSided) candidate.low = lower(score - bound);
+      }
+      // The floor may have risen since the bits were set, and is looked at again.
+      return lists_->add(place, strip.part, candidate, worker);
+    });
   }
 
   // From the first scores of a query: k keys reach the k-th largest less the bound. One more, if it may be the query.
-  void raiseFirstFloor(const float* scores, int64_t columns, double bound, int64_t place, int64_t part) {
+  void raiseFirstFloor(const Strip& strip, int r, int64_t place) {
     const int64_t rank = args_.k + (args_.skipSelf ? 1 : 0);
-    if (rank > columns) return;
+    if (rank > strip.columns) return;
     float sorted[kMostStrip];
-    std::copy(scores, scores + columns, sorted);
-    std::nth_element(sorted, sorted + (rank - 1), sorted + columns, std::greater<float>());
-    lists_->raiseFloor(place, part, lower(static_cast<double>(sorted[rank - 1]) - bound));
+    for (int64_t column = 0; column < strip.columns; ++column)
+      sorted[column] = static_cast<float>(scoreOf(strip, r, column));
+    std::nth_element(sorted, sorted + (rank - 1), sorted + strip.columns, std::greater<float>());
+    const double bound =
+        plan_.bound(static_cast<double>(strip.errorOf(r)), static_cast<double>(strip.lengthOf(r)),
+                    static_cast<double>(strip.keyError), static_cast<double>(strip.keyLength));
+    // Twice, for the scores' rounding to float32.
+    lists_->raiseFloor(place, strip.part,
+                       lower(static_cast<double>(lower(static_cast<double>(sorted[rank - 1]))) - bound));
   }
 
   const Context& context_;
@@ -119,7 +104,6 @@ class TopK {
   const CpuPrepared& queries_;
   const CpuPrepared& keys_;
   FilterPlan plan_;
-  bool alike_ = false;
   PairScores pairs_;
   QueryBlock block_;
   std::unique_ptr<Shortlists> lists_;

@@ -57,15 +57,8 @@ class Products {
       : context_(context),
         args_(args),
         queries_{&cpuPrepared(args.queries), &cpuPrepared(args.secondQueries)},
-        keys_{&cpuPrepared(args.keys), &cpuPrepared(args.secondKeys)} {
-    pairs_.sides = 2;
-    pairs_.cutoff = args.cutoff;
-    for (int side = 0; side < 2; ++side) {
-      pairs_.queries[side] = queries_[side];
-      pairs_.keys[side] = keys_[side];
-    }
-    pairs_.start(std::max(context.threads, 1));
-  }
+        keys_{&cpuPrepared(args.keys), &cpuPrepared(args.secondKeys)},
+        pairs_(std::max(context.threads, 1), *queries_[0], *keys_[0], queries_[1], keys_[1], args.cutoff) {}
 
   Status run() {
     if (queries_[0]->rows != queries_[1]->rows || keys_[0]->rows != keys_[1]->rows ||
@@ -111,7 +104,7 @@ class Products {
 
   Status plan(const Context& context) {
     for (int side = 0; side < 2; ++side)
-      CLIPCID_TRY(planFilter(context, *queries_[side], *keys_[side], context.filter, &plans_[side]));
+      CLIPCID_TRY(planFilter(context, *queries_[side], *keys_[side], context.filter, false, &plans_[side]));
     return {};
   }
 

@@ -140,12 +140,6 @@ void tiles() {
     CHECK(kernel->notBelow(values.data(), 40, 1, positions) == 3);
     CHECK(positions[0] == 3 && positions[1] == 17 && positions[2] == 39);
     CHECK(kernel->notBelow(values.data(), 40, -1, positions) == 40);
-    values[17] = 0;
-    float first, second;
-    kernel->topTwo(values.data(), nullptr, 40, &first, &second);
-    CHECK(first == 2 && second == 1);
-    kernel->topTwo(values.data() + 4, nullptr, 3, &first, &second);
-    CHECK(first == -1 && second == -1);
   }
   CHECK(static_cast<double>(roundDown(0.1)) <= 0.1 && static_cast<double>(roundUp(0.1)) >= 0.1);
   CHECK(roundDown(0.5) == 0.5f && std::isinf(roundDown(-1e300)));

@@ -107,27 +107,26 @@ struct Case {
   // Whether every score is what kernels.h promises; returns the largest.
   float checkScores(float scale) {
     float most = -kInfinity;
-    const double unit = std::ldexp(1.0, -23);  // a truncation
-    const double roundings = static_cast<double>((type == Type::kBfloat16 ? 2 * words : words) + 8);
     for (int r = 0; r < kernel.tileRows; ++r) {
       for (int j = 0; j < kernel.panel; ++j) {
-        double sum = 0, size = 0;
-        for (int64_t k = 0; k < elements; ++k) {
-          const double product = element(type, rowA(r), k) * element(type, rowB(j), k);
-          sum += product;
-          size += std::fabs(product);
-        }
-        const float got = score(r, j);
-        if (type == Type::kInt8) {
-          CHECK(got == static_cast<float>(static_cast<int32_t>(sum)) * scale);
-        } else {
-          const double bound = 1.0001 * roundings * unit * size + roundings * std::ldexp(1.0, -125);
-          CHECK(std::fabs(static_cast<double>(got) - sum) <= bound + 1e-13 * size);
-        }
-        most = std::max(most, got);
+        CHECK(promised(r, j, score(r, j), scale));
+        most = std::max(most, score(r, j));
       }
     }
     return most;
+  }
+  bool promised(int r, int j, float got, float scale) {
+    const double unit = std::ldexp(1.0, -23);  // a truncation
+    const double roundings = static_cast<double>((type == Type::kBfloat16 ? 2 * words : words) + 8);
+    double sum = 0, size = 0;
+    for (int64_t k = 0; k < elements; ++k) {
+      const double product = element(type, rowA(r), k) * element(type, rowB(j), k);
+      sum += product;
+      size += std::fabs(product);
+    }
+    if (type == Type::kInt8) return got == static_cast<float>(static_cast<int32_t>(sum)) * scale;
+    const double bound = 1.0001 * roundings * unit * size + roundings * std::ldexp(1.0, -125);
+    return std::fabs(static_cast<double>(got) - sum) <= bound + 1e-13 * size;
   }
 
   const FilterKernel& kernel;
@@ -235,7 +234,98 @@ void extremes(const FilterKernel& kernel, Type type) {
   }
 }
 
-void filter(const FilterKernel& kernel, Type type) {
+// Single pairs promise what the tile does.
+void pairs(const FilterKernel& kernel, Type type) {
+  for (const int64_t steps : {0, 1, 2, 3, 7, 15, 16, 17, 33, 64, 100}) {
+    const int64_t words = steps * kernel.step;
+    if (words > 600) continue;
+    Case tile(kernel, type, words);
+    tile.fill([&](int r, int64_t k) { return draw(type, 1, r, k); },
+              [&](int j, int64_t k) { return draw(type, 2, j, k); });
+    std::vector<int32_t> sums;
+    for (int j = 0; j < kernel.panel; ++j) {
+      double sum = 0;
+      for (int64_t k = 0; type == Type::kInt8 && k < tile.elements; ++k)
+        sum += element(type, tile.rowB(j), k);
+      sums.push_back(static_cast<int32_t>(sum));
+    }
+    for (int r = 0; r < kernel.tileRows; ++r) {
+      // As many as there are keys, one, and all counts between, in any order.
+      const int count = r == 0 ? kernel.panel : r % kernel.panel;
+      std::vector<int32_t> listed;
+      for (int i = 0; i < count; ++i) listed.push_back((i * 7 + r) % kernel.panel);
+      std::vector<float> scores(static_cast<size_t>(count) + 1, kUntouched);
+      kernel.pairs(tile.rowA(r), tile.rowB(0), words, sums.data(), listed.data(), count, words,
+                   scores.data());
+      CHECK(scores.back() == kUntouched);
+      for (int i = 0; i < count; ++i) {
+        CHECK(tile.promised(r, listed[static_cast<size_t>(i)], scores[static_cast<size_t>(i)], 1));
+      }
+    }
+  }
+}
+
+// What selections ask for of a tile: the same whether it goes through memory or not.
+struct Terms {
+  Terms(int rows, int64_t keys, uint64_t stream) {
+    const auto draws = [&](uint64_t which, int64_t count, float from, float size) {
+      std::vector<float> values;
+      for (int64_t i = 0; i < count; ++i)
+        values.push_back(from + size * test::noise(stream + which, static_cast<uint64_t>(i)));
+      return values;
+    };
+    steps = draws(0, keys, 1, 0.1f);
+    base = draws(1, keys, -1, 0.5f);
+    ofError = draws(2, keys, 1, 0.2f);
+    ofLength = draws(3, keys, 0.1f, 0.02f);
+    rowSteps = draws(4, rows, 0.01f, 0.001f);
+    floors = draws(5, rows, 0, 1);
+    gapBytes.assign(static_cast<size_t>(rows * keys), 99);
+    for (int r = 0; r < rows; ++r)
+      gaps.push_back({gapBytes.data() + r * keys, -50, 50 * floors[static_cast<size_t>(r)] - 128.5f, -5,
+                      5 * floors[static_cast<size_t>(r)] - 40});
+  }
+  QueryTerms queries(bool withGaps) const {
+    return {0.01f, 0.02f, rowSteps.data(), floors.data(), withGaps ? gaps.data() : nullptr};
+  }
+  KeyTerms keys() const { return {steps.data(), base.data(), ofError.data(), ofLength.data()}; }
+
+  std::vector<float> steps, base, ofError, ofLength, rowSteps, floors;
+  std::vector<int8_t> gapBytes;
+  std::vector<GapTerms> gaps;
+};
+
+void reach(const Kernels& table, const FilterKernel& kernel, Type type) {
+  if (kernel.reach == nullptr) return;
+  const int rows = kernel.tileRows, columns = kernel.panel, strideBits = columns / 8 + 3;
+  for (const int64_t steps : {1, 5, 64}) {
+    Case tile(kernel, type, steps * kernel.step);
+    tile.fill([&](int r, int64_t k) { return draw(type, 1, r, k); },
+              [&](int j, int64_t k) { return draw(type, 2, j, k); });
+    CHECK(tile.run(1, -kInfinity));
+    const std::vector<float> expected = tile.scores;
+    for (const bool stores : {true, false}) {
+      for (const bool withGaps : {true, false}) {
+        Terms wanted(rows, columns, 300), got(rows, columns, 300);
+        std::vector<uint8_t> wantedBits(static_cast<size_t>(rows * strideBits), 0x5a), gotBits = wantedBits;
+        table.reaching(expected.data(), tile.strideScores(), rows, columns, wanted.queries(withGaps),
+                       wanted.keys(), wantedBits.data(), strideBits);
+        std::fill(tile.scores.begin(), tile.scores.end(), kUntouched);
+        kernel.reach(tile.a.get(), tile.stride, tile.sums.data(), tile.packed.get(), tile.words,
+                     got.queries(withGaps), got.keys(), stores ? tile.scores.data() : nullptr,
+                     tile.strideScores(), gotBits.data(), strideBits);
+        CHECK(gotBits == wantedBits && got.gapBytes == wanted.gapBytes);
+        if (stores) {
+          CHECK(tile.scores == expected);
+        } else {
+          CHECK(std::all_of(tile.scores.begin(), tile.scores.end(), [](float s) { return s == kUntouched; }));
+        }
+      }
+    }
+  }
+}
+
+void filter(const Kernels& table, const FilterKernel& kernel, Type type) {
   CHECK(kernel.tileRows <= kMostTileRows && kernel.panel <= kMostPanel && kernel.panel % 16 == 0);
   CHECK(kernel.offset == 0 || kernel.offset == 128);
   if (kernel.enter != nullptr) kernel.enter();
@@ -244,6 +334,8 @@ void filter(const FilterKernel& kernel, Type type) {
   depths(kernel, type);
   places(kernel, type);
   extremes(kernel, type);
+  pairs(kernel, type);
+  reach(table, kernel, type);
 }
 
 // Data with everything in it that a float may be, but NaN and infinity.
@@ -326,23 +418,6 @@ void strips(const Kernels& table) {
     std::vector<float> values(static_cast<size_t>(count));
     for (int64_t i = 0; i < count; ++i)
       values[static_cast<size_t>(i)] = test::noise(77, static_cast<uint64_t>(i));
-    for (const bool subtracts : {false, true}) {
-      // Equal values are there as often as not.
-      std::vector<float> scores = values, from(values.size());
-      for (size_t i = 0; i < from.size(); ++i) {
-        scores[i] = std::round(scores[i] * 8);
-        from[i] = static_cast<float>(i % 3);
-      }
-      std::vector<float> sorted = scores;
-      for (size_t i = 0; subtracts && i < sorted.size(); ++i) sorted[i] -= from[i];
-      const std::vector<float> expected = sorted;
-      std::sort(sorted.begin(), sorted.end(), std::greater<>());
-      float first, second;
-      table.topTwo(scores.data(), subtracts ? from.data() : nullptr, count, &first, &second);
-      CHECK(first == (count > 0 ? sorted[0] : -kInfinity));
-      CHECK(second == (count > 1 ? sorted[1] : -kInfinity));
-      CHECK(scores == expected);
-    }
     if (count > 5) values[5] = std::numeric_limits<float>::quiet_NaN();
     if (count > 30) values[30] = -kInfinity;
     for (const float low : {-kInfinity, -1.0f, 0.25f, values.empty() ? 0 : values[0], kInfinity}) {
@@ -353,6 +428,66 @@ void strips(const Kernels& table) {
       positions.resize(static_cast<size_t>(table.notBelow(values.data(), count, low, positions.data())));
       CHECK(positions == expected);
     }
+  }
+}
+
+// What reaches a floor, how far the rest is below it, and which bytes are within their limits.
+void reaching(const Kernels& table) {
+  constexpr int kRows = 5, kColumns = 48;
+  const float nan = std::numeric_limits<float>::quiet_NaN();
+  for (const bool withGaps : {false, true}) {
+    Terms terms(kRows, kColumns, 400);
+    std::vector<float> scores;
+    for (int i = 0; i < kRows * kColumns; ++i)
+      scores.push_back(150 * test::noise(410, static_cast<uint64_t>(i)));
+    scores[3] = nan;
+    terms.base[7] = -kInfinity;
+    terms.base[8] = kInfinity;
+    terms.floors[4] = -kInfinity;
+    std::vector<uint8_t> bits(kRows * kColumns / 8);
+    table.reaching(scores.data(), kColumns, kRows, kColumns, terms.queries(withGaps), terms.keys(),
+                   bits.data(), kColumns / 8);
+    for (int r = 0; r < kRows; ++r) {
+      for (int j = 0; j < kColumns; ++j) {
+        const auto at = static_cast<size_t>(r * kColumns + j), row = static_cast<size_t>(r),
+                   key = static_cast<size_t>(j);
+        const double upper = static_cast<double>(scores[at]) * static_cast<double>(terms.rowSteps[row]) *
+                                 static_cast<double>(terms.steps[key]) +
+                             0.01 * static_cast<double>(terms.ofError[key]) +
+                             0.02 * static_cast<double>(terms.ofLength[key]) +
+                             static_cast<double>(terms.base[key]);
+        const double below = static_cast<double>(terms.floors[row]) - upper;
+        const bool set = (bits[at / 8] >> (at % 8) & 1) != 0;
+        if (!(std::fabs(below) < 1e-5)) CHECK(set == !(below > 0));
+        if (!withGaps || r == 4) continue;
+        const double gap = std::min(50 * below - 128.5, 5 * below - 40), stored = terms.gapBytes[at];
+        if (std::isnan(gap) || std::isinf(gap)) {
+          CHECK(stored == -128 || stored == 127);
+        } else {
+          CHECK(std::fabs(stored - std::clamp(gap, -128.0, 127.0)) < 0.501);
+        }
+        // Nothing that reaches the floor is away from it.
+        if (set && std::fabs(below) > 1e-5) CHECK(stored == -128);
+      }
+    }
+  }
+  std::vector<int8_t> values;
+  std::vector<uint8_t> limits;
+  for (int i = 0; i < 320; ++i) {
+    const uint64_t word = philox64(3, 500, static_cast<uint64_t>(i));
+    // Words of none and of all among the others.
+    values.push_back(i / 64 == 1 ? 127 : i / 64 == 2 ? -128 : static_cast<int8_t>(word & 255));
+    limits.push_back(i / 64 == 1 ? 0 : static_cast<uint8_t>(word >> 8 & 255));
+  }
+  for (const int more : {0, 1, 100, 254, 255}) {
+    std::vector<int32_t> expected, positions(values.size() + 3);
+    for (size_t i = 0; i < values.size(); ++i) {
+      if (values[i] + 128 <= std::min(limits[i] + more, 255)) expected.push_back(static_cast<int32_t>(i));
+    }
+    positions.resize(
+        static_cast<size_t>(table.notOver(values.data(), limits.data(), static_cast<uint8_t>(more),
+                                          static_cast<int64_t>(values.size()), positions.data())));
+    CHECK(positions == expected);
   }
 }
 
@@ -439,14 +574,15 @@ int main() {
     fixedSums(table);
     strips(table);
     tile(table);
-    filter(*table.float32, Type::kFloat32);
-    if (table.bfloat16 != nullptr) filter(*table.bfloat16, Type::kBfloat16);
-    if (table.int8 != nullptr) filter(*table.int8, Type::kInt8);
+    reaching(table);
+    filter(table, *table.float32, Type::kFloat32);
+    if (table.bfloat16 != nullptr) filter(table, *table.bfloat16, Type::kBfloat16);
+    if (table.int8 != nullptr) filter(table, *table.int8, Type::kInt8);
     if (test::failures() > before) std::fprintf(stderr, "with %s\n", isaName(level));
   }
   // Not in every table of a processor that has the instruction.
 #if defined(__x86_64__)
-  if (hasBfloat16() && isa() >= Isa::kAvx512Vnni) filter(avx512Bfloat16(), Type::kBfloat16);
+  if (hasBfloat16() && isa() >= Isa::kAvx512Vnni) filter(kernelsOf(isa()), avx512Bfloat16(), Type::kBfloat16);
 #endif
   return test::report("kernels");
 }

@@ -303,6 +303,81 @@ void sparing() {
   }
 }
 
+// Assignments with a memory are those without, whatever way the centres went: still, a little, far, onto one another and
+// back; and whatever labels they begin from.
+void remembered() {
+  struct Case {
+    int64_t rows, dim, clusters;
+    float spread, offset;
+  };
+  const Case cases[] = {{700, 24, 90, 0.3f, 0},     {900, 3, 200, 0.5f, 0},   {600, 40, 65, 0.05f, 0},
+                        {300, 1, 64, 0.4f, 0},      {400, 130, 1, 0.4f, 0},   {500, 8, 130, 0, 0},
+                        {600, 16, 100, 0.3f, 1e4f}, {600, 7, 100, 0.3f, 1e7f}};
+  for (const Case& one : cases) {
+    std::vector<float> data = clusteredRows(one.rows, one.dim, one.clusters / 2 + 3, one.spread, 91);
+    for (float& value : data) value += one.offset;
+    const auto size = static_cast<size_t>(one.clusters * one.dim);
+    const std::vector<float> start(data.begin(), data.begin() + static_cast<std::ptrdiff_t>(size));
+    for (const bool unit : {false, true}) {
+      for (const auto& [threads, filter] :
+           {std::pair(1, Filter::kAuto), std::pair(2, Filter::kInt8), std::pair(7, Filter::kBfloat16),
+            std::pair(2, Filter::kFloat32)}) {
+        Context context = contextOf(threads);
+        context.filter = filter;
+        std::unique_ptr<Prepared> rows;
+        CHECK_OK(cpuBackend().prepare(context, {.rows = viewOf(data, one.dim), .unit = unit}, &rows));
+        std::vector<float> centres = start;
+        std::vector<int32_t> labels(static_cast<size_t>(one.rows), -1);
+        std::unique_ptr<AssignMemory> memory;
+        for (uint64_t call = 0; call < 14; ++call) {
+          std::vector<float> next = centres;
+          for (int64_t j = 0; j < one.clusters && call > 0; ++j) {
+            const uint64_t word = philox64(5, 92, call * 4096 + static_cast<uint64_t>(j));
+            // Still, a little, more, far; copies of another; and all still in some calls.
+            const float steps[] = {0, 1e-4f, 1e-3f, 1e-2f, 0, 1e-3f, 1e-2f, word % 97 == 7 ? 2.0f : 0.03f};
+            const float step = call % 5 == 4 ? 0 : steps[word % 8];
+            for (int64_t k = 0; k < one.dim; ++k) {
+              const auto at = static_cast<size_t>(j * one.dim + k);
+              next[at] += step * noise(93, call * 1000003 + at);
+              if (word % 61 == 5 && call % 3 == 2) next[at] = start[at % static_cast<size_t>(one.dim)];
+            }
+          }
+          std::vector<double> drift;
+          for (int64_t j = 0; j < one.clusters; ++j) {
+            double square = 0;
+            for (size_t at = static_cast<size_t>(j * one.dim); at < static_cast<size_t>((j + 1) * one.dim);
+                 ++at)
+              square += std::pow(static_cast<double>(next[at]) - static_cast<double>(centres[at]), 2);
+            drift.push_back(std::sqrt(square) * (1 + 1e-12));
+          }
+          centres = next;
+          std::unique_ptr<Prepared> keys;
+          CHECK_OK(cpuBackend().prepare(context, {.rows = viewOf(centres, one.dim)}, &keys));
+          std::vector<int32_t> wanted(labels.size());
+          CHECK_OK(cpuBackend().best(
+              context,
+              {.queries = rows.get(), .keys = keys.get(), .euclidean = !unit, .indices = wanted.data()}));
+          // As re-seeding may leave them.
+          for (size_t i = call; call > 0 && i < labels.size(); i += 37)
+            labels[i] = static_cast<int32_t>(i % static_cast<size_t>(one.clusters));
+          CHECK_OK(cpuBackend().assign(context, {.rows = rows.get(),
+                                                 .centres = keys.get(),
+                                                 .euclidean = !unit,
+                                                 .labels = labels.data(),
+                                                 .memory = &memory,
+                                                 .drift = call == 0 ? nullptr : drift.data()}));
+          CHECK(labels == wanted);
+          std::fill(wanted.begin(), wanted.end(), -1);
+          CHECK_OK(cpuBackend().assign(
+              context,
+              {.rows = rows.get(), .centres = keys.get(), .euclidean = !unit, .labels = wanted.data()}));
+          CHECK(labels == wanted);
+        }
+      }
+    }
+  }
+}
+
 // Lloyd's iterations in plain float64 from the same start.
 double plainInertia(const std::vector<float>& rows, int64_t dim, const std::vector<float>& start,
                     bool spherical, int64_t iterations) {
@@ -434,6 +509,7 @@ int main() {
   products();
   clustering();
   sparing();
+  remembered();
   likeFloat64();
   return report("kmeans");
 }

@@ -78,14 +78,29 @@ struct BestArgs {
   int32_t* indices = nullptr;  // [count]
   double* scores = nullptr;    // [count] canonical score of the best, or null: it need not be computed then
   // [count], or null: only keys whose canonical score is over it count. A query without any gets index -1 and no
-  // score. Asked for with `scores` and without the bounds below.
+  // score.
   const double* above = nullptr;
-  // What a filter knows already, for bounds that spare later calls: a number not above the best's canonical
-  // score, and one not below the canonical score of every other key (-infinity when there is none). Both or
-  // none, [count]. How tight they are depends on the filter.
-  double* bestBelow = nullptr;
-  double* othersAbove = nullptr;
   std::string* plan = nullptr;  // as JoinArgs::plan
+};
+
+// What a back end keeps from one assignment to the next of the same rows, to compare less.
+class AssignMemory {
+ public:
+  virtual ~AssignMemory() = default;
+};
+
+// One assignment of k-means: the key of highest score for each row, as BestArgs has it, from a guess.
+struct AssignArgs {
+  const Prepared* rows = nullptr;
+  const Prepared* centres = nullptr;
+  bool euclidean = false;
+  // [rows] in: the labels of before, or others that are likely; or -1. Out: those of the centres.
+  int32_t* labels = nullptr;
+  // Null, or where the back end may keep what it likes; made by the first call, for these rows and as many centres.
+  std::unique_ptr<AssignMemory>* memory = nullptr;
+  // [centres] not less than how far each moved, as a vector of float32, since the call before with this memory.
+  // Null: anywhere.
+  const double* drift = nullptr;
 };
 
 // The k keys of highest score for each query, best first; ties go to the smaller key. 1 <= k <= keys, less one
@@ -257,6 +272,12 @@ class Backend {
   virtual Status prepare(const Context& context, const PrepareArgs& args, std::unique_ptr<Prepared>* out) = 0;
   virtual Status join(const Context& context, const JoinArgs& args) = 0;
   virtual Status best(const Context& context, const BestArgs& args) = 0;
+  // By `best`, where a back end does not know how to spare comparisons.
+  virtual Status assign(const Context& context, const AssignArgs& args) {
+    return best(
+        context,
+        {.queries = args.rows, .keys = args.centres, .euclidean = args.euclidean, .indices = args.labels});
+  }
   virtual Status topK(const Context& context, const TopKArgs& args) = 0;
   virtual Status pairDots(const Context& context, const PairDotsArgs& args) = 0;
   virtual Status gather(const Context& context, const GatherArgs& args) = 0;
