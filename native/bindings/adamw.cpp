@@ -22,27 +22,7 @@ class Adamw final : public Operation {
     args_.second = buffer("second");
     if (!buffers.Get("ema").IsUndefined()) args_.ema = buffer("ema");
 
-    const Napi::Object options = objectOf(optionsValue, "options");
-    const auto number = [&](const char* name) { return numberOf(options.Get(name), name); };
-    args_.step = integerOf(options.Get("step"), "step", 1, (int64_t{1} << 53) - 1);
-    args_.rate = number("rate");
-    args_.decay = number("decay");
-    args_.beta1 = number("beta1");
-    args_.beta2 = number("beta2");
-    args_.epsilon = number("epsilon");
-    args_.clip = number("clip");
-    args_.emaDecay = number("emaDecay");
-    const Napi::Value groups = options.Get("groups");
-    if (!groups.IsArray()) throwExpected(env, "an array", "groups");
-    const auto list = groups.As<Napi::Array>();
-    for (uint32_t index = 0; index < list.Length(); ++index) {
-      const Napi::Object object = objectOf(list.Get(index), "groups");
-      AdamwGroup group;
-      group.length = integerOf(object.Get("length"), "length", 0, args_.length);
-      group.rate = numberOf(object.Get("rate"), "rate");
-      group.decay = numberOf(object.Get("decay"), "decay");
-      args_.groups.push_back(group);
-    }
+    readAdamw(optionsValue, &args_);
     args_.gradientNorm = &norm_;
   }
 
@@ -56,6 +36,30 @@ class Adamw final : public Operation {
 };
 
 }  // namespace
+
+void readAdamw(const Napi::Value& value, AdamwArgs* args) {
+  const Napi::Object options = objectOf(value, "options");
+  const auto number = [&](const char* name) { return numberOf(options.Get(name), name); };
+  args->step = integerOf(options.Get("step"), "step", 1, (int64_t{1} << 53) - 1);
+  args->rate = number("rate");
+  args->decay = number("decay");
+  args->beta1 = number("beta1");
+  args->beta2 = number("beta2");
+  args->epsilon = number("epsilon");
+  args->clip = number("clip");
+  args->emaDecay = number("emaDecay");
+  const Napi::Value groups = options.Get("groups");
+  if (!groups.IsArray()) throwExpected(value.Env(), "an array", "groups");
+  const auto list = groups.As<Napi::Array>();
+  for (uint32_t index = 0; index < list.Length(); ++index) {
+    const Napi::Object object = objectOf(list.Get(index), "groups");
+    AdamwGroup group;
+    group.length = integerOf(object.Get("length"), "length", 0, args->length);
+    group.rate = numberOf(object.Get("rate"), "rate");
+    group.decay = numberOf(object.Get("decay"), "decay");
+    args->groups.push_back(group);
+  }
+}
 
 Napi::Value adamw(const Napi::CallbackInfo& info) {
   return Operation::start(info.Env(), std::make_unique<Adamw>(info.Env(), info[0], info[1], info[2]));

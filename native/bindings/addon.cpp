@@ -33,6 +33,19 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   define("useLibvips", useLibvips);
   define("decodeImages", decodeImages);
   define("renderViews", renderViews);
+  define("engineCreate", engineCreate);
+  define("engineLoad", engineLoad);
+  define("engineUnload", engineUnload);
+  define("engineRelease", engineRelease);
+  define("engineForward", engineForward);
+  define("engineBackward", engineBackward);
+  define("engineAddGradient", engineAddGradient);
+  define("engineUpdate", engineUpdate);
+  define("engineSave", engineSave);
+  define("engineRestore", engineRestore);
+  define("engineDispose", engineDispose);
+  define("engineOperations", engineOperations);
+  define("enginePackedFloats", enginePackedFloats);
   return exports;
 }
 

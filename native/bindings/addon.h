@@ -26,5 +26,18 @@ Napi::Value useLibvips(const Napi::CallbackInfo& info);
 Napi::Value decodeImages(const Napi::CallbackInfo& info);
 Napi::Value renderViews(const Napi::CallbackInfo& info);
 Napi::Value peak(const Napi::CallbackInfo& info);
+Napi::Value engineCreate(const Napi::CallbackInfo& info);
+Napi::Value engineLoad(const Napi::CallbackInfo& info);
+Napi::Value engineUnload(const Napi::CallbackInfo& info);
+Napi::Value engineRelease(const Napi::CallbackInfo& info);
+Napi::Value engineForward(const Napi::CallbackInfo& info);
+Napi::Value engineBackward(const Napi::CallbackInfo& info);
+Napi::Value engineAddGradient(const Napi::CallbackInfo& info);
+Napi::Value engineUpdate(const Napi::CallbackInfo& info);
+Napi::Value engineSave(const Napi::CallbackInfo& info);
+Napi::Value engineRestore(const Napi::CallbackInfo& info);
+Napi::Value engineDispose(const Napi::CallbackInfo& info);
+Napi::Value engineOperations(const Napi::CallbackInfo& info);
+Napi::Value enginePackedFloats(const Napi::CallbackInfo& info);
 
 }  // namespace clipcid::bindings

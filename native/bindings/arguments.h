@@ -68,6 +68,9 @@ struct ParsedRows {
 };
 ParsedRows rowsOf(const Napi::Value& value, const char* name);
 
+// NativeAdamwOptions, for buffers of args->length elements.
+void readAdamw(const Napi::Value& value, AdamwArgs* args);
+
 // Throws with code DEVICE_UNAVAILABLE when there is no such device.
 Backend& backendOf(Napi::Env env, const Napi::Value& device);
 

@@ -22,8 +22,9 @@ class AlignedArray {
     // Large pages: fewer faults, fewer misses of the translation, and caches whose sets are used evenly.
     constexpr size_t kHuge = size_t{2} << 20;
     if (bytes >= 2 * kHuge) {
-      data_.reset(static_cast<T*>(std::aligned_alloc(kHuge, (bytes + 4095) / 4096 * 4096)));
-      if (!data_) throw std::bad_alloc();
+      void* memory = nullptr;
+      if (posix_memalign(&memory, kHuge, (bytes + 4095) / 4096 * 4096) != 0) throw std::bad_alloc();
+      data_.reset(static_cast<T*>(memory));
       // Where the system refuses, the memory is as good as any.
       (void)madvise(data_.get(), bytes / kHuge * kHuge, MADV_HUGEPAGE);
       return;

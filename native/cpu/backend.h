@@ -26,6 +26,7 @@ class CpuBackend final : public Backend {
   Status softmax(const Context& context, const SoftmaxArgs& args) override;
   Status softmaxGradient(const Context& context, const SoftmaxGradientArgs& args) override;
   Status adamw(const Context& context, const AdamwArgs& args) override;
+  Status runner(int threads, std::unique_ptr<Runner>* out) override;
 };
 
 }  // namespace clipcid

@@ -114,5 +114,6 @@ Status CudaBackend::softmaxGradient(const Context&, const SoftmaxGradientArgs&) 
   return missing("the loss");
 }
 Status CudaBackend::adamw(const Context&, const AdamwArgs&) { return missing("AdamW"); }
+Status CudaBackend::runner(int, std::unique_ptr<Runner>*) { return missing("programs"); }
 
 }  // namespace clipcid

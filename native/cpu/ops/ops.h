@@ -9,6 +9,22 @@
 
 namespace clipcid {
 
+Status run(Team& team, const ChainArgs& args);
+Status run(Team& team, const ProductArgs& args);
+Status run(Team& team, const PackArgs& args);
+Status run(Team& team, const LayerNormArgs& args);
+Status run(Team& team, const LayerNormGradientArgs& args);
+Status run(Team& team, const AttentionArgs& args);
+Status run(Team& team, const AttentionGradientArgs& args);
+Status run(Team& team, const SoftmaxRowsArgs& args);
+Status run(Team& team, const SoftmaxRowsGradientArgs& args);
+Status run(Team& team, const ReduceArgs& args);
+Status run(Team& team, const ArgumentArgs& args);
+Status run(Team& team, const CopyArgs& args);
+Status run(Team& team, const FillArgs& args);
+Status run(Team& team, const GatherRowsArgs& args);
+Status run(Team& team, const ScatterRowsArgs& args);
+
 Status run(Team& team, const ConvArgs& args);
 Status run(Team& team, const ConvInputGradientArgs& args);
 Status run(Team& team, const ConvWeightGradientArgs& args);
@@ -20,5 +36,8 @@ Status run(Team& team, const AveragePoolArgs& args);
 Status run(Team& team, const AveragePoolGradientArgs& args);
 Status run(Team& team, const ScalePixelsArgs& args);
 Status run(Team& team, const ScalePixelsGradientArgs& args);
+
+// Floats of what PackArgs makes.
+int64_t packedFloats(int64_t n, int64_t k);
 
 }  // namespace clipcid

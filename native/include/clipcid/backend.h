@@ -7,6 +7,7 @@
 // `softmax`, `softmaxGradient` and `adamw` are floating point, equal for one device and build.
 #pragma once
 
+#include "program.h"
 #include "types.h"
 
 namespace clipcid {
@@ -287,6 +288,8 @@ class Backend {
   virtual Status softmax(const Context& context, const SoftmaxArgs& args) = 0;
   virtual Status softmaxGradient(const Context& context, const SoftmaxGradientArgs& args) = 0;
   virtual Status adamw(const Context& context, const AdamwArgs& args) = 0;
+  // What runs programs, on so many threads of the CPU. For it the pointers of AdamwArgs are to the device's memory.
+  virtual Status runner(int threads, std::unique_ptr<Runner>* out) = 0;
 };
 
 // The CPU's back end, one a process.

@@ -154,7 +154,7 @@ export async function pretrainStage(options: PretrainStageOptions): Promise<Stag
   }
 }
 
-/** All options but those that change neither the student nor its bytes; a path counts by the hash of what is there. */
+/** All options but those that change the student by rounding at most; a path counts by the hash of what is there. */
 function trainingOptions(
   training: Config['distill'] | Config['pretrain'],
   seed: number,
@@ -162,6 +162,7 @@ function trainingOptions(
   const {
     cacheBytes: _cacheBytes,
     prefetchBytes: _prefetchBytes,
+    executor: _executor,
     init: _init,
     imageModel: _imageModel,
     ...rest
@@ -199,6 +200,7 @@ function trainingSettings(options: StageSettings, label: string, seed: number): 
       }),
     onValidation: (step, metrics) => log?.(`${label}: step ${step}, ${describeMetrics(metrics)}`),
     onSkip: (key, reason) => log?.(`${label}: left out ${key}: ${reason}`),
+    onFallback: (reason) => log?.(`${label}: trained by ONNX Runtime, which is slower: ${reason}`),
   };
 }
 

@@ -12,6 +12,7 @@ export interface TrainerFlags extends CommonFlags {
   decay?: number;
   ema?: number;
   exportDtype?: string;
+  executor?: string;
 }
 
 /** Flags of the trainings of a student. */
@@ -50,6 +51,10 @@ export function trainerFlags(command: Command, batch: string): Command {
     .option(
       '--export-dtype <type>',
       "weights of the exported model: 'float32' or 'float16' (default: float32)",
+    )
+    .option(
+      '--executor <name>',
+      "'native', or 'onnxruntime', which is slower (default: native where it has every operator)",
     );
 }
 
@@ -60,9 +65,9 @@ export function trainingSection(flags: TrainingFlags): Record<string, unknown> {
 }
 
 export function trainerSection(flags: TrainerFlags): Record<string, unknown> {
-  const { epochs, steps, batchSize, microBatch, rate, warmup, decay, ema, exportDtype } = flags;
+  const { epochs, steps, batchSize, microBatch, rate, warmup, decay, ema, exportDtype, executor } = flags;
   // One of the two replaces whichever a configuration has.
   const length =
     epochs !== undefined ? { epochs, steps: null } : steps !== undefined ? { steps, epochs: null } : {};
-  return { ...length, batchSize, microBatch, rate, warmup, decay, ema, exportDtype };
+  return { ...length, batchSize, microBatch, rate, warmup, decay, ema, exportDtype, executor };
 }

@@ -275,11 +275,12 @@ function labelOptions({ validation, test, count, share, splitSeed }: LabelsConfi
   return defined({ validation, test, count, share, splitSeed }) as Json;
 }
 
-/** All options but those that change neither the model nor its bytes. */
+/** All options but those that change the model by rounding at most. */
 function trainingOptions(training: object, seed: number): Record<string, Json> {
   const {
     cacheBytes: _cacheBytes,
     prefetchBytes: _prefetchBytes,
+    executor: _executor,
     ...rest
   } = training as Record<string, Json>;
   return { ...rest, seed };
@@ -314,6 +315,7 @@ function trainerSettings(options: TrainingStageOptions): TrainerOptions {
       log?.(`${name}: step ${step}, ${parts.join(', ')}`);
     },
     onSkip: (key, reason) => log?.(`${name}: left out ${key}: ${reason}`),
+    onFallback: (reason) => log?.(`${name}: trained by ONNX Runtime, which is slower: ${reason}`),
   };
 }
 

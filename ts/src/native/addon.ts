@@ -322,6 +322,40 @@ export interface NativeImage {
   readonly height: number;
 }
 
+/** Opaque: parameters, gradients and the optimiser's state on a device, and the programs that run on them. */
+export interface NativeEngine {
+  readonly engine?: never;
+}
+
+/** A value of a program that comes from or goes to the host; spaces are numbered as in native/core/program.h. */
+export interface NativeProgramValue {
+  readonly space: number;
+  readonly offset: number;
+  readonly bytes: number;
+}
+
+/** See `program/native/program.ts`, which makes it, and native/core/program.h, which checks it. */
+export interface NativeProgramSpec {
+  code: Float64Array;
+  phases: readonly { begin: number; end: number; parts: number }[];
+  /** Phases before the outputs are there. */
+  forwardPhases: number;
+  arenaBytes: number;
+  constants: Uint8Array;
+  inputs: readonly NativeProgramValue[];
+  outputs: readonly NativeProgramValue[];
+  /** By output; of 0 bytes for one that no parameter's gradient depends on. */
+  outputGradients: readonly NativeProgramValue[];
+}
+
+/** Flat buffers of an engine, each as long as its parameters. */
+export interface NativeEngineState {
+  parameters: Float32Array;
+  first: Float32Array;
+  second: Float32Array;
+  ema?: Float32Array;
+}
+
 export interface NativeAddon {
   /** Version of the native core; must equal the package's. */
   readonly version: string;
@@ -452,4 +486,54 @@ export interface NativeAddon {
       | { out: Uint8Array }
     ),
   ): Promise<void>;
+
+  /** Takes a copy of the parameters. Calls on one engine must come one after the other. */
+  engineCreate(context: NativeContext, parameters: Float32Array): Promise<NativeEngine>;
+  /** Checks a program and returns its number. */
+  engineLoad(engine: NativeEngine, program: NativeProgramSpec): number;
+  engineUnload(engine: NativeEngine, program: number): void;
+  /** Gives up the activations that a program holds. */
+  engineRelease(engine: NativeEngine, program: number): void;
+  /**
+   * Runs a program up to its outputs, which it resolves to as bytes. `average` takes the moving average of the parameters where there
+   * is one, `keep` holds the activations for `engineBackward`.
+   */
+  engineForward(
+    context: NativeContext,
+    engine: NativeEngine,
+    program: number,
+    inputs: readonly ArrayBufferView[],
+    options: { average: boolean; keep: boolean },
+  ): Promise<ArrayBuffer[]>;
+  /** Adds to the gradients; runs the pass forward first unless its activations are held. A gradient that is undefined is zero. */
+  engineBackward(
+    context: NativeContext,
+    engine: NativeEngine,
+    program: number,
+    inputs: readonly ArrayBufferView[],
+    gradients: readonly (Float32Array | undefined)[],
+  ): Promise<void>;
+  /** Adds to the gradients from an element on. */
+  engineAddGradient(
+    context: NativeContext,
+    engine: NativeEngine,
+    offset: number,
+    values: Float32Array,
+  ): Promise<void>;
+  /** One step of AdamW; then parameters are clamped. `average`: with a moving average, which begins where there is none. */
+  engineUpdate(
+    context: NativeContext,
+    engine: NativeEngine,
+    options: NativeAdamwOptions & { average: boolean },
+    clamps: readonly { offset: number; length: number; least: number; most: number }[],
+  ): Promise<number>;
+  engineSave(context: NativeContext, engine: NativeEngine): Promise<NativeEngineState>;
+  /** Gradients gathered so far are dropped. */
+  engineRestore(context: NativeContext, engine: NativeEngine, state: NativeEngineState): Promise<void>;
+  /** Idempotent. Memory goes when what runs on it has ended. */
+  engineDispose(engine: NativeEngine): void;
+  /** Names of operations, in the order of their numbers in a program's code. */
+  engineOperations(): string[];
+  /** Elements that the packed right side of a product takes. */
+  enginePackedFloats(engine: NativeEngine, n: number, k: number): number;
 }

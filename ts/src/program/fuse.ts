@@ -2,6 +2,7 @@ import { attention } from './fusion/attention.ts';
 import { gelu, layerNormalization, quickGelu } from './fusion/elementwise.ts';
 import { undone } from './fusion/layout.ts';
 import { Matcher, type Rewrite } from './fusion/matcher.ts';
+import { normActivation } from './fusion/norms.ts';
 import { linear, patches, permutedRows, scaledProduct, transposedProduct } from './fusion/products.ts';
 import { pickByIndices, pickByProduct, pickByRows } from './fusion/rows.ts';
 import { StaticGraph } from './static.ts';
@@ -18,6 +19,8 @@ const PATTERNS: Readonly<Record<string, readonly Rewrite[]>> = {
   GatherND: [pickByIndices],
   Transpose: [undone],
   Reshape: [undone],
+  Relu: [normActivation],
+  HardSwish: [normActivation],
 };
 
 /**

@@ -1,7 +1,7 @@
 import { CidError } from '../native/errors.ts';
+import { createExecutor } from '../program/create.ts';
 import type { Executor, Parameter } from '../program/executor.ts';
 import type { Graph } from '../program/graph.ts';
-import { createExecutor } from '../program/ort/executor.ts';
 import type { Json } from '../run/hash.ts';
 import { readCheckpoint } from './checkpoint.ts';
 import type { TrainerOptions } from './options.ts';
@@ -36,12 +36,16 @@ export interface Optimised {
 export async function optimise<Batch>(optimisation: Optimisation<Batch>): Promise<Optimised> {
   const { graphs, parameters, training, options, validate } = optimisation;
   const { folder } = options;
-  const executor = await createExecutor({
-    graphs,
-    parameters,
-    ...(options.device !== undefined && { device: options.device }),
-    threads: training.threads,
-  });
+  const { executor, reason } = await createExecutor(
+    {
+      graphs,
+      parameters,
+      ...(options.device !== undefined && { device: options.device }),
+      threads: training.threads,
+    },
+    training.executor,
+  );
+  if (reason !== undefined) options.onFallback?.(reason);
   try {
     const result = await train({
       executor,
@@ -82,6 +86,7 @@ export async function optimise<Batch>(optimisation: Optimisation<Batch>): Promis
 export function decisiveTraining(training: ResolvedTrainer): Json {
   const {
     threads: _threads,
+    executor: _executor,
     cacheBytes: _cacheBytes,
     prefetchBytes: _prefetchBytes,
     checkpointEvery: _checkpointEvery,

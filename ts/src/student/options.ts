@@ -1,4 +1,5 @@
 import type { Device } from '../native/devices.ts';
+import type { ExecutorName } from '../program/create.ts';
 import type { AugmentOptions } from './augment.ts';
 import type { StudentName, StudentOptions } from './config.ts';
 import type { TrainingSpeed } from './speed.ts';
@@ -50,6 +51,11 @@ export interface TrainerOptions {
   device?: Device;
   /** Defaults to the process's number. The parameters' last bits depend on it. */
   threads?: number;
+  /**
+   * What runs the programs: 'native', our own operations, or 'onnxruntime'. Either goes on with the other's checkpoints. Defaults to
+   * 'auto': our own where there is one for every operator of the graphs.
+   */
+  executor?: ExecutorName;
   /** Folder for checkpoints and, in `model/`, the exported model. Training goes on from what is there. */
   folder: string;
   /** Where a line of metrics a step goes. Defaults to `metrics.jsonl` in `folder`. */
@@ -62,6 +68,8 @@ export interface TrainerOptions {
   onValidation?: (step: number, metrics: Readonly<Record<string, number>>) => void;
   /** Called once for every image that could not be read or decoded. */
   onSkip?: (key: string, reason: string) => void;
+  /** Called when ONNX Runtime trains because our own executor lacks something, which `reason` names. */
+  onFallback?: (reason: string) => void;
 }
 
 /** What `pretrain` and `distill` have in common beside {@link TrainerOptions}: a student of two towers. */

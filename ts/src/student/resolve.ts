@@ -7,6 +7,7 @@ import {
   failType,
 } from '../native/check.ts';
 import { threads } from '../native/devices.ts';
+import { EXECUTORS, type ExecutorName } from '../program/create.ts';
 import { type Augmentation, resolveAugmentation } from './augment.ts';
 import type { TrainerOptions, TrainingOptions } from './options.ts';
 import { PREFETCH_BYTES } from './prefetch.ts';
@@ -35,6 +36,7 @@ export interface ResolvedTrainer {
   prefetchBytes: number;
   seed: number;
   threads: number;
+  executor: ExecutorName;
 }
 
 export interface ResolvedTraining extends ResolvedTrainer {
@@ -91,6 +93,7 @@ export function resolveTrainer(
     prefetchBytes: expectNumber('prefetchBytes', options.prefetchBytes ?? PREFETCH_BYTES, 0),
     seed: expectInteger('seed', options.seed ?? 0),
     threads: options.threads ?? threads(),
+    executor: expectOneOf('executor', options.executor ?? 'auto', EXECUTORS),
   };
 }
 

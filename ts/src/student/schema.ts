@@ -78,4 +78,5 @@ export const trainerFields = {
   exportDtype: z.enum(['float32', 'float16']).optional(),
   cacheBytes: whole(0).optional(),
   prefetchBytes: whole(0).optional(),
+  executor: z.enum(['auto', 'native', 'onnxruntime']).optional(),
 };

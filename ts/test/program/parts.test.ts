@@ -2,16 +2,20 @@ import { expect, test } from 'vitest';
 import { product } from '../../src/program/attributes.ts';
 import { GraphBuilder } from '../../src/program/builder.ts';
 import { fuse } from '../../src/program/fuse.ts';
+import type { Graph } from '../../src/program/graph.ts';
 import { separatesItems } from '../../src/program/items.ts';
 import { createExecutor } from '../../src/program/ort/executor.ts';
-import { partSizes } from '../../src/program/ort/parts.ts';
-import { specialize } from '../../src/program/static.ts';
+import { type PartCosts, partSizes as sizesOf } from '../../src/program/parts.ts';
+import { type InputDims, specialize } from '../../src/program/static.ts';
 import { gradientsOf, runGraph, spread } from './support/gradient.ts';
 import { convolutional, parametersOf, text, vit } from './support/models.ts';
 import { torchCase } from './support/torch.ts';
 
 const VIT = { image: 16, patch: 2, width: 32, depth: 1, heads: 2, out: 8 };
 const BOTH = { training: true, backward: true };
+const COSTS: PartCosts = { cacheBytes: 4 * 2 ** 20, valuesPerParameter: 4, even: false };
+const partSizes = (...args: [Graph, InputDims, { training: boolean; backward: boolean }]) =>
+  sizesOf(...args, COSTS);
 
 type Build = (b: GraphBuilder, x: string) => string;
 

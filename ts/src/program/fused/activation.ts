@@ -42,6 +42,17 @@ export const activationOperators: FusedOperators = {
       return [e.mul(dy, e.mul(s, e.add(e.scalar(1), e.mul(scaled, e.sub(e.scalar(1), s)))))];
     },
   },
+  // 0 below −3, x/3 + 1/2 up to 3, then 1
+  HardSwishGradient: {
+    shape: like,
+    decompose: (e, node) => {
+      const [dy, x] = operands(node);
+      const line = e.add(e.scale(x, 1 / 3), e.scalar(0.5));
+      const below = e.graph.emit('Less', [x, e.scalar(3)]);
+      const slope = e.graph.emit('Where', [below, line, e.scalar(1)]);
+      return [e.mul(dy, e.keep(e.graph.emit('Greater', [x, e.scalar(-3)]), slope))];
+    },
+  },
   // y (dy − Σ dy y)
   SoftmaxGradient: {
     shape: like,

@@ -21,6 +21,7 @@ export class Matcher extends Emitter {
   /** The graph that is rewritten, which has the shapes of nodes that are not written yet. */
   readonly original: StaticGraph;
   readonly #producers = new Map<string, GraphNode>();
+  readonly #uses = new Map<string, number>();
   readonly #parameters: ReadonlySet<string>;
   readonly #learned: Set<string>;
 
@@ -29,6 +30,14 @@ export class Matcher extends Emitter {
     this.original = original;
     this.#parameters = new Set(graph.parameters.map(({ name }) => name));
     this.#learned = new Set(this.#parameters);
+    const use = (value: string) => this.#uses.set(value, (this.#uses.get(value) ?? 0) + 1);
+    for (const node of original.nodes) node.inputs.forEach(use);
+    original.outputs.forEach(use);
+  }
+
+  /** Whether one node alone reads a value. */
+  isUsedOnce(value: string): boolean {
+    return this.#uses.get(value) === 1;
   }
 
   /** The value that replaces a node's output, or undefined to leave the node as it is. */

@@ -4,8 +4,9 @@ import { newData, type OnnxTensor } from '../../onnx/tensor.ts';
 import { type Differentiated, gradientSumName, outputGradientName } from '../autodiff.ts';
 import type { ExecutorState, Parameter, Tensor, Tensors, UpdateOptions } from '../executor.ts';
 import type { Graph } from '../graph.ts';
+import { unbiasedFactor } from '../statistics.ts';
 import { type Program, Programs } from './programs.ts';
-import { ParameterStore, unbiasedFactor } from './store.ts';
+import { ParameterStore } from './store.ts';
 
 let store: ParameterStore;
 let programs: Programs;

@@ -7,8 +7,8 @@ import { OWN } from '../emitter.ts';
 import { exportProgram } from '../export.ts';
 import { fuse } from '../fuse.ts';
 import type { Constant, Graph } from '../graph.ts';
+import { type PartCosts, partSizes } from '../parts.ts';
 import { type InputDims, type StaticGraph, specialize } from '../static.ts';
-import { partSizes } from './parts.ts';
 
 /** A graph at fixed shapes, compiled. */
 export interface Program {
@@ -25,6 +25,8 @@ export interface GradientProgram extends Program {
 
 /** Sessions kept: a few shapes of a few graphs. Each holds the memory of its activations. */
 const LARGEST_CACHE = 12;
+
+const COSTS: PartCosts = { cacheBytes: 4 * 2 ** 20, valuesPerParameter: 4, even: false };
 
 /** Compiles graphs for the shapes of a call, once. */
 export class Programs {
@@ -43,7 +45,7 @@ export class Programs {
     const key = `${name}|${Object.values(options)}|${keyOf(dims)}`;
     let sizes = this.#parts.get(key);
     if (!sizes) {
-      sizes = partSizes(this.#graph(name), dims, options);
+      sizes = partSizes(this.#graph(name), dims, options, COSTS);
       this.#parts.set(key, sizes);
     }
     return sizes;

@@ -1,24 +1,6 @@
-import { adamw } from '../../kernels/adamw.ts';
-import { CidError } from '../../native/errors.ts';
-import { product } from '../attributes.ts';
+import { adamw, type ParameterGroup } from '../../kernels/adamw.ts';
 import type { ExecutorState, Parameter, Tensor, UpdateOptions } from '../executor.ts';
-
-export interface Slot {
-  readonly name: string;
-  readonly dims: readonly number[];
-  readonly offset: number;
-  readonly length: number;
-}
-
-/** Where each parameter lies in the flat buffers: one after the other, without gaps. */
-export function layOut(parameters: readonly Pick<Parameter, 'name' | 'dims'>[]): Slot[] {
-  let offset = 0;
-  return parameters.map(({ name, dims }) => {
-    const slot = { name, dims, offset, length: product(dims) };
-    offset += slot.length;
-    return slot;
-  });
-}
+import { groupsOf, layOut, type Slot } from '../parameters.ts';
 
 interface Entry extends Slot {
   readonly parameter: Omit<Parameter, 'value'>;
@@ -30,6 +12,7 @@ interface Entry extends Slot {
 export class ParameterStore {
   readonly #entries = new Map<string, Entry>();
   readonly #threads: number;
+  readonly #groups: readonly Required<ParameterGroup>[];
   readonly #parameters: Float32Array;
   readonly #gradients: Float32Array;
   readonly #first: Float32Array;
@@ -41,6 +24,7 @@ export class ParameterStore {
     const slots = layOut(parameters);
     const total = slots.reduce((sum, { length }) => sum + length, 0);
     this.#threads = threads;
+    this.#groups = groupsOf(parameters);
     this.#parameters = new Float32Array(total);
     this.#gradients = new Float32Array(total);
     this.#first = new Float32Array(total);
@@ -125,7 +109,7 @@ export class ParameterStore {
         epsilon: options.epsilon,
         ...(options.clip === undefined ? {} : { clip: options.clip }),
         ...(options.ema === undefined ? {} : { ema: options.ema }),
-        groups: this.#groups(),
+        groups: this.#groups,
       },
     );
     // Only a step that was taken counts: adamw leaves everything as it was when it fails.
@@ -167,30 +151,10 @@ export class ParameterStore {
     if (!entry) throw new RangeError(`Expected the name of a parameter but received ${name}`);
     return entry;
   }
-
-  /** Neighbours with equal factors as one. */
-  #groups(): { length: number; rate: number; decay: number }[] {
-    const groups: { length: number; rate: number; decay: number }[] = [];
-    for (const { length, parameter } of this.#entries.values()) {
-      const rate = parameter.trainable ? (parameter.rate ?? 1) : 0;
-      const decay = parameter.decay ? 1 : 0;
-      const last = groups.at(-1);
-      if (last && last.rate === rate && last.decay === decay) last.length += length;
-      else groups.push({ length, rate, decay });
-    }
-    return groups;
-  }
 }
 
 function clamp({ value, parameter }: Entry): void {
   const { min = Number.NEGATIVE_INFINITY, max = Number.POSITIVE_INFINITY } = parameter;
   if (min === Number.NEGATIVE_INFINITY && max === Number.POSITIVE_INFINITY) return;
   for (let i = 0; i < value.length; i++) value[i] = Math.min(Math.max(value[i]!, min), max);
-}
-
-/** A batch of one has no unbiased variance. */
-export function unbiasedFactor(count: number): number {
-  if (count < 2)
-    throw new CidError('INVALID_DATA', 'Batch normalisation needs more than one value a channel to train');
-  return count / (count - 1);
 }

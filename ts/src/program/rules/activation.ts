@@ -32,14 +32,7 @@ export const activationRules: GradientRules = {
     const inside = c.graph.emit('Greater', [c.mul(c.y, complement(c, c.y)), c.scalar(0)]);
     c.give(0, c.keep(inside, c.scale(c.dy, c.float('alpha', 0.2))));
   },
-  // 0 below −3, x/3 + 1/2 up to 3, then 1
-  HardSwish: (c) => {
-    const x = c.input(0);
-    const line = c.add(c.scale(x, 1 / 3), c.scalar(0.5));
-    const below = c.graph.emit('Less', [x, c.scalar(3)]);
-    const slope = c.graph.emit('Where', [below, line, c.scalar(1)]);
-    c.give(0, c.mul(c.dy, c.keep(c.graph.emit('Greater', [x, c.scalar(-3)]), slope)));
-  },
+  HardSwish: (c) => c.give(0, c.graph.emit('HardSwishGradient', [c.dy, c.input(0)], {}, OWN)),
   Gelu: (c) => c.give(0, c.graph.emit('GeluGradient', [c.dy, c.input(0)], {}, OWN)),
   QuickGelu: (c) => {
     const alpha = c.float('alpha', 1.702);

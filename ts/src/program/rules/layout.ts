@@ -131,9 +131,8 @@ function flatIndices(c: RuleContext, indices: string, sizes: readonly number[]):
   const rows = c.reshape(graph.emit('Cast', [indices], { to: 7 }), [count, depth]);
   const negative = graph.emit('Less', [rows, graph.ints([0])]);
   const positive = graph.emit('Where', [negative, c.add(rows, graph.ints(sizes)), rows]);
-  const strides = sizes.map((_, i) => product(sizes.slice(i + 1)));
-  const terms = c.mul(positive, graph.ints(strides));
-  return graph.emit('ReduceSum', [terms, graph.ints([1])], { keepdims: 0 });
+  const parts = sizes.map((_, axis) => c.reshape(c.slice(positive, [1], [axis], [axis + 1]), [count]));
+  return parts.reduce((sum, part, axis) => c.add(c.mul(sum, graph.ints([sizes[axis]!])), part));
 }
 
 /** Rows of dy added to a tensor of zeros at the rows' indices along an axis. */

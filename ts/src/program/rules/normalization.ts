@@ -1,5 +1,5 @@
 import { OWN } from '../emitter.ts';
-import { channelSum, inverseDeviation, perChannel } from '../fused/normalization.ts';
+import { inverseDeviation, withGiven } from '../fused/normalization.ts';
 import type { GradientRules, RuleContext } from './context.ts';
 
 export const normalizationRules: GradientRules = {
@@ -30,12 +30,6 @@ function give(c: RuleContext, op: string, inputs: readonly string[]): void {
 /** Mean and variance are constants. */
 function runningStatistics(c: RuleContext): void {
   const [x, gamma, , mean, variance] = c.node.inputs as [string, string, string, string, string];
-  const rank = c.dims(x).length;
   const inverse = inverseDeviation(c, variance, c.float('epsilon', 1e-5));
-  if (c.needs(0)) c.give(0, c.mul(c.dy, perChannel(c, c.mul(gamma, inverse), rank)));
-  if (c.needs(1)) {
-    const centered = c.sub(x, perChannel(c, mean, rank));
-    c.give(1, c.mul(channelSum(c, c.mul(c.dy, centered)), inverse));
-  }
-  if (c.needs(2)) c.give(2, channelSum(c, c.dy));
+  for (const [i, gradient] of withGiven(c, c.dy, x, gamma, mean, inverse).entries()) c.give(i, gradient);
 }

@@ -1,16 +1,21 @@
-import { product } from '../attributes.ts';
-import { fuse } from '../fuse.ts';
-import type { Graph } from '../graph.ts';
-import { separatesItems } from '../items.ts';
-import { type InputDims, type StaticGraph, specialize } from '../static.ts';
+import { product } from './attributes.ts';
+import { fuse } from './fuse.ts';
+import type { Graph } from './graph.ts';
+import { separatesItems } from './items.ts';
+import { type InputDims, type StaticGraph, specialize } from './static.ts';
 
-/** What the largest value of a part should take at most: chains of operators then work in the caches of the cores. */
-const CACHE_BYTES = 4 * 2 ** 20;
-/**
- * A part should make this many times as many values as there are parameters: each part writes and adds a gradient of all
- * parameters, which must stay a small share of its work.
- */
-const VALUES_PER_PARAMETER = 4;
+/** What parts are worth to an executor. */
+export interface PartCosts {
+  /** What the largest value of a part should take at most: chains of operators then work in the caches of the cores. */
+  readonly cacheBytes: number;
+  /**
+   * A part should make this many times as many values as there are parameters: where each part adds to a gradient of all
+   * parameters, that must stay a small share of its work.
+   */
+  readonly valuesPerParameter: number;
+  /** Whether all parts must be of one size. */
+  readonly even: boolean;
+}
 
 /**
  * Sizes of the parts that a batch is run in. One part where the batch is small already or its items are not apart. The memory
@@ -20,6 +25,7 @@ export function partSizes(
   graph: Graph,
   dims: InputDims,
   options: { training: boolean; backward: boolean },
+  costs: PartCosts,
 ): number[] {
   const batch = batchOf(graph, dims);
   if (batch === undefined || batch < 4) return [batch ?? 0];
@@ -27,13 +33,14 @@ export function partSizes(
   if (!sample) return [batch];
   const { nodes } = sample.toGraph();
   const sizes = nodes.map(({ outputs }) => product(sample.dims(outputs[0]!)) / 2);
-  const perCache = Math.floor(CACHE_BYTES / (4 * Math.max(...sizes)));
+  const perCache = Math.floor(costs.cacheBytes / (4 * Math.max(...sizes)));
   const values = sizes.reduce((sum, size) => sum + size, 0);
   const parameters = graph.parameters.reduce((sum, parameter) => sum + product(parameter.dims), 0);
-  const perParameter = options.backward ? Math.ceil((VALUES_PER_PARAMETER * parameters) / values) : 0;
+  const perParameter = options.backward ? Math.ceil((costs.valuesPerParameter * parameters) / values) : 0;
   const size = Math.max(2, perCache, perParameter);
   if (size * 1.5 >= batch) return [batch];
-  const even = evenParts(batch, Math.ceil(batch / size));
+  const even = evenParts(batch, Math.ceil(batch / size), costs.even);
+  if (even.length === 1) return even;
   // The proof is for two items; what holds for these must hold for the parts that run, and they must do what the whole does.
   const whole = apart(graph, withBatch(dims, batch), options);
   const fits = (part: number) => {
@@ -90,10 +97,11 @@ function apart(graph: Graph, dims: InputDims, options: { training: boolean }): S
 }
 
 /** Equal parts if a number of them up to twice the wanted one allows it, so that one shape is compiled; else nearly equal ones. */
-function evenParts(batch: number, count: number): number[] {
+function evenParts(batch: number, count: number, only: boolean): number[] {
   for (let parts = count; parts <= 2 * count && parts * 2 <= batch; parts++) {
     if (batch % parts === 0) return new Array<number>(parts).fill(batch / parts);
   }
+  if (only) return [batch];
   const size = Math.ceil(batch / count);
   const whole = new Array<number>(Math.floor(batch / size)).fill(size);
   const rest = batch % size;
@@ -111,6 +119,6 @@ function batchOf(graph: Graph, dims: InputDims): number | undefined {
   return alike ? dims[input!.name]?.[0] : undefined;
 }
 
-function withBatch(dims: InputDims, size: number): InputDims {
+export function withBatch(dims: InputDims, size: number): InputDims {
   return Object.fromEntries(Object.entries(dims).map(([name, sizes]) => [name, sizes.with(0, size)]));
 }

@@ -1,0 +1,99 @@
+// What trains: parameters, their gradients and the optimiser's state in flat buffers on a device, and programs that
+// compute on them. Only inputs, outputs and what is saved cross to the host.
+#pragma once
+
+#include <map>
+#include <mutex>
+
+#include "clipcid/backend.h"
+#include "core/program.h"
+
+namespace clipcid {
+
+// A value of a program that comes from or goes to the host.
+struct ProgramValue {
+  Space space = Space::kArena;
+  int64_t offset = 0, bytes = 0;
+};
+
+struct ProgramSpec {
+  std::vector<double> code;
+  std::vector<Phase> phases;
+  // Phases before the outputs are there, and the gradients of them are needed.
+  size_t forwardPhases = 0;
+  int64_t arenaBytes = 0;
+  std::vector<char> constants;
+  std::vector<ProgramValue> inputs, outputs;
+  std::vector<ProgramValue> outputGradients;  // [outputs]; of 0 bytes for one without
+};
+
+struct EngineClamp {
+  int64_t offset = 0, length = 0;
+  float least = 0, most = 0;
+};
+
+// Calls come one at a time from any thread.
+class Engine {
+ public:
+  // `parameters` are copied.
+  static Status create(Backend& backend, int threads, const float* parameters, int64_t count,
+                       std::shared_ptr<Engine>* out);
+
+  int64_t count() const { return count_; }
+  const Runner& runner() const { return *runner_; }
+
+  Status load(ProgramSpec spec, int64_t* id);
+  void unload(int64_t id);
+  // The spec without its code; null for a program that is not there.
+  const ProgramSpec* spec(int64_t id) const;
+
+  // Runs the phases forward. Pointers are to the host's memory, of the sizes of the spec; `average` takes the moving
+  // average of the parameters where there is one. `keep` holds the activations for `backward`.
+  Status forward(const Context& context, int64_t id, const std::vector<const void*>& inputs,
+                 const std::vector<void*>& outputs, bool average, bool keep);
+  // Runs the phases backward, adding to the gradients; the phases forward before them unless activations are held. A
+  // null gradient is zero.
+  Status backward(const Context& context, int64_t id, const std::vector<const void*>& inputs,
+                  const std::vector<const void*>& gradients);
+  void release(int64_t id);
+
+  Status addGradient(const Context& context, int64_t offset, const float* values, int64_t length);
+  // One step; `args` has everything but the buffers and their length. Activations that are held are dropped.
+  Status update(const Context& context, AdamwArgs args, bool average, const std::vector<EngineClamp>& clamps);
+
+  bool hasAverage() const { return ema_ != nullptr; }
+  // Each [count]; `ema` may be null.
+  Status save(float* parameters, float* first, float* second, float* ema);
+  // Gradients become zero; without `ema` there is no average.
+  Status restore(const float* parameters, const float* first, const float* second, const float* ema);
+
+ private:
+  struct Loaded {
+    ProgramSpec spec;
+    Program program;
+    std::shared_ptr<char> constants;
+    std::shared_ptr<char> held;  // an arena with activations
+  };
+  struct Arena {
+    int64_t bytes;
+    std::shared_ptr<char> memory;
+  };
+
+  Engine(std::unique_ptr<Runner> runner, Backend& backend, int64_t count)
+      : backend_(backend), runner_(std::move(runner)), count_(count) {}
+  Status arena(int64_t bytes, std::shared_ptr<char>* out);
+  Status runForward(const Context& context, Loaded& loaded, const std::vector<const void*>& inputs,
+                    char* arena, char* parameters);
+  std::array<char*, kSpaces> spaces(const Loaded& loaded, char* arena, char* parameters) const;
+
+  Backend& backend_;
+  std::unique_ptr<Runner> runner_;
+  const int64_t count_;
+  std::shared_ptr<char> parameters_, gradients_, first_, second_, ema_;
+  std::map<int64_t, Loaded> programs_;
+  std::vector<Arena> arenas_;  // of programs, those in use among them
+  int64_t next_ = 1;
+  mutable std::mutex mutex_;
+};
+
+}  // namespace clipcid

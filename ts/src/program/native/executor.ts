@@ -1,0 +1,319 @@
+import type { NativeAddon, NativeContext, NativeEngine } from '../../native/addon.ts';
+import { runNative } from '../../native/context.ts';
+import { CidError } from '../../native/errors.ts';
+import { loadAddon } from '../../native/loader.ts';
+import type { TensorData } from '../../onnx/tensor.ts';
+import { checkGradients, checkInputs, checkOptions } from '../checks.ts';
+import type {
+  Executor,
+  ExecutorOptions,
+  ExecutorState,
+  Tensor,
+  Tensors,
+  UpdateOptions,
+} from '../executor.ts';
+import { groupsOf, layOut } from '../parameters.ts';
+import type { InputDims } from '../static.ts';
+import { describeUnsupported } from './lowering.ts';
+import { type DeviceTraits, type NativeProgram, planProgram } from './program.ts';
+
+/** Programs kept: a few shapes of a few graphs. */
+const LARGEST_CACHE = 24;
+
+interface Loaded {
+  readonly id: number;
+  readonly program: NativeProgram;
+}
+
+/** Activations that a forward pass left for the backward pass on the same inputs. */
+interface Kept {
+  readonly loaded: Loaded;
+  readonly inputs: Tensors;
+}
+
+/**
+ * The executor that runs on our own operations. Graphs are differentiated and planned when a shape first appears; parameters,
+ * gradients and the optimiser's state stay in the native core. The result of a step depends on its inputs, the processor and the
+ * number of threads alone.
+ *
+ * Fails with a `TypeError` or `RangeError` when parameters and graphs don't fit together. What it has no operation for shows at the
+ * first call that needs it, as `MODEL_UNSUPPORTED`.
+ */
+export async function createNativeExecutor(options: ExecutorOptions): Promise<Executor> {
+  const { parameters, threads } = options;
+  checkOptions(options);
+  const slots = layOut(parameters);
+  const count = slots.reduce((sum, { length }) => sum + length, 0);
+  const values = new Float32Array(count);
+  for (const [i, { offset }] of slots.entries()) values.set(parameters[i]!.value, offset);
+  const call = <T>(work: (addon: NativeAddon, context: NativeContext) => Promise<T>): Promise<T> =>
+    runNative({ device: 'cpu', ...(threads === undefined ? {} : { threads }) }, 0, work);
+  const engine = await call((addon, context) => addon.engineCreate(context, values));
+  return new NativeExecutor(options, engine, call);
+}
+
+type Call = <T>(work: (addon: NativeAddon, context: NativeContext) => Promise<T>) => Promise<T>;
+
+class NativeExecutor implements Executor {
+  readonly kind = 'native';
+  readonly parameters: Executor['parameters'];
+  readonly #graphs: ExecutorOptions['graphs'];
+  readonly #engine: NativeEngine;
+  readonly #call: Call;
+  readonly #traits: DeviceTraits;
+  readonly #starts: ReadonlyMap<string, number>;
+  readonly #learned: ReadonlySet<string>;
+  readonly #groups: ReturnType<typeof groupsOf>;
+  readonly #clamps: readonly { offset: number; length: number; least: number; most: number }[];
+  readonly #programs = new Map<string, Loaded>();
+  readonly #kept = new Map<string, Kept>();
+  #step = 0;
+  /** What was called last: the next call waits for it. */
+  #last: Promise<unknown> = Promise.resolve();
+  #disposed = false;
+
+  constructor({ graphs, parameters }: ExecutorOptions, engine: NativeEngine, call: Call) {
+    this.parameters = layOut(parameters);
+    this.#graphs = graphs;
+    this.#engine = engine;
+    this.#call = call;
+    const addon = loadAddon();
+    this.#traits = {
+      operations: addon.engineOperations(),
+      packedFloats: (n, k) => addon.enginePackedFloats(engine, n, k),
+    };
+    this.#starts = new Map(this.parameters.map(({ name, offset }) => [name, offset]));
+    this.#learned = new Set(parameters.filter(({ trainable }) => trainable).map(({ name }) => name));
+    this.#groups = groupsOf(parameters);
+    this.#clamps = parameters.flatMap(({ min = -Infinity, max = Infinity }, i) => {
+      const { offset, length } = this.parameters[i]!;
+      return min === -Infinity && max === Infinity ? [] : [{ offset, length, least: min, most: max }];
+    });
+  }
+
+  forward(
+    graph: string,
+    inputs: Tensors,
+    options: Parameters<Executor['forward']>[2] = {},
+  ): Promise<Record<string, Tensor>> {
+    const { keep = false, training = keep, parameters = 'current' } = options;
+    return this.#queued(async () => {
+      checkInputs(this.#graphs, graph, inputs);
+      // The program of the gradient computes the same outputs, and holds what it needs for the rest.
+      const holds = keep && training && parameters === 'current';
+      const loaded = this.#program(graph, inputs, holds ? 'gradient' : training ? 'training' : 'inference');
+      const { program, id } = loaded;
+      const given = program.inputs.map(({ name }) => inputs[name]!.data);
+      const average = parameters === 'ema';
+      this.#drop(graph);
+      const buffers = await this.#call((addon, context) =>
+        addon.engineForward(context, this.#engine, id, given, { average, keep: holds }),
+      );
+      if (holds) this.#kept.set(graph, { loaded, inputs });
+      return Object.fromEntries(
+        program.outputs.map(({ name, type, dims }, i) => [
+          name,
+          { type, dims, data: viewOf(type, buffers[i]!) } as Tensor,
+        ]),
+      );
+    });
+  }
+
+  backward(graph: string, inputs: Tensors, outputGradients: Tensors): Promise<void> {
+    return this.#queued(async () => {
+      checkInputs(this.#graphs, graph, inputs);
+      checkGradients(this.#graphs[graph]!, outputGradients);
+      const kept = this.#kept.get(graph);
+      // Activations of other inputs, or of another shape, are of no use.
+      if (kept && !sameInputs(kept.inputs, inputs)) this.#drop(graph);
+      this.#kept.delete(graph);
+      const { program, id } = this.#program(graph, inputs, 'gradient');
+      const given = program.inputs.map(({ name }) => inputs[name]!.data);
+      const gradients = program.outputGradients.map(({ name, dims, bytes }) => {
+        const tensor = outputGradients[name];
+        if (!tensor || bytes === 0) return undefined;
+        if (tensor.dims.join() === dims.join()) return tensor.data as Float32Array;
+        throw new RangeError(
+          `Expected shape [${dims}] for the gradient of ${name} but received [${tensor.dims}]`,
+        );
+      });
+      await this.#call((addon, context) => addon.engineBackward(context, this.#engine, id, given, gradients));
+    });
+  }
+
+  addGradient(name: string, value: Float32Array): Promise<void> {
+    return this.#queued(async () => {
+      const slot = this.parameters.find((parameter) => parameter.name === name);
+      if (!slot) throw new RangeError(`Expected the name of a parameter but received ${name}`);
+      if (value.length !== slot.length) {
+        throw new RangeError(
+          `Expected ${slot.length} values for the gradient of ${name} but received ${value.length}`,
+        );
+      }
+      await this.#call((addon, context) =>
+        addon.engineAddGradient(context, this.#engine, slot.offset, value),
+      );
+    });
+  }
+
+  update(options: UpdateOptions): Promise<{ gradientNorm: number }> {
+    return this.#queued(async () => {
+      const { rate, decay, betas, epsilon, clip, ema } = options;
+      this.#kept.clear();
+      const gradientNorm = await this.#call((addon, context) =>
+        addon.engineUpdate(
+          context,
+          this.#engine,
+          {
+            step: this.#step + 1,
+            rate,
+            decay,
+            beta1: betas[0],
+            beta2: betas[1],
+            epsilon,
+            clip: clip ?? 0,
+            emaDecay: ema ?? 0,
+            groups: this.#groups,
+            average: ema !== undefined,
+          },
+          this.#clamps,
+        ),
+      );
+      // Only a step that was taken counts: the optimiser leaves everything as it was when it fails.
+      this.#step++;
+      return { gradientNorm };
+    });
+  }
+
+  save(): Promise<ExecutorState> {
+    return this.#queued(async () => {
+      const state = await this.#call((addon, context) => addon.engineSave(context, this.#engine));
+      return { step: this.#step, ...state };
+    });
+  }
+
+  load(state: ExecutorState): Promise<void> {
+    return this.#queued(async () => {
+      const total = this.parameters.reduce((sum, { length }) => sum + length, 0);
+      for (const name of ['parameters', 'first', 'second', 'ema'] as const) {
+        const received = state[name];
+        if ((received || name !== 'ema') && received?.length !== total) {
+          const what = received ? `${received.length} values` : 'none';
+          throw new RangeError(`Expected ${total} values for state.${name} but received ${what}`);
+        }
+      }
+      this.#kept.clear();
+      await this.#call((addon, context) => addon.engineRestore(context, this.#engine, state));
+      this.#step = state.step;
+    });
+  }
+
+  async dispose(): Promise<void> {
+    if (this.#disposed) {
+      await this.#last;
+      return;
+    }
+    this.#disposed = true;
+    await this.#last.catch(() => undefined);
+    loadAddon().engineDispose(this.#engine);
+  }
+
+  /** Calls run one after the other, in the order made. */
+  #queued<T>(work: () => Promise<T>): Promise<T> {
+    if (this.#disposed) return Promise.reject(new CidError('DISPOSED', 'The executor was disposed'));
+    const result = this.#last.then(work);
+    this.#last = result.catch(() => undefined);
+    return result;
+  }
+
+  #drop(graph: string): void {
+    const kept = this.#kept.get(graph);
+    if (!kept) return;
+    this.#kept.delete(graph);
+    loadAddon().engineRelease(this.#engine, kept.loaded.id);
+  }
+
+  #program(name: string, inputs: Tensors, mode: 'gradient' | 'training' | 'inference'): Loaded {
+    const graph = this.#graphs[name]!;
+    const dims: InputDims = Object.fromEntries(
+      graph.inputs.map((input) => [input.name, inputs[input.name]!.dims]),
+    );
+    const key = `${name}|${mode}|${JSON.stringify(dims)}`;
+    const known = this.#programs.get(key);
+    if (known) {
+      // The one used last goes to the end, the first is dropped first.
+      this.#programs.delete(key);
+      this.#programs.set(key, known);
+      return known;
+    }
+    const program = planProgram(graph, {
+      dims,
+      training: mode !== 'inference',
+      ...(mode === 'gradient' ? { learned: this.#learned } : {}),
+      starts: this.#starts,
+      traits: this.#traits,
+    });
+    if (program.unsupported.length > 0) {
+      const list = program.unsupported.map(describeUnsupported).join(', ');
+      throw new CidError('MODEL_UNSUPPORTED', `The native executor cannot run graph '${name}': ${list}`);
+    }
+    const { phases, forwardPhases, memory, code, constants, outputGradients } = program;
+    let begin = 0;
+    const id = loadAddon().engineLoad(this.#engine, {
+      code,
+      phases: phases.map(({ drafts, parts }) => {
+        const phase = { begin, end: begin + drafts.length, parts };
+        begin = phase.end;
+        return phase;
+      }),
+      forwardPhases,
+      arenaBytes: memory.arenaBytes,
+      constants,
+      inputs: program.inputs,
+      outputs: program.outputs,
+      outputGradients,
+    });
+    const loaded = { id, program };
+    this.#programs.set(key, loaded);
+    if (this.#programs.size > LARGEST_CACHE) {
+      const [oldest, { id: first }] = this.#programs.entries().next().value!;
+      this.#programs.delete(oldest);
+      for (const [graphName, kept] of this.#kept) if (kept.loaded.id === first) this.#kept.delete(graphName);
+      loadAddon().engineUnload(this.#engine, first);
+    }
+    return loaded;
+  }
+}
+
+/** Elements of a type in a buffer. */
+function viewOf(type: string, buffer: ArrayBuffer): TensorData {
+  switch (type) {
+    case 'int64':
+      return new BigInt64Array(buffer);
+    case 'int32':
+      return new Int32Array(buffer);
+    case 'bool':
+    case 'uint8':
+      return new Uint8Array(buffer);
+    default:
+      return new Float32Array(buffer);
+  }
+}
+
+/** The same memory, which nobody is to have changed between. */
+function sameInputs(a: Tensors, b: Tensors): boolean {
+  const names = Object.keys(a);
+  return (
+    names.length === Object.keys(b).length &&
+    names.every((name) => {
+      const [x, y] = [a[name]!, b[name]];
+      return (
+        y !== undefined &&
+        x.dims.join() === y.dims.join() &&
+        x.data.buffer === y.data.buffer &&
+        x.data.byteOffset === y.data.byteOffset &&
+        x.data.length === y.data.length
+      );
+    })
+  );
+}

@@ -1,0 +1,380 @@
+import { CidError } from '../../native/errors.ts';
+import { product } from '../attributes.ts';
+import { type Differentiated, differentiate, outputGradientName } from '../autodiff.ts';
+import { fuse } from '../fuse.ts';
+import type { DataType, Graph, GraphNode } from '../graph.ts';
+import { type PartCosts, partSizes, withBatch } from '../parts.ts';
+import { type InputDims, type StaticGraph, specialize } from '../static.ts';
+import { unbiasedFactor } from '../statistics.ts';
+import { chain } from './chains.ts';
+import { type Draft, elementBytes, type ProductHead, type Ref, type Storage } from './draft.ts';
+import { encode } from './encode.ts';
+import { Lowering, type Raw, type Unsupported } from './lowering.ts';
+import { type MemoryPlan, type PhaseDraft, planMemory } from './memory.ts';
+import { recompute } from './recompute.ts';
+import { LOWERING_RULES } from './rules/index.ts';
+import { scatterIntoGradient } from './rules/layout.ts';
+
+/** What a planner has to know of the device. */
+export interface DeviceTraits {
+  /** Names of the native core's operations, in the order of their numbers. */
+  readonly operations: readonly string[];
+  /** Elements of a packed right side of [k, n]. */
+  packedFloats(n: number, k: number): number;
+}
+
+/** A value that comes from or goes to the host. */
+export interface ProgramValue {
+  readonly name: string;
+  readonly type: DataType;
+  readonly dims: readonly number[];
+  /** Number of the space that it lies in. */
+  readonly space: number;
+  readonly offset: number;
+  readonly bytes: number;
+}
+
+/** A graph at fixed shapes as operations of the native core with their memory. */
+export interface NativeProgram {
+  readonly phases: readonly PhaseDraft[];
+  /** Phases before the outputs are there. */
+  readonly forwardPhases: number;
+  readonly memory: MemoryPlan;
+  readonly code: Float64Array;
+  readonly constants: Uint8Array;
+  readonly inputs: readonly ProgramValue[];
+  readonly outputs: readonly ProgramValue[];
+  /** By output; of 0 bytes for one that depends on no learned parameter. */
+  readonly outputGradients: readonly ProgramValue[];
+  /** What there is no native operation for; then there is no code. */
+  readonly unsupported: readonly Unsupported[];
+  readonly parts: number;
+}
+
+export interface ProgramOptions {
+  readonly dims: InputDims;
+  readonly training: boolean;
+  /** Parameters to differentiate by; without it the program computes outputs alone. */
+  readonly learned?: ReadonlySet<string>;
+  /** Where each parameter begins in the flat buffer, in elements. */
+  readonly starts: ReadonlyMap<string, number>;
+  readonly traits: DeviceTraits;
+}
+
+/** Parts of a few megabytes stay in the caches from one operation to the next. */
+const COSTS: PartCosts = { cacheBytes: 4 * 2 ** 20, valuesPerParameter: 1, even: true };
+
+const SPACES: readonly Storage['space'][] = ['arena', 'parameters', 'gradients', 'constants'];
+
+/** Plans a graph for the native core. */
+export function planProgram(graph: Graph, options: ProgramOptions): NativeProgram {
+  const { dims, training, learned, starts, traits } = options;
+  const sizes = partSizes(graph, dims, { training, backward: learned !== undefined }, COSTS);
+  const parts = sizes.length;
+  const own = parts === 1 ? dims : withBatch(dims, sizes[0]!);
+  const specialized = fuse(specialize(graph, own, { training }));
+  const outputs = specialized.outputs;
+  const lowered = learned
+    ? lowerGradient(specialized, learned, starts, training)
+    : lowerForward(specialized, starts);
+  const { l } = lowered;
+  const results = outputs.map((name) => l.place(name));
+  const seeds = outputs.map((name) => {
+    const seed = outputGradientName(name);
+    return learned && specialized.inputs.some((input) => input.name === seed)
+      ? l.place(seed).storage
+      : undefined;
+  });
+
+  const kept = new Set(results.map(({ storage }) => storage));
+  for (const raw of lowered.backward) for (const storage of storagesRead(raw)) kept.add(storage);
+  const forward = phasesOf(chain(lowered.forward, kept), parts, traits);
+  const backward = phasesOf(chain(lowered.backward, new Set()), parts, traits);
+  const phases = [...forward, ...backward];
+  const inputs = graph.inputs.map(({ name }) => l.place(name).storage);
+  const memory = planMemory(phases, forward.length, {
+    inputs,
+    outputs: results.map(({ storage }) => storage),
+    late: seeds.filter((seed) => seed !== undefined),
+  });
+  const constants = new ConstantBlob();
+  const locate = locator(memory, constants);
+  const code =
+    l.unsupported.length > 0
+      ? []
+      : phases.flatMap(({ drafts }) => drafts.flatMap((draft) => encode(draft, traits.operations, locate)));
+  const value = (storage: Storage, offset: number, name: string, shape: readonly number[]): ProgramValue => {
+    const [space, start] = locate({ storage, offset, access: 'read' });
+    const bytes = product(shape) * elementBytes(storage.type);
+    return { name, type: storage.type, dims: shape, space, offset: start, bytes };
+  };
+  const whole = (storage: Storage, shape: readonly number[]) =>
+    storage.ofBatch && parts > 1 ? shape.with(0, shape[0]! * parts) : shape;
+  return {
+    phases,
+    forwardPhases: forward.length,
+    memory,
+    code: Float64Array.from(code),
+    constants: constants.bytes(),
+    inputs: graph.inputs.map(({ name }, i) => value(inputs[i]!, 0, name, dims[name]!)),
+    outputs: results.map(({ storage, offset }, i) =>
+      value(storage, offset, outputs[i]!, whole(storage, specialized.dims(outputs[i]!))),
+    ),
+    outputGradients: seeds.map((seed, i) =>
+      seed
+        ? value(seed, 0, outputs[i]!, whole(seed, specialized.dims(outputs[i]!)))
+        : { name: outputs[i]!, type: 'float32', dims: [0], space: 0, offset: 0, bytes: 0 },
+    ),
+    unsupported: l.unsupported,
+    parts,
+  };
+}
+
+interface Lowered {
+  readonly l: Lowering;
+  readonly forward: readonly Raw[];
+  readonly backward: readonly Raw[];
+}
+
+const rule = (node: GraphNode) => LOWERING_RULES[node.op];
+
+function lowerForward(graph: StaticGraph, starts: ReadonlyMap<string, number>): Lowered {
+  const { nodes } = graph.toGraph();
+  const l = new Lowering(graph, { starts, targets: new Map(), used: usedIn(nodes, graph.outputs) });
+  for (const node of nodes) l.node(node, rule(node));
+  for (const name of graph.outputs) l.makeWhole(name);
+  return { l, forward: l.raws, backward: [] };
+}
+
+function lowerGradient(
+  graph: StaticGraph,
+  learned: ReadonlySet<string>,
+  starts: ReadonlyMap<string, number>,
+  training: boolean,
+): Lowered {
+  const own = new Set(graph.parameters.map(({ name }) => name));
+  const wanted = new Set([...learned].filter((name) => own.has(name)));
+  const outputs = graph.outputs.filter((name) => graph.info(name).type === 'float32');
+  const d = differentiate(graph, wanted, outputs);
+  const live = d.graph.toGraph([...d.outputs, ...graph.outputs]).nodes;
+  const first = new Set(d.graph.nodes.slice(0, d.forward).flatMap((node) => node.outputs));
+  const forward = live.filter((node) => first.has(node.outputs[0]!));
+  const backward = recompute(
+    graph,
+    forward,
+    live.filter((node) => !first.has(node.outputs[0]!)),
+  );
+  const { targets, skipped, rest } = sumsInto(graph, backward, d);
+  const read = [...graph.outputs, ...targets.keys(), ...rest.map(([, value]) => value), ...extras(d)];
+  const l = new Lowering(graph, { starts, targets, used: usedIn([...forward, ...backward], read) });
+  for (const node of forward) l.node(node, rule(node));
+  for (const name of graph.outputs) l.makeWhole(name);
+  const count = l.raws.length;
+  for (const node of backward) if (!skipped.has(node)) l.node(node, rule(node));
+  for (const [parameter, value] of rest) l.addToGradient(parameter, value);
+  for (const { parameter, indices, rows } of d.rowGradients) scatterIntoGradient(l, parameter, indices, rows);
+  if (training) for (const statistics of d.statistics) average(l, statistics);
+  return { l, forward: l.raws.slice(0, count), backward: l.raws.slice(count) };
+}
+
+const extras = (d: Differentiated): string[] => [
+  ...d.rowGradients.flatMap(({ indices, rows }) => [indices, rows]),
+  ...d.statistics.flatMap(({ batchMean, batchVariance }) => [batchMean, batchVariance]),
+];
+
+function usedIn(nodes: readonly GraphNode[], outputs: readonly string[]): Set<string> {
+  return new Set([...outputs, ...nodes.flatMap(({ inputs }) => inputs)]);
+}
+
+const RELABELS: ReadonlySet<string> = new Set(['Reshape', 'Flatten', 'Squeeze', 'Unsqueeze', 'Identity']);
+
+/**
+ * Which values are added to which parameter's gradient where they are made: the gradient itself, or, where it is a sum of values that
+ * nothing else reads, each of these. `skipped` are the nodes of such sums; `rest` are gradients that have to be added afterwards.
+ */
+function sumsInto(
+  graph: StaticGraph,
+  backward: readonly GraphNode[],
+  d: Differentiated,
+): {
+  targets: Map<string, string>;
+  skipped: Set<GraphNode>;
+  rest: (readonly [parameter: string, value: string])[];
+} {
+  const producers = new Map(
+    backward.flatMap((node) => node.outputs.map((output) => [output, node] as const)),
+  );
+  const uses = new Map<string, number>();
+  const use = (value: string) => uses.set(value, (uses.get(value) ?? 0) + 1);
+  for (const { inputs } of backward) inputs.forEach(use);
+  for (const value of d.gradients.values()) use(value);
+  extras(d).forEach(use);
+  const targets = new Map<string, string>();
+  const skipped = new Set<GraphNode>();
+  const rest: (readonly [string, string])[] = [];
+  const follow = (value: string, parameter: string): void => {
+    const node = producers.get(value);
+    if (!node || uses.get(value) !== 1) {
+      rest.push([parameter, value]);
+      return;
+    }
+    const count = product(graph.dims(value));
+    const parts = RELABELS.has(node.op) ? node.inputs.slice(0, 1) : node.op === 'Add' ? node.inputs : [];
+    const whole = parts.every(
+      (part) => uses.get(part) === 1 && producers.has(part) && product(graph.dims(part)) === count,
+    );
+    if (parts.length === 0 || !whole) {
+      targets.set(value, parameter);
+      return;
+    }
+    skipped.add(node);
+    for (const part of parts) follow(part, parameter);
+  };
+  for (const [parameter, value] of d.gradients) follow(value, parameter);
+  return { targets, skipped, rest };
+}
+
+/** average ← momentum · average + (1 − momentum) · batch's */
+function average(l: Lowering, statistics: Differentiated['statistics'][number]): void {
+  const { mean, variance, batchMean, batchVariance, momentum, count } = statistics;
+  for (const [parameter, batch, factor] of [
+    [mean, batchMean, 1],
+    [variance, batchVariance, unbiasedFactor(count)],
+  ] as const) {
+    const storage = l.parameter(parameter);
+    const old = l.fresh('float32', storage.count, `${parameter}.old`);
+    const added = l.fresh('float32', storage.count, `${parameter}.added`);
+    l.stepInto(old, 'multiply', [l.dense({ storage, offset: 0 }), momentum]);
+    l.stepInto(added, 'multiply', [l.dense(l.place(batch), storage.count), (1 - momentum) * factor]);
+    l.stepInto(storage, 'add', [
+      l.dense({ storage: old, offset: 0 }),
+      l.dense({ storage: added, offset: 0 }),
+    ]);
+  }
+}
+
+function storagesRead(raw: Raw): Storage[] {
+  if (raw.kind === 'product') return [raw.head.a.storage, raw.head.b.storage];
+  if (raw.kind === 'node')
+    return raw.node.operands.flatMap((o) => (typeof o === 'number' ? [] : [o.storage]));
+  return raw.code.flatMap((entry) => (typeof entry === 'object' && entry ? [entry.storage] : []));
+}
+
+/** Drafts as phases; before those that run in parts, the right sides that all parts share are packed. */
+function phasesOf(drafts: readonly Draft[], parts: number, traits: DeviceTraits): PhaseDraft[] {
+  if (drafts.length === 0) return [];
+  if (parts === 1) return [{ drafts, parts }];
+  const packs = new Map<string, { readonly draft: Draft; readonly ref: ProductHead['b'] }>();
+  const numbers = new Map<Storage, number>();
+  const numberOf = (storage: Storage) => {
+    if (!numbers.has(storage)) numbers.set(storage, numbers.size);
+    return numbers.get(storage)!;
+  };
+  const packed = drafts.map((draft): Draft => {
+    const { head } = draft as { head?: ProductHead };
+    if (draft.kind !== 'chain' || !head || head.b.storage.space === 'arena' || head.m === 1) return draft;
+    if (head.batches[0] * head.batches[1] !== 1) return draft;
+    const { n, k, rowB, transposeB, b } = head;
+    const key = [numberOf(b.storage), b.offset, n, k, rowB, transposeB].join();
+    let pack = packs.get(key);
+    if (!pack) {
+      const count = traits.packedFloats(n, k);
+      const storage: Storage = {
+        type: 'float32',
+        count,
+        space: 'arena',
+        name: `${b.storage.name}, packed`,
+        ofBatch: false,
+      };
+      const ref: Ref = { storage, offset: 0, access: 'write' };
+      pack = {
+        draft: {
+          kind: 'fixed',
+          op: 'pack',
+          code: [n, k, rowB, transposeB ? 1 : 0, count, b, ref],
+          flops: 0,
+          nodes: [head.node],
+        },
+        ref: { storage, offset: 0, access: 'read', packedFloats: count },
+      };
+      packs.set(key, pack);
+    }
+    return { ...draft, head: { ...head, b: pack.ref } };
+  });
+  const before = [...packs.values()].map(({ draft }) => draft);
+  return [...(before.length > 0 ? [{ drafts: before, parts: 1 }] : []), { drafts: packed, parts }];
+}
+
+/** The constants of a program, one after the other. */
+class ConstantBlob {
+  readonly #offsets = new Map<Storage['constant'], number>();
+  readonly #parts: Uint8Array[] = [];
+  #length = 0;
+
+  offset(constant: NonNullable<Storage['constant']>): number {
+    let offset = this.#offsets.get(constant);
+    if (offset === undefined) {
+      offset = this.#length;
+      const { buffer, byteOffset, byteLength } = constant.data;
+      const padded = new Uint8Array(Math.ceil(byteLength / 64) * 64);
+      padded.set(new Uint8Array(buffer as ArrayBuffer, byteOffset, byteLength));
+      this.#parts.push(padded);
+      this.#length += padded.length;
+      this.#offsets.set(constant, offset);
+    }
+    return offset;
+  }
+
+  bytes(): Uint8Array {
+    const all = new Uint8Array(this.#length);
+    let at = 0;
+    for (const part of this.#parts) {
+      all.set(part, at);
+      at += part.length;
+    }
+    return all;
+  }
+}
+
+function locator(memory: MemoryPlan, constants: ConstantBlob) {
+  return ({ storage, offset }: Ref): readonly [number, number, number] => {
+    const space = SPACES.indexOf(storage.space);
+    const bytes = offset * elementBytes(storage.type);
+    if (storage.space === 'arena') {
+      const block = memory.blocks.get(storage);
+      return [space, (block?.offset ?? 0) + bytes, block?.step ?? 0];
+    }
+    if (storage.space === 'constants') return [space, constants.offset(storage.constant!) + bytes, 0];
+    return [space, storage.start! * 4 + bytes, 0];
+  };
+}
+
+/** The smallest batch at which nothing is special. */
+const SAMPLE_BATCH = 2;
+
+/**
+ * Nodes that there is no native operation for, forward and backward, with every open dimension taken for 2. A graph that does not fit
+ * these shapes is tried when its own are known: nothing is said of it.
+ */
+export function unsupportedIn(graph: Graph, learned: ReadonlySet<string>): readonly Unsupported[] {
+  const dims = Object.fromEntries(
+    graph.inputs.map((input) => [
+      input.name,
+      input.dims.map((dim) => (typeof dim === 'number' ? dim : SAMPLE_BATCH)),
+    ]),
+  );
+  let at = 0;
+  const starts = new Map<string, number>();
+  for (const parameter of graph.parameters) {
+    starts.set(parameter.name, at);
+    at += product(parameter.dims);
+  }
+  try {
+    const specialized = fuse(specialize(graph, dims, { training: true }));
+    return lowerGradient(specialized, learned, starts, true).l.unsupported;
+  } catch (error) {
+    // What no executor can do is told by the call that needs it.
+    if (error instanceof CidError || error instanceof RangeError) return [];
+    throw error;
+  }
+}
