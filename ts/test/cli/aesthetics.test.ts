@@ -371,6 +371,7 @@ describe('misuse', () => {
     [['train', '--out', 'o', '--labels', 'x', '--ratio', '0'], 'Expected a number over 0 for train.ratio'],
     [['train', '--out', 'o', '--labels', 'x', '--backbone', 'vit-x'], 'student.backbone'],
     [['score', '--data', 'x', '--model', 'm'], 'Expected a folder for --out but received nothing'],
+    [['train', '--run', 'r', '--labels', 'x', '--teacher', 't'], 'Expected --teacher with --out'],
     [['eval', '--run', 'r', '--model', 'm'], 'Expected --model or --run but received both'],
   ])('%j', async (args, message) => {
     const ended = await clipCid(['aesthetics', ...args], { cwd: folder });

@@ -1,6 +1,6 @@
 import { resolve } from 'node:path';
 import type { Command } from 'commander';
-import { number, placeFlags, runCommand, stageFlags } from '../common.ts';
+import { number, placeFlags, runCommand, stageFlags, UsageError } from '../common.ts';
 import { printStage } from '../place.ts';
 import { type TrainerFlags, trainerFlags, trainerSection } from '../training.ts';
 import {
@@ -80,6 +80,11 @@ Fields and scales of lists, heads and augmentation are set in the sections "labe
       runCommand(flags, async (session) => {
         const { runTraining, trainInto } = await import('../../cskd/run.ts');
         const { targets, ratio, unlabelledWeight, maxDeviation, mutual } = flags;
+        if (flags.run !== undefined && flags.teacher !== undefined) {
+          throw new UsageError(
+            'Expected --teacher with --out, or --run, which has a teacher of its own, but received both',
+          );
+        }
         const { config, run, settings } = await openAesthetics(session, flags, {
           labels: labelSection(flags),
           ...learnerSections(flags),
