@@ -61,15 +61,15 @@ Status validate(const LossArgs& args, const LossResult& result) {
 // One modality of the student in the teacher's space.
 struct Projected {
   const UnitRows* unit = nullptr;
-  UnitRows own;          // what `unit` is when there is a projection
-  FloatBuffer gradient;  // [B, Dt] of the unit rows
+  UnitRows own;                  // what `unit` is when there is a projection
+  AlignedArray<float> gradient;  // [B, Dt] of the unit rows
 };
 
 // `raw` as it is, normalised, is `unit`.
 Status project(Backend& backend, const Context& context, const LossArgs& args, const std::string& name,
                const float* raw, const UnitRows& unit, const float* projection, Projected* out) {
   const int64_t size = args.batch * args.teacherDim;
-  out->gradient = FloatBuffer(size);
+  out->gradient = AlignedArray<float>(size);
   out->unit = &unit;
   if (projection != nullptr) {
     MatmulArgs product;
@@ -124,13 +124,17 @@ Status clipTerm(Backend& backend, const Context& context, const LossArgs& args, 
   const int64_t size = args.batch * args.dim;
   std::vector<float> gradients(static_cast<size_t>(2 * size), 0.0f);
   ContrastArgs term;
-  term.x = &image;
-  term.y = &text;
-  term.logScale = args.clipLogScale;
+  term.x = image.data();
+  term.y = text.data();
+  term.rows = args.batch;
+  term.dim = args.dim;
+  term.scale = std::exp(args.clipLogScale);
   term.weight = args.clipWeight;
   term.dx = gradients.data();
   term.dy = gradients.data() + size;
-  CLIPCID_TRY(contrastTerm(backend, context, term, &result->clip, &result->clipLogScale));
+  term.value = &result->clip;
+  term.logScaleGradient = &result->clipLogScale;
+  CLIPCID_TRY(backend.contrast(context, term));
   throughNormalise(context, image, term.dx, 1, false, result->image);
   throughNormalise(context, text, term.dy, 1, false, result->text);
   return {};
@@ -155,15 +159,19 @@ Status instanceTerm(Backend& backend, const Context& context, const LossArgs& ar
   }
   const auto count = static_cast<double>(pairs.size());
   for (const Pair& pair : pairs) {
+    double value = 0, scaleGradient = 0;
     ContrastArgs term;
-    term.x = pair.student->unit;
-    term.y = pair.teacher;
-    term.logScale = args.instanceLogScale;
+    term.x = pair.student->unit->data();
+    term.y = pair.teacher->data();
+    term.rows = args.batch;
+    term.dim = args.teacherDim;
+    term.scale = std::exp(args.instanceLogScale);
     term.weight = args.instanceWeight / count;
     term.columns = pair.columns;
     term.dx = pair.student->gradient.get();
-    double value = 0, scaleGradient = 0;
-    CLIPCID_TRY(contrastTerm(backend, context, term, &value, &scaleGradient));
+    term.value = &value;
+    term.logScaleGradient = &scaleGradient;
+    CLIPCID_TRY(backend.contrast(context, term));
     result->instance += value / count;
     result->instanceLogScale += scaleGradient;
   }

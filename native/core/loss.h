@@ -12,11 +12,13 @@
 //              and (r^, t^); both: mean of these two
 //
 // With the soft centroid o_i = sum_j P_ij c^_j and the entropy H_i of P_i, KL_i = lse_i - s^_i . o_i /
-// temperature - H_i and its gradient in s^_i is (sum_j Q_ij c^_j - o_i) / temperature: one pass over the
-// centres, as in attention.
+// temperature - H_i, so that a teacher's o and H can be kept for as long as the centres stay. The gradient in
+// s^_i is (sum_j Q_ij c^_j - o_i) / temperature.
 //
-// Memory beyond inputs and outputs is O((B + |sample|) Dt). Results do not depend on the number of threads as
-// far as the back end's primitives do not.
+// Memory beyond inputs and outputs is O((B + |sample|) Dt): the logits of some rows with all centres, or with
+// the whole batch, as many as fit about a quarter of the inputs, or Context::maxMemory. How many these are is
+// seen in the roundings of the gradients that are sums over the batch. Results do not depend on the number of
+// threads as far as the back end's primitives do not.
 #pragma once
 
 #include "clipcid/backend.h"

@@ -37,7 +37,7 @@ Status normaliseRows(Backend& backend, const Context& context, const std::string
                      int64_t rows, int64_t dim, UnitRows* out, int64_t firstRow) {
   out->rows = rows;
   out->dim = dim;
-  out->unit = FloatBuffer(rows * dim);
+  out->unit = AlignedArray<float>(rows * dim);
   out->norms.resize(static_cast<size_t>(rows));
   RowNormsArgs norms;
   norms.data = raw;

@@ -2,25 +2,16 @@
 #pragma once
 
 #include <functional>
-#include <memory>
 #include <string>
 #include <vector>
 
 #include "clipcid/backend.h"
+#include "core/aligned.h"
 
 namespace clipcid {
 
-// Float memory that is not cleared.
-struct FloatBuffer {
-  std::unique_ptr<float[]> owned;
-
-  FloatBuffer() = default;
-  explicit FloatBuffer(int64_t count) : owned(new float[static_cast<size_t>(count)]) {}
-  float* get() const { return owned.get(); }
-};
-
 struct UnitRows {
-  FloatBuffer unit;           // [rows, dim]
+  AlignedArray<float> unit;   // [rows, dim]
   std::vector<double> norms;  // [rows]
   int64_t rows = 0;
   int64_t dim = 0;

@@ -13,7 +13,8 @@ namespace {
 constexpr int64_t kBlock = 4096;  // rows of the teacher at a time
 
 // Rows [begin, begin + count), dense: where they lie, or read into `copy`.
-Status floatRows(const Rows& rows, int64_t begin, int64_t count, FloatBuffer* copy, const float** out) {
+Status floatRows(const Rows& rows, int64_t begin, int64_t count, AlignedArray<float>* copy,
+                 const float** out) {
   const int64_t dim = rows.dim();
   if (!rows.device && rows.chunks.size() == 1 && !rows.chunks[0].inFile()) {
     const MatrixView& view = rows.chunks[0].view;
@@ -22,7 +23,7 @@ Status floatRows(const Rows& rows, int64_t begin, int64_t count, FloatBuffer* co
       return {};
     }
   }
-  *copy = FloatBuffer(count * dim);
+  *copy = AlignedArray<float>(count * dim);
   *out = copy->get();
   return readRows(rows, begin, count, copy->get(), dim);
 }
@@ -37,7 +38,7 @@ Status softTargets(Backend& backend, const Context& context, const SoftTargetsAr
   }
   if (!(args.temperature > 0)) return {Code::kInvalidArgument, "The temperature isn't above 0"};
   try {
-    FloatBuffer copy;
+    AlignedArray<float> copy;
     std::vector<double> norms(static_cast<size_t>(args.centroids.count()));
     SoftmaxSide centres;
     centres.count = args.centroids.count();
@@ -46,27 +47,26 @@ Status softTargets(Backend& backend, const Context& context, const SoftTargetsAr
     std::vector<double> lse(static_cast<size_t>(std::min(count, kBlock)));
     for (int64_t begin = 0; begin < count; begin += kBlock) {
       const int64_t rows = std::min(kBlock, count - begin);
-      FloatBuffer raw;
+      AlignedArray<float> raw;
       const float* data = nullptr;
       CLIPCID_TRY(floatRows(args.teacher, begin, rows, &raw, &data));
       UnitRows teacher;
       // A fault is named by its place in the whole matrix.
       CLIPCID_TRY(normaliseRows(backend, context, "teacher", data, rows, dim, &teacher, begin));
-      SoftmaxArgs::Queries set;
-      set.rows = teacher.side();
-      set.scale = 1 / args.temperature;
-      set.lse = lse.data();
-      set.values = args.softCentroids + begin * dim;
-      SoftmaxArgs pass;
-      pass.queries = {set};
-      pass.keys = centres;
+      DistilArgs pass;
+      pass.student = teacher.data();
+      pass.rows = rows;
       pass.dim = dim;
-      CLIPCID_TRY(backend.softmax(context, pass));
+      pass.keys = centres;
+      pass.scale = 1 / args.temperature;
+      pass.lse = lse.data();
+      pass.sums = args.softCentroids + begin * dim;
+      CLIPCID_TRY(backend.distil(context, pass));
       if (begin == 0) CLIPCID_TRY(checkNorms("centroids", norms, nullptr));
       centres.measured = nullptr;
       centres.norms = norms.data();
       forRows(context, rows, [&](int64_t i) {
-        const double along = canonicalDot(teacher.row(i), set.values + i * dim, dim);
+        const double along = canonicalDot(teacher.row(i), pass.sums + i * dim, dim);
         const double entropy = lse[static_cast<size_t>(i)] - along / args.temperature;
         args.entropies[begin + i] = static_cast<float>(entropy);
       });

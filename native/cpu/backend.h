@@ -25,6 +25,8 @@ class CpuBackend final : public Backend {
   Status rowNorms(const Context& context, const RowNormsArgs& args) override;
   Status softmax(const Context& context, const SoftmaxArgs& args) override;
   Status softmaxGradient(const Context& context, const SoftmaxGradientArgs& args) override;
+  Status distil(const Context& context, const DistilArgs& args) override;
+  Status contrast(const Context& context, const ContrastArgs& args) override;
   Status adamw(const Context& context, const AdamwArgs& args) override;
   Status runner(int threads, std::unique_ptr<Runner>* out) override;
 };

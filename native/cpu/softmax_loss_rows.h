@@ -1,4 +1,5 @@
-// The softmax epilogue of rows of a tile of dots, compiled once for each instruction set.
+// The softmax epilogues of dots, compiled once for each instruction set: of rows of a tile, whose elements are a query's
+// dots with several keys, and of lanes, where a row has the dots of one key and each lane is a query.
 //
 // Logits are scale * dot, rounded to float32 and in units of ln(2): exponentials are powers of two. Rows hold a
 // multiple of kRowLanes dots. Sums run in kRowLanes lanes, which are then folded in halves, whatever the width of the machine's vectors; only
@@ -27,15 +28,40 @@ struct WeighRow {
   const float* columnLse;
 };
 
+// A block of dots by lanes, [keys, lanes], rows `stride` apart; lanes is a multiple of kRowLanes and 64-byte aligned. The
+// logit of key j is scales[j] z, which is rounded.
+struct LaneBlock {
+  float* z;
+  const float* scales;  // [keys]
+};
+
 struct SoftmaxRows {
   // z[i] = 2^(scale z[i] - m), where m = previous, or the largest of scale z if that is over previous + kLag; returns
   // m, and the sum of the new z in `sum`.
   float (*softmax)(float* z, int64_t count, float scale, float previous, double* sum);
+  // The same without writing to z.
+  float (*sum)(const float* z, int64_t count, float scale, float previous, double* sum);
   // z[i] = the weights; returns the sum of the new z times the old.
   double (*weigh)(float* z, int64_t count, const WeighRow& args);
   // Takes `rows` rows, `stride` apart, into the running maxima and sums of 2^(scale z - maximum) of columns.
   void (*columns)(const float* z, int64_t stride, int64_t rows, int64_t count, float scale, float* maxima,
                   float* sums);
+  // By lane: z = 2^(logit - maximum), the largest logit of the block, and the sum of these.
+  void (*lanes)(const LaneBlock& block, int64_t stride, int64_t keys, int64_t lanes, float* maxima,
+                float* sums);
+  // The same of two blocks, and by lane the sum of the second's exponentials times (its logit - the first's).
+  void (*twoLanes)(const LaneBlock& first, const LaneBlock& second, int64_t stride, int64_t keys,
+                   int64_t lanes, float* maxima, float* secondMaxima, float* sums, float* secondSums,
+                   float* differences);
+  // Of blocks' maxima, sums and, unless null, differences, [blocks, lanes], to those of all keys: by lane the largest
+  // logit, the sum and the difference, over which the maxima become 2^(maximum - largest) weight / sum.
+  void (*mergeLanes)(float* maxima, const float* sums, const float* differences, int64_t blocks,
+                     int64_t lanes, double weight, float* largest, double* sum, double* difference);
+  // out = first[lane] x + second[lane] y, of [keys, lanes] each; `y` may be null.
+  void (*weighLanes)(const float* x, const float* y, int64_t stride, int64_t keys, int64_t lanes,
+                     const float* first, const float* second, float* out);
+  // x[j, .] *= factors[j]
+  void (*scaleKeys)(float* x, int64_t stride, int64_t keys, int64_t lanes, const float* factors);
   // out[k] = float32(x[k] factor)
   void (*scaled)(const float* x, int64_t dim, double factor, float* out);
 };

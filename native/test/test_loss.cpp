@@ -236,6 +236,200 @@ void primitive(int64_t queries, int64_t keys, int64_t dim, double scale, int thr
   CHECK(std::fabs(gradient - expectedGradient) < bound * (1 + size));
 }
 
+std::vector<float> drawUnit(std::mt19937& random, int64_t rows, int64_t dim) {
+  std::vector<float> values = draw(random, rows * dim);
+  for (int64_t i = 0; i < rows; ++i) {
+    float* row = values.data() + i * dim;
+    canonicalRow(row, dim, std::sqrt(canonicalDot(row, row, dim)), row);
+  }
+  return values;
+}
+
+// The CPU's own contrast against what the passes of the softmax primitives make of it, whole and in strips.
+void contrast(int64_t rows, int64_t dim, double scale, bool columns, bool both, int threads) {
+  std::mt19937 random(5);
+  const std::vector<float> x = drawUnit(random, rows, dim), y = drawUnit(random, rows, dim);
+  struct Result {
+    std::vector<float> dx, dy;
+    double value = 0, logScaleGradient = 0;
+  };
+  const auto run = [&](const Context& context, bool byPasses) {
+    Result result;
+    result.dx.assign(x.size(), 0.25f);
+    result.dy.assign(x.size(), -0.5f);
+    ContrastArgs args;
+    args.x = x.data();
+    args.y = y.data();
+    args.rows = rows;
+    args.dim = dim;
+    args.scale = scale;
+    args.columns = columns;
+    args.weight = 0.75;
+    args.dx = result.dx.data();
+    if (both) args.dy = result.dy.data();
+    args.value = &result.value;
+    args.logScaleGradient = &result.logScaleGradient;
+    if (byPasses) {
+      CHECK_OK(cpuBackend().Backend::contrast(context, args));
+    } else {
+      CHECK_OK(cpuBackend().contrast(context, args));
+    }
+    return result;
+  };
+  const Result expected = run(contextOf(1), true), one = run(contextOf(1), false),
+               several = run(contextOf(threads), false);
+  CHECK(one.dx == several.dx && one.dy == several.dy && one.value == several.value &&
+        one.logScaleGradient == several.logScaleGradient);
+  Context tight = contextOf(threads);
+  tight.maxMemory = 1;
+  const double bound = 4e-6 * (2 + scale * std::sqrt(static_cast<double>(dim)));
+  for (const Result& actual : {one, run(tight, false)}) {
+    Errors values, gradients;
+    values.take(actual.value, expected.value);
+    values.take(actual.logScaleGradient, expected.logScaleGradient);
+    for (size_t i = 0; i < x.size(); ++i) {
+      gradients.take(static_cast<double>(actual.dx[i]), static_cast<double>(expected.dx[i]));
+      gradients.take(static_cast<double>(actual.dy[i]), static_cast<double>(expected.dy[i]));
+    }
+    CHECK(values.most < bound);
+    CHECK(gradients.most < bound * scale);
+  }
+}
+
+// Both softmaxes over keys against float64: keys over their norms, by index or not, wild norms among them, with and
+// without a teacher and the keys' sums, and the same for several threads.
+struct DistilShape {
+  int64_t rows, keys, dim;
+  double scale;
+  bool taught, sampled, keySums, wild;
+};
+
+void distil(const DistilShape& shape, int threads) {
+  const auto [rows, keys, dim, scale, taught, sampled, withKeySums, wild] = shape;
+  std::mt19937 random(6);
+  const int64_t stored = sampled ? 2 * keys : keys;
+  const std::vector<float> student = drawUnit(random, rows, dim), teacher = drawUnit(random, rows, dim);
+  std::vector<float> raw = draw(random, stored * dim);
+  if (wild) {
+    for (int64_t d = 0; d < dim; ++d) {
+      raw[d] *= 1e-30f;
+      raw[(stored - 1) * dim + d] *= 1e30f;
+    }
+  }
+  std::vector<int32_t> indices, targets;
+  for (int64_t j = 0; j < keys; ++j) indices.push_back(static_cast<int32_t>(sampled ? 2 * j + j % 2 : j));
+  for (int64_t i = 0; i < rows; ++i) targets.push_back(static_cast<int32_t>((i * 11) % keys));
+  const double teacherScale = 1.5 * scale, studentWeight = 0.75, teacherWeight = taught ? 1.25 : 0;
+  struct Result {
+    std::vector<double> lse, targetLogit, divergence, norms;
+    std::vector<float> sums, keySums;
+  };
+  const auto run = [&](const Context& context, bool byPasses) {
+    Result result;
+    for (std::vector<double>* values : {&result.lse, &result.targetLogit, &result.divergence})
+      values->resize(static_cast<size_t>(rows));
+    result.norms.resize(static_cast<size_t>(keys));
+    result.sums.resize(static_cast<size_t>(rows * dim));
+    result.keySums.assign(static_cast<size_t>(stored * dim), -3.0f);
+    DistilArgs args;
+    args.student = student.data();
+    args.rows = rows;
+    args.dim = dim;
+    args.keys.data = raw.data();
+    args.keys.count = keys;
+    if (sampled) args.keys.indices = indices.data();
+    args.keys.measured = result.norms.data();
+    args.scale = scale;
+    args.teacherScale = teacherScale;
+    args.targets = targets.data();
+    args.lse = result.lse.data();
+    args.targetLogit = result.targetLogit.data();
+    if (taught) {
+      args.teacher = teacher.data();
+      args.divergence = result.divergence.data();
+    }
+    args.studentWeight = studentWeight;
+    args.teacherWeight = teacherWeight;
+    args.sums = result.sums.data();
+    if (withKeySums) args.keySums = result.keySums.data();
+    if (byPasses) {
+      CHECK_OK(cpuBackend().Backend::distil(context, args));
+    } else {
+      CHECK_OK(cpuBackend().distil(context, args));
+    }
+    return result;
+  };
+  const Result one = run(contextOf(1), false), several = run(contextOf(threads), false);
+  CHECK(one.lse == several.lse && one.targetLogit == several.targetLogit &&
+        one.divergence == several.divergence && one.norms == several.norms && one.sums == several.sums &&
+        one.keySums == several.keySums);
+
+  // Every row by itself in float64.
+  std::vector<double> unit(static_cast<size_t>(keys * dim));
+  for (int64_t j = 0; j < keys; ++j) {
+    const float* row = raw.data() + indices[static_cast<size_t>(j)] * dim;
+    const double norm = std::sqrt(canonicalDot(row, row, dim));
+    CHECK(one.norms[static_cast<size_t>(j)] == norm);
+    for (int64_t d = 0; d < dim; ++d)
+      unit[static_cast<size_t>(j * dim + d)] = static_cast<double>(row[d]) / norm;
+  }
+  const auto logitsOf = [&](const std::vector<float>& of, int64_t i, double by) {
+    std::vector<double> z(static_cast<size_t>(keys));
+    for (int64_t j = 0; j < keys; ++j) {
+      for (int64_t d = 0; d < dim; ++d)
+        z[static_cast<size_t>(j)] += by * static_cast<double>(of[static_cast<size_t>(i * dim + d)]) *
+                                     unit[static_cast<size_t>(j * dim + d)];
+    }
+    return z;
+  };
+  const double bound = 4e-6 * (2 + scale);
+  std::vector<double> keySums(static_cast<size_t>(keys * dim));
+  Context tight = contextOf(threads);
+  tight.maxMemory = 1;
+  for (const Result& actual : {one, run(tight, false), run(contextOf(threads), true)}) {
+    Errors errors, sumErrors, keyErrors;
+    std::fill(keySums.begin(), keySums.end(), 0.0);
+    for (int64_t i = 0; i < rows; ++i) {
+      const auto at = static_cast<size_t>(i);
+      const std::vector<double> z = logitsOf(student, i, scale), y = logitsOf(teacher, i, teacherScale);
+      const double lse = lseOf(z.data(), keys, 1), teacherLse = lseOf(y.data(), keys, 1);
+      errors.take(actual.lse[at], lse);
+      errors.take(actual.targetLogit[at], z[static_cast<size_t>(targets[at])]);
+      double divergence = 0;
+      std::vector<double> sums(static_cast<size_t>(dim));
+      for (int64_t j = 0; j < keys; ++j) {
+        const auto key = static_cast<size_t>(j);
+        const double q = std::exp(z[key] - lse), p = std::exp(y[key] - teacherLse);
+        divergence += p * (y[key] - teacherLse - z[key] + lse);
+        const double g = studentWeight * q - teacherWeight * p;
+        for (int64_t d = 0; d < dim; ++d) {
+          sums[static_cast<size_t>(d)] += g * unit[static_cast<size_t>(j * dim + d)];
+          keySums[static_cast<size_t>(j * dim + d)] +=
+              g * static_cast<double>(student[static_cast<size_t>(i * dim + d)]);
+        }
+      }
+      if (taught) errors.take(actual.divergence[at], divergence);
+      for (int64_t d = 0; d < dim; ++d)
+        sumErrors.take(static_cast<double>(actual.sums[static_cast<size_t>(i * dim + d)]),
+                       sums[static_cast<size_t>(d)]);
+    }
+    CHECK(errors.most < bound);
+    CHECK(sumErrors.most < bound);
+    std::vector<bool> named(static_cast<size_t>(stored));
+    for (int64_t j = 0; j < keys && withKeySums; ++j) {
+      named[static_cast<size_t>(indices[static_cast<size_t>(j)])] = true;
+      const float* row = actual.keySums.data() + indices[static_cast<size_t>(j)] * dim;
+      for (int64_t d = 0; d < dim; ++d)
+        keyErrors.take(static_cast<double>(row[d]), keySums[static_cast<size_t>(j * dim + d)]);
+    }
+    CHECK(keyErrors.most < bound);
+    for (int64_t j = 0; j < stored; ++j) {
+      for (int64_t d = 0; d < dim && !named[static_cast<size_t>(j)]; ++d)
+        CHECK(actual.keySums[static_cast<size_t>(j * dim + d)] == -3.0f);
+    }
+  }
+}
+
 void loss(int64_t batch, int64_t dim, int64_t teacherDim, int64_t clusters, bool sampled, Pairing pairing,
           int threads) {
   std::mt19937 random(2);
@@ -354,6 +548,17 @@ int main() {
     primitive(29, 517, 70, 0.5, threads);
     primitive(33, 257, 65, 10, threads);
     primitive(131, 64, 9, 0.01, threads);
+    contrast(1, 1, 5, true, true, threads);
+    contrast(33, 20, 14, true, true, threads);
+    contrast(70, 33, 100, true, false, threads);
+    contrast(1100, 9, 14, true, true, threads);
+    contrast(50, 64, 1, false, false, threads);
+    distil({1, 1, 1, 20, true, false, true, false}, threads);
+    distil({13, 33, 31, 20, true, false, false, false}, threads);
+    distil({70, 400, 20, 10, false, true, true, false}, threads);
+    distil({150, 500, 33, 50, true, false, true, true}, threads);
+    distil({40, 300, 1030, 20, true, true, true, false}, threads);
+    distil({5, 4000, 12, 5, true, false, false, true}, threads);
     loss(1, 1, 1, 1, false, Pairing::kBoth, threads);
     loss(13, 7, 9, 300, true, Pairing::kSame, threads);
     loss(25, 33, 20, 40, false, Pairing::kCross, threads);

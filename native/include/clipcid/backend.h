@@ -4,7 +4,7 @@
 // Every primitive takes a plain argument struct. Pointers are to host memory, lengths are in the comments,
 // and an output pointer may be null only where it says so. Decisions (join, best, topK, pairDots, segmentSum)
 // are those of canonical.h, bit for bit, on every device and for every number of threads; `matmul`,
-// `softmax`, `softmaxGradient` and `adamw` are floating point, equal for one device and build.
+// `softmax`, `softmaxGradient`, `contrast`, `distil` and `adamw` are floating point, equal for one device and build.
 #pragma once
 
 #include "program.h"
@@ -232,6 +232,45 @@ struct SoftmaxGradientArgs {
   double* logitGradient = nullptr;  // sum_ij g[i, j] z[i, j], or null
 };
 
+// InfoNCE of the rows of x and y, each row of x with that of y: the mean over the rows of lse_i - z_ii with z = scale x y^T,
+// and with `columns` the mean of that and of the same over the columns.
+struct ContrastArgs {
+  const float* x = nullptr;  // [rows, dim]
+  const float* y = nullptr;  // [rows, dim]
+  int64_t rows = 0;
+  int64_t dim = 0;
+  double scale = 1;
+  bool columns = true;
+  // Of the gradients, not of the value.
+  double weight = 1;
+  float* dx = nullptr;  // [rows, dim], added to
+  float* dy = nullptr;  // [rows, dim], added to, or null; only with `columns`
+  double* value = nullptr;
+  double* logScaleGradient = nullptr;
+};
+
+// A student's softmax Q over keys and, where there is one, its teacher's P: logits z = scale student keys^T, forward and
+// backward.
+struct DistilArgs {
+  const float* student = nullptr;  // [rows, dim]
+  const float* teacher = nullptr;  // [rows, dim], or null
+  int64_t rows = 0;
+  int64_t dim = 0;
+  SoftmaxSide keys;
+  double scale = 1;
+  double teacherScale = 1;
+  const int32_t* targets = nullptr;  // [rows] keys, or null
+  double* lse = nullptr;             // [rows] of the student's logits
+  double* targetLogit = nullptr;     // [rows], with targets
+  double* divergence = nullptr;      // [rows] sum_j P_ij (log P_ij - log Q_ij), with a teacher
+  // g_ij = studentWeight Q_ij - teacherWeight P_ij
+  double studentWeight = 1;
+  double teacherWeight = 0;
+  float* sums = nullptr;  // [rows, dim] sum_j g_ij keys[j]
+  float* keySums =
+      nullptr;  // [., dim] sum_i g_ij student[i], at keys.indices[j], the others untouched; or null
+};
+
 struct AdamwGroup {
   int64_t length = 0;
   double rate = 1;
@@ -287,6 +326,9 @@ class Backend {
   virtual Status rowNorms(const Context& context, const RowNormsArgs& args) = 0;
   virtual Status softmax(const Context& context, const SoftmaxArgs& args) = 0;
   virtual Status softmaxGradient(const Context& context, const SoftmaxGradientArgs& args) = 0;
+  // Unless a back end knows better, of passes of the two above (core/loss_passes.cpp).
+  virtual Status contrast(const Context& context, const ContrastArgs& args);
+  virtual Status distil(const Context& context, const DistilArgs& args);
   virtual Status adamw(const Context& context, const AdamwArgs& args) = 0;
   // What runs programs, on so many threads of the CPU. For it the pointers of AdamwArgs are to the device's memory.
   virtual Status runner(int threads, std::unique_ptr<Runner>* out) = 0;

@@ -389,7 +389,7 @@ describe('clusterInstanceLoss', () => {
     const one = await clusterInstanceLoss(inputs, options);
     const other = await clusterInstanceLoss({ ...inputs, softTargets: soft }, options);
     expect(Math.abs(other.clusterKl - one.clusterKl)).toBeLessThan(TERM_BOUND);
-    expect(other.gradients.image).toEqual(one.gradients.image);
+    expect(relativeError(other.gradients.image, one.gradients.image)).toBeLessThan(GRADIENT_BOUND);
   });
 
   it.each([
