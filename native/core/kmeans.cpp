@@ -22,25 +22,38 @@ constexpr int64_t kSmallProblem = int64_t{16} << 20;
 // Progress over all problems, from whichever thread.
 class Progress {
  public:
-  Progress(const Context& context, const KmeansArgs& args)
-      : context_(context), perProblem_(args.runs * args.maxIterations), problems_(args.batch) {}
+  // `alone`: problems are solved one after the other, so that parts of an iteration can be told.
+  Progress(const Context& context, const KmeansArgs& args, bool alone)
+      : context_(context), total_(args.runs * args.maxIterations * args.batch), alone_(alone) {}
 
   // A run's iteration; what ended early counts whole.
   void iteration() { advance(1); }
   void ended(int64_t iterationsLeft) { advance(iterationsLeft); }
+  // How much of the iteration at hand is done, 0 to 1. The first includes the start.
+  void within(double share) {
+    if (!alone_) return;
+    std::lock_guard<std::mutex> lock(mutex_);
+    report(static_cast<double>(done_) + share);
+  }
 
  private:
   void advance(int64_t by) {
-    if (!context_.progress || by == 0) return;
     std::lock_guard<std::mutex> lock(mutex_);
     done_ += by;
-    context_.progress(static_cast<double>(done_), static_cast<double>(perProblem_ * problems_));
+    report(static_cast<double>(done_));
+  }
+  void report(double done) {
+    if (!context_.progress || !(done > reported_) || done > static_cast<double>(total_)) return;
+    reported_ = done;
+    context_.progress(done, static_cast<double>(total_));
   }
 
   const Context& context_;
-  const int64_t perProblem_, problems_;
+  const int64_t total_;
+  const bool alone_;
   std::mutex mutex_;
   int64_t done_ = 0;
+  double reported_ = 0;
 };
 
 struct Result {
@@ -119,19 +132,24 @@ class Problem {
   }
 
   Status solve(const Points& points, uint64_t seed, Result* result) {
-    CLIPCID_TRY(start(points, seed, result->centroids));
+    // The start and its assignment take about as long as an iteration each, at most.
+    const auto part = [this](double from, double to) -> Share {
+      return [this, from, to](double share) { progress_->within(from + (to - from) * share); };
+    };
+    CLIPCID_TRY(start(points, seed, part(0, 1.0 / 3), result->centroids));
     Assigner assigner(points, result->labels);
     Means means(points);
     std::vector<double> drift;
     int64_t changed;
-    CLIPCID_TRY(assigner.assign(result->centroids, drift, &changed));
+    CLIPCID_TRY(assigner.assign(result->centroids, drift, part(1.0 / 3, 2.0 / 3), &changed));
     while (result->iterations < args_.maxIterations) {
       CLIPCID_TRY(reseed(points, result->labels, assigner, &means));
       double moved = 0;
       CLIPCID_TRY(
           means.update(result->labels, result->centroids, &drift, args_.movement > 0 ? &moved : nullptr));
       ++result->iterations;
-      CLIPCID_TRY(assigner.assign(result->centroids, drift, &changed));
+      const double from = result->iterations == 1 ? 2.0 / 3 : 0;
+      CLIPCID_TRY(assigner.assign(result->centroids, drift, part(from, 1), &changed));
       progress_->iteration();
       if (static_cast<double>(changed) <= args_.tolerance * static_cast<double>(count_)) break;
       if (args_.movement > 0 && moved <= args_.movement * variance_) break;
@@ -140,14 +158,14 @@ class Problem {
     return sumInertia(points, assigner.centres(), result);
   }
 
-  Status start(const Points& points, uint64_t seed, float* centroids) {
+  Status start(const Points& points, uint64_t seed, const Share& share, float* centroids) {
     switch (args_.init) {
       case KmeansInit::kRandom:
         return chooseRandom(points, seed, centroids);
       case KmeansInit::kPlusPlus:
-        return choosePlusPlus(points, seed, centroids);
+        return choosePlusPlus(points, seed, share, centroids);
       case KmeansInit::kParallel:
-        return chooseParallel(points, seed, centroids);
+        return chooseParallel(points, seed, share, centroids);
       case KmeansInit::kGiven:
         break;
     }
@@ -222,13 +240,18 @@ class Problem {
   double variance_ = 0;
 };
 
+// Whether problems are solved several at a time.
+bool together(const Context& context, int64_t batch, int64_t problemBytes) {
+  return context.threads > 1 && batch >= 2 * context.threads && problemBytes <= kSmallProblem;
+}
+
 // Runs body(element, context) for every problem: several small ones at a time, each on one thread, or one after
 // the other. The failure returned is that of the first problem that fails.
 Status eachProblem(const Context& context, int64_t batch, int64_t problemBytes,
                    const std::function<Status(int64_t, const Context&)>& body) {
   Context inner = context;
   inner.progress = nullptr;
-  if (context.threads < 2 || batch < 2 * context.threads || problemBytes > kSmallProblem) {
+  if (!together(context, batch, problemBytes)) {
     for (int64_t element = 0; element < batch; ++element) CLIPCID_TRY(body(element, inner));
     return {};
   }
@@ -272,11 +295,11 @@ Status kmeans(Backend& backend, const Context& context, const KmeansArgs& args) 
                                         ", the rows of a problem, for clusters but received " +
                                         std::to_string(args.clusters)};
   }
-  Progress progress(context, args);
-  return eachProblem(context, args.batch, problemBytes(args.rows, args.batch),
-                     [&](int64_t element, const Context& inner) {
-                       return Problem(backend, inner, args, element, &progress).run();
-                     });
+  const int64_t bytes = problemBytes(args.rows, args.batch);
+  Progress progress(context, args, !together(context, args.batch, bytes));
+  return eachProblem(context, args.batch, bytes, [&](int64_t element, const Context& inner) {
+    return Problem(backend, inner, args, element, &progress).run();
+  });
 }
 
 Status predict(Backend& backend, const Context& context, const PredictArgs& args) {

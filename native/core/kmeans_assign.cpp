@@ -35,19 +35,22 @@ Assigner::Assigner(const Points& points, int32_t* labels)
   std::copy(before_.begin(), before_.end(), labels);
 }
 
-Status Assigner::assign(const float* centroids, const std::vector<double>& drift, int64_t* changed) {
+Status Assigner::assign(const float* centroids, const std::vector<double>& drift, const Share& share,
+                        int64_t* changed) {
   const bool first = centres_ == nullptr;
   CLIPCID_TRY(points_.backend.prepare(
       points_.context, {.rows = Rows(floatView(centroids, points_.clusters, points_.dim()))}, &centres_));
   const int64_t count = points_.count();
   std::copy(labels_, labels_ + count, before_.begin());
   if (!points_.skip) std::fill(labels_, labels_ + count, -1);
-  CLIPCID_TRY(points_.backend.assign(points_.context, {.rows = &points_.rows,
-                                                       .centres = centres_.get(),
-                                                       .euclidean = !points_.spherical,
-                                                       .labels = labels_,
-                                                       .memory = points_.skip ? &memory_ : nullptr,
-                                                       .drift = first ? nullptr : drift.data()}));
+  Context told = points_.context;
+  told.progress = [&share](double done, double total) { share(done / total); };
+  CLIPCID_TRY(points_.backend.assign(told, {.rows = &points_.rows,
+                                            .centres = centres_.get(),
+                                            .euclidean = !points_.spherical,
+                                            .labels = labels_,
+                                            .memory = points_.skip ? &memory_ : nullptr,
+                                            .drift = first ? nullptr : drift.data()}));
   CLIPCID_TRY(points_.backend.synchronise(points_.context));
   *changed = 0;
   for (int64_t i = 0; i < count; ++i) *changed += labels_[i] != before_[static_cast<size_t>(i)];

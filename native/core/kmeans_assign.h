@@ -14,7 +14,8 @@ class Assigner {
 
   // Labels for centroids [K, D]; `drift` as from Means::update, not used the first time. `changed` is the number of
   // labels that differ from before.
-  Status assign(const float* centroids, const std::vector<double>& drift, int64_t* changed);
+  Status assign(const float* centroids, const std::vector<double>& drift, const Share& share,
+                int64_t* changed);
   // The centres of the last assignment.
   const Prepared& centres() const { return *centres_; }
 

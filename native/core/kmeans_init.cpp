@@ -53,14 +53,17 @@ class PlusPlus {
         acceptStream_(acceptStream),
         chosen_(static_cast<size_t>(nearest_.count()), false) {}
 
-  Status run(float* centroids) {
+  Status run(const Share& share, float* centroids) {
     centroids_ = centroids;
     Draw draw;
     const auto byWeight = [&](int64_t at) { return weight(at); };
     CLIPCID_TRY(Draw::make(points_, nearest_.count(), byWeight, &draw));
     CLIPCID_TRY(take({draw.find(scaleDraw(number(drawStream_), draw.total()), byWeight)}));
     ++drawn_;
-    while (taken_ < points_.clusters) CLIPCID_TRY(block());
+    while (taken_ < points_.clusters) {
+      CLIPCID_TRY(block());
+      share(static_cast<double>(taken_) / static_cast<double>(points_.clusters));
+    }
     return {};
   }
 
@@ -166,7 +169,7 @@ class PlusPlus {
 };
 
 // The candidates of k-means||, in their order.
-Status chooseCandidates(const Points& points, uint64_t seed, Nearest* nearest,
+Status chooseCandidates(const Points& points, uint64_t seed, const Share& share, Nearest* nearest,
                         std::vector<int64_t>* candidates) {
   const int64_t count = points.count(), dim = points.dim();
   const auto first = static_cast<uint64_t>(points.element) * static_cast<uint64_t>(kRounds * count + 1);
@@ -205,6 +208,7 @@ Status chooseCandidates(const Points& points, uint64_t seed, Nearest* nearest,
     const size_t from = candidates->size();
     candidates->insert(candidates->end(), found.begin(), found.end());
     CLIPCID_TRY(add(from));
+    share(static_cast<double>(round + 1) / static_cast<double>(kRounds + 1));
   }
   return {};
 }
@@ -216,17 +220,18 @@ Status chooseRandom(const Points& points, uint64_t seed, float* centroids) {
   return gatherRows(points, rows.data(), points.clusters, centroids);
 }
 
-Status choosePlusPlus(const Points& points, uint64_t seed, float* centroids) {
-  return PlusPlus(points, nullptr, nullptr, seed, kPhiloxKmeansPlusPlus, kPhiloxKmeansAccept).run(centroids);
+Status choosePlusPlus(const Points& points, uint64_t seed, const Share& share, float* centroids) {
+  return PlusPlus(points, nullptr, nullptr, seed, kPhiloxKmeansPlusPlus, kPhiloxKmeansAccept)
+      .run(share, centroids);
 }
 
-Status chooseParallel(const Points& points, uint64_t seed, float* centroids) {
+Status chooseParallel(const Points& points, uint64_t seed, const Share& share, float* centroids) {
   const int64_t count = points.count();
   std::vector<int64_t> candidates;
   std::vector<double> weights;
   {
     Nearest nearest(points, nullptr);
-    CLIPCID_TRY(chooseCandidates(points, seed, &nearest, &candidates));
+    CLIPCID_TRY(chooseCandidates(points, seed, share, &nearest, &candidates));
     const double scale = points.weightScale();
     std::vector<int64_t> sums(candidates.size(), 0);
     for (int64_t i = 0; i < count; ++i)
@@ -248,7 +253,7 @@ Status chooseParallel(const Points& points, uint64_t seed, float* centroids) {
   std::sort(ascending.begin(), ascending.end());
   for (size_t at = 0; at < candidates.size(); ++at) std::tie(candidates[at], weights[at]) = ascending[at];
   return PlusPlus(points, &candidates, &weights, seed, kPhiloxKmeansReduce, kPhiloxKmeansReduceAccept)
-      .run(centroids);
+      .run([](double) {}, centroids);
 }
 
 }  // namespace clipcid

@@ -16,7 +16,7 @@
 namespace clipcid {
 
 Status chooseRandom(const Points& points, uint64_t seed, float* centroids);
-Status choosePlusPlus(const Points& points, uint64_t seed, float* centroids);
-Status chooseParallel(const Points& points, uint64_t seed, float* centroids);
+Status choosePlusPlus(const Points& points, uint64_t seed, const Share& share, float* centroids);
+Status chooseParallel(const Points& points, uint64_t seed, const Share& share, float* centroids);
 
 }  // namespace clipcid

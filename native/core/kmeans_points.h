@@ -39,6 +39,9 @@ struct Points {
   }
 };
 
+// Told how much of something long is done, 0 to 1.
+using Share = std::function<void(double)>;
+
 // Rows that one task of a loop over all rows takes.
 constexpr int64_t kRowRange = 8192;
 

@@ -6,27 +6,25 @@
 // A row's score with the centre of its label is worked out first, canonically: with that for a floor, a comparison with
 // all centres (search.cpp) leaves one or two of a thousand to be looked at.
 //
-// Bounds (Elkan, "Using the triangle inequality to accelerate k-means", ICML 2003), where N K bytes fit the memory: when
-// a row is compared with all centres, a byte is kept of each, the gap: how much farther it is than the row's own, rounded
-// down, in units of the call (its epoch). From then on centre j is out of the question for row i while
-//   base_i + unit gap_ij - rise_j > own_i
-// with base_i the distance to the row's centre then, own_i the one to the centre of its label now, and rise_j the sum of
-// what j has moved since: one addition and one comparison of bytes. Centres that are left are compared one by one with the
-// filter; where they are many, the row is compared with all, which makes its gaps new. Gaps are of distances, so labels may
-// be changed by others in between.
+// Bounds (Elkan, "Using the triangle inequality to accelerate k-means", ICML 2003; groups as in Ding et al., "Yinyang
+// k-means", ICML 2015): when a row is compared with all centres, gaps.h keeps how much farther than its own the others are.
+// In later calls only those are compared, one by one with the filter, that may have become the nearest since; where they are
+// many, the row is compared with all again, which makes its gaps new. Gaps are of distances, so labels may be changed by
+// others in between. Before they are kept of all rows they are tried on a few.
 //
 // Distances are between the float32 rows and centres as points of real space (chords when spherical); decisions are about
 // canonical float64 numbers. With E = (D / 16 + 8) 2^-50 (xx + max cc), more than what the roundings of scores, xx and cc
-// can add up to in a squared distance, least and most of the centres' squares when spherical, else 0, and s a score:
-//   base^2 = xx + least - 2 s - E    own^2 = xx + most - 2 s + E
-// A score of at most u makes the distance at least (base^2 + 2 (s - u))^1/2, a concave function, for which two chords are
-// taken: one up to 128 units, which is where gaps matter, and one for more, where a byte counts eight units as one.
+// can add up to in a squared distance, least and most of the centres' squares when spherical, else 0, and s a score, a
+// distance squared lies between xx + least - 2 s - E and xx + most - 2 s + E.
+//
+// Best measured: see kmeans.h.
 #include <algorithm>
 #include <atomic>
 #include <cmath>
 
 #include "core/parallel.h"
 #include "cpu/backend.h"
+#include "cpu/gaps.h"
 #include "cpu/search.h"
 #include "cpu/select_plan.h"
 
@@ -34,44 +32,18 @@ namespace clipcid {
 namespace {
 
 constexpr int64_t kRange = 512;
-// Gaps in a byte: whole units while they are small, one in eight from there on.
-constexpr int kFineGaps = 128, kCoarseGap = 8;
-constexpr int kMostGap = kFineGaps + (255 - kFineGaps) * kCoarseGap;  // units
 // Rows are asked for so many before their turn.
-constexpr int64_t kAhead = 6;
-constexpr uint8_t kNoEpoch = 255;
-// Rows that are tried before all, to see what pays.
-constexpr int64_t kTried = 512;
-
-struct Epoch {
-  double unit = 0;
-  std::vector<double> moved;      // [K] since
-  AlignedArray<uint8_t> rises{};  // [stride] the same in units, rounded up
-};
-
-// KeyTerms of one key.
-struct KeyTerm {
-  float step, base, ofError, ofLength;
-};
-
-// A number of units as the bytes of gaps have it, rounded up; 255: more than they can tell. The code of a sum is not above
-// the sum of the codes.
-uint8_t codeOf(double units) {
-  const double whole = std::ceil(units * (1 + 0x1p-40));
-  if (!(whole > 0)) return std::isnan(units) ? 255 : 0;
-  if (whole < kFineGaps) return static_cast<uint8_t>(whole);
-  return static_cast<uint8_t>(std::min(kFineGaps + std::floor((whole - kFineGaps) / kCoarseGap), 255.0));
-}
+constexpr int64_t kAhead = 4;
+// Of a call with gaps, in time of one that compares all: when it is made, and when gaps are kept of all rows.
+constexpr double kWorth = 0.75, kPromising = 1.1;
+// Gaps are fine up to so many times what centres moved last.
+constexpr double kMovesKept = 2;
 
 class Memory final : public AssignMemory {
  public:
   int64_t calls = 0;
   FilterPlan plan;
-  int64_t stride = 0;           // bytes of a row's gaps; 0 where none are kept
-  AlignedArray<int8_t> gaps{};  // [N, stride] less 128
-  std::vector<float> bases;     // [N]
-  std::vector<uint8_t> epochs;  // [N] index in `list`
-  std::vector<Epoch> list;
+  Gaps gaps;
 };
 
 class Assign {
@@ -97,9 +69,8 @@ class Assign {
       memory_ = static_cast<Memory*>(args_.memory->get());
     }
     CLIPCID_TRY(plan());
-    if (memory_ != nullptr) CLIPCID_TRY(remember());
     bool all = true;
-    if (known_) CLIPCID_TRY(tryOut(&all));
+    if (memory_ != nullptr && memory_->calls > 0) CLIPCID_TRY(remember(&all));
     CLIPCID_TRY(all ? compare(nullptr, rows_.rows, found_.data()) : compareOpen());
     for (int64_t i = 0; i < rows_.rows; ++i) args_.labels[i] = found_[static_cast<size_t>(i)].index;
     if (memory_ != nullptr) ++memory_->calls;
@@ -107,14 +78,13 @@ class Assign {
   }
 
  private:
-  // What is open for one row.
-  enum class Verdict : uint8_t { kDecided, kAll };
   struct Scratch {
-    explicit Scratch(int64_t stride) : open(static_cast<size_t>(stride) + 3), scores(open.size()) {}
-    std::vector<int32_t> open;  // the first `count`
+    std::vector<int32_t> groups, open;
     std::vector<float> scores;
-    int64_t count = 0;
+    int64_t count = 0;            // of `open`
+    AlignedArray<int8_t> gaps{};  // [kMostTileRows, kMostStrip + kMostPanel]
   };
+  static constexpr int64_t kScratchGaps = kMostStrip + kMostPanel;
 
   // Rows keep their encoding from call to call; whether it is the right one is asked for the first centres, which may be
   // rows, and for the next, which are means.
@@ -130,28 +100,36 @@ class Assign {
     return {};
   }
 
-  // Brings what is known up to date, and makes room for more. The first centres move so far that gaps from them are of
-  // no use.
-  Status remember() {
-    if (memory_->calls == 0) return {};
-    if (memory_->calls == 1) {
-      const int64_t stride = (keys_.rows + 63) / 64 * 64, most = memoryBudget(context_) / 4;
-      if (stride * rows_.rows > most || EncodedRows::rowBytes(plan_.queries) * rows_.rows > most) return {};
-      memory_->stride = stride;
-      memory_->gaps = AlignedArray<int8_t>(stride * rows_.rows);
-      memory_->bases.resize(static_cast<size_t>(rows_.rows));
-      memory_->epochs.assign(static_cast<size_t>(rows_.rows), kNoEpoch);
+  // Brings what is known up to date, and tells whether all rows are to be compared with all centres. The first centres move
+  // so far that gaps from them are of no use.
+  Status remember(bool* all) {
+    Gaps& gaps = memory_->gaps;
+    // Not out of proportion to the rows: memory must be had first.
+    const int64_t most =
+        std::min({memoryBudget(context_) / 4, preparedLimits().gapBytes, 16 * rows_.rows * rows_.dim});
+    if (memory_->calls == 1 &&
+        EncodedRows::rowBytes(plan_.queries) * rows_.rows <= memoryBudget(context_) / 4)
+      gaps.make(rows_.rows, keys_.rows, rows_.rows * keys_.rows <= preparedLimits().gapBytesUntried, most);
+    if (!gaps.made() || args_.drift == nullptr) return {};
+    drift_ = 0;
+    for (int64_t j = 0; j < keys_.rows; ++j) drift_ += args_.drift[j] / static_cast<double>(keys_.rows);
+    gaps.advance(args_.drift);
+    scratch_.resize(static_cast<size_t>(threads_));
+    if (gaps.known()) {
+      CLIPCID_TRY(makeTerms());
+      double share;
+      CLIPCID_TRY(tryOut(&share));
+      if (!gaps.whole() && share < kPromising) {
+        gaps.make(rows_.rows, keys_.rows, true, most);
+      } else {
+        *all = !gaps.whole() || share > kWorth;
+      }
     }
-    if (memory_->stride == 0 || args_.drift == nullptr) return {};
-    double drift = 0;
-    for (int64_t j = 0; j < keys_.rows; ++j) drift += args_.drift[j] / static_cast<double>(keys_.rows);
-    for (Epoch& epoch : memory_->list) advance(&epoch);
-    known_ = !memory_->list.empty();
-    if (memory_->list.size() + 1 == kNoEpoch) {
-      memory_->list.clear();
-      std::fill(memory_->epochs.begin(), memory_->epochs.end(), kNoEpoch);
-      known_ = false;
-    }
+    return {};
+  }
+
+  // Both sides encoded, and KeyTerms, for single pairs.
+  Status makeTerms() {
     CLIPCID_TRY(keys_.encoded(context_, plan_.keys, &keyRows_));
     CLIPCID_TRY(rows_.encoded(context_, plan_.queries, &queryRows_));
     const AlignedArray<float> arrays(4 * keys_.rows);
@@ -162,16 +140,12 @@ class Assign {
     terms_.clear();
     for (int64_t j = 0; j < keys_.rows; ++j)
       terms_.push_back({terms.steps[j], terms.base[j], terms.ofError[j], terms.ofLength[j]});
-    drift_ = drift;
-    return {};
-  }
-
-  void advance(Epoch* epoch) const {
-    for (int64_t j = 0; j < keys_.rows; ++j) {
-      double& moved = epoch->moved[static_cast<size_t>(j)];
-      moved = (moved + args_.drift[j]) * (1 + 0x1p-50);
-      epoch->rises.get()[j] = codeOf(moved / epoch->unit);
+    for (Scratch& scratch : scratch_) {
+      scratch.groups.resize(static_cast<size_t>(memory_->gaps.stride()) + 3);
+      scratch.open.resize(static_cast<size_t>(std::max(keys_.rows, memory_->gaps.stride())) + 3);
+      scratch.scores.resize(scratch.open.size());
     }
+    return {};
   }
 
   double error(double square) const { return factor_ * (square + most_); }
@@ -187,49 +161,48 @@ class Assign {
     return left > 0 ? std::sqrt(left) * (1 + 0x1p-50) : 0;
   }
 
-  // Whether comparing rows with all centres is cheaper, and by how much gaps are to be rounded.
-  Status tryOut(bool* all) {
-    const int64_t count = std::min(kTried, rows_.rows);
-    std::atomic<int64_t> cost{0};
-    CLIPCID_TRY(parallelTry(context_, count, [&](int64_t at, int worker) -> Status {
-      const int64_t row = (2 * at + 1) * rows_.rows / (2 * count);
-      Scratch scratch(memory_->stride);
-      Verdict verdict;
-      CLIPCID_TRY(openOf(row, worker, &scratch, &verdict));
-      cost += verdict == Verdict::kAll
-                  ? keys_.rows
-                  : static_cast<int64_t>(static_cast<double>(scratch.count) * pairCost());
+  // Cycles, about: of a row with all keys, and of one whose gaps are looked at, alone and for each key that they leave open.
+  double costOfAll() const {
+    const auto dim = static_cast<double>(rows_.dim);
+    return static_cast<double>(keys_.rows) * (1.15 * dim / plan_.kernel->speed + 0.8);
+  }
+  double costOfGaps() const {
+    return 600 + 0.3 * static_cast<double>(memory_->gaps.stride() + 2 * rows_.dim);
+  }
+  // Bytes of keys that the second-level cache has room for come twice as fast as others.
+  double costOfOpen() const {
+    const double bytes = 4 * static_cast<double>(plan_.queries.words);
+    return 6 + bytes / (bytes * static_cast<double>(keys_.rows) < 512e3 ? 25 : 10);
+  }
+
+  // What share of the time of comparing all a call with gaps would take.
+  Status tryOut(double* share) {
+    const Gaps& gaps = memory_->gaps;
+    std::atomic<int64_t> cycles{0};
+    CLIPCID_TRY(parallelTry(context_, gaps.tried(), [&](int64_t at, int worker) -> Status {
+      bool open;
+      Scratch& scratch = scratch_[static_cast<size_t>(worker)];
+      CLIPCID_TRY(openOf(gaps.triedRow(at), worker, &open));
+      const double rest = open ? costOfOpen() * static_cast<double>(scratch.count) : costOfAll();
+      cycles += static_cast<int64_t>(costOfGaps() + rest);
       return {};
     }));
-    *all = static_cast<double>(cost.load()) > kWorthwhile * static_cast<double>(count * keys_.rows);
+    *share = static_cast<double>(cycles.load()) / (static_cast<double>(gaps.tried()) * costOfAll());
     return {};
   }
-  static constexpr double kWorthwhile = 0.45;
 
-  // Of one key by itself, in keys of a comparison with all.
-  double pairCost() const { return 8; }
-
-  // What is known of the row's own centre, and the centres that it must be compared with.
-  Status openOf(int64_t row, int worker, Scratch* scratch, Verdict* verdict) {
+  // The row's score with its own centre, and the centres that it must be compared with besides; `open` is false where these
+  // are all, or so many that it makes no difference.
+  Status openOf(int64_t row, int worker, bool* open) {
     Found& own = found_[static_cast<size_t>(row)];
+    Scratch& scratch = scratch_[static_cast<size_t>(worker)];
     const int32_t label = args_.labels[row];
-    *verdict = Verdict::kAll;
+    *open = false;
     if (label < 0) return {};
     CLIPCID_TRY(nearScore(&dots_, args_.euclidean, row, label, worker, &own));
-    const uint8_t at = memory_->epochs[static_cast<size_t>(row)];
-    if (at == kNoEpoch) return {};
-    const Epoch& epoch = memory_->list[at];
-    const double farther =
-        distanceAbove(row, own.low()) - static_cast<double>(memory_->bases[static_cast<size_t>(row)]);
-    const uint8_t more = codeOf(farther / epoch.unit);
-    if (more == 255) return {};
-    int64_t count = kernels().notOver(memory_->gaps.get() + row * memory_->stride, epoch.rises.get(), more,
-                                      memory_->stride, scratch->open.data());
-    // Behind the last key lies nothing.
-    while (count > 0 && scratch->open[static_cast<size_t>(count - 1)] >= keys_.rows) --count;
-    if (static_cast<double>(count) * pairCost() > static_cast<double>(keys_.rows)) return {};
-    scratch->count = count;
-    *verdict = Verdict::kDecided;
+    scratch.count =
+        memory_->gaps.open(row, distanceAbove(row, own.low()), scratch.groups.data(), scratch.open.data());
+    *open = scratch.count >= 0 && static_cast<double>(scratch.count) * costOfOpen() < costOfAll();
     return {};
   }
 
@@ -237,22 +210,20 @@ class Assign {
     const int64_t ranges = (rows_.rows + kRange - 1) / kRange;
     std::vector<std::vector<int64_t>> left(static_cast<size_t>(ranges));
     CLIPCID_TRY(parallelTry(context_, ranges, [&](int64_t range, int worker) -> Status {
-      Scratch scratch(memory_->stride);
       const int64_t end = std::min((range + 1) * kRange, rows_.rows);
       for (int64_t row = range * kRange; row < end; ++row) {
         if (row + kAhead < end) {
           const int64_t ahead = row + kAhead;
           rows_.prefetch(ahead);
           if (args_.labels[ahead] >= 0) keys_.prefetch(args_.labels[ahead]);
-          const int8_t* gaps = memory_->gaps.get() + ahead * memory_->stride;
-          for (int64_t k = 0; k < memory_->stride; k += 64) __builtin_prefetch(gaps + k);
+          memory_->gaps.prefetch(ahead);
         }
-        Verdict verdict;
-        CLIPCID_TRY(openOf(row, worker, &scratch, &verdict));
-        if (verdict == Verdict::kAll) {
-          left[static_cast<size_t>(range)].push_back(row);
+        bool open;
+        CLIPCID_TRY(openOf(row, worker, &open));
+        if (open) {
+          CLIPCID_TRY(compareListed(row, worker));
         } else {
-          CLIPCID_TRY(compareListed(row, worker, &scratch));
+          left[static_cast<size_t>(range)].push_back(row);
         }
       }
       return {};
@@ -268,22 +239,22 @@ class Assign {
   }
 
   // The row with the centres that are open, by the filter.
-  Status compareListed(int64_t row, int worker, Scratch* scratch) {
+  Status compareListed(int64_t row, int worker) {
     Found& own = found_[static_cast<size_t>(row)];
-    std::vector<int32_t>& open = scratch->open;
-    const int64_t count = scratch->count;
+    Scratch& scratch = scratch_[static_cast<size_t>(worker)];
+    std::vector<int32_t>& open = scratch.open;
+    const int64_t count = scratch.count;
     plan_.kernel->pairs(queryRows_->row(row), keyRows_->words.get(), keyRows_->stride, keyRows_->sums.get(),
-                        open.data(), count, plan_.queries.words, scratch->scores.data());
-    const float floor = roundDown(own.low()), error = queryRows_->errors.get()[row];
-    const float length = queryRows_->lengths.get()[row], step = queryRows_->steps.get()[row];
-    int64_t reaching = 0;
-    for (int64_t at = 0; at < count; ++at) {
-      const int32_t j = open[static_cast<size_t>(at)];
-      const KeyTerm& key = terms_[static_cast<size_t>(j)];
-      const float more = error * key.ofError + (length * key.ofLength + key.base);
-      const float upper = scratch->scores[static_cast<size_t>(at)] * (step * key.step) + more;
-      open[static_cast<size_t>(reaching)] = j;
-      reaching += !(upper < floor) & (j != own.index);
+                        open.data(), count, plan_.queries.words, scratch.scores.data());
+    const float floor = roundDown(own.low());
+    const QueryTerms query = {queryRows_->errors.get()[row], queryRows_->lengths.get()[row],
+                              queryRows_->steps.get() + row, &floor};
+    int64_t reaching =
+        kernels().reachingListed(scratch.scores.data(), query, terms_.data(), count, open.data());
+    // Its own is among them.
+    for (int64_t at = 0; at < reaching; ++at) {
+      if (open[static_cast<size_t>(at)] == own.index)
+        open[static_cast<size_t>(at)] = open[static_cast<size_t>(--reaching)];
     }
     return considerAll(&dots_, args_.euclidean, row, open.data(), reaching, worker, &own);
   }
@@ -299,59 +270,53 @@ class Assign {
                     .dots = &dots_,
                     .found = found,
                     .guesses = args_.labels};
-    const bool keeps = memory_ != nullptr && memory_->stride > 0 && memory_->calls > 0;
-    double unit = 0;
-    if (keeps) {
-      unit = unitOf();
-      args.gaps = [&](const Strip& strip, int64_t place, const Found& own) {
-        return gapsOf(rows == nullptr ? place : rows[place], own, unit, strip.key);
-      };
-    }
-    CLIPCID_TRY(search(context_, args));
-    if (!keeps) return {};
-    const auto epoch = static_cast<uint8_t>(memory_->list.size());
-    Epoch& made = memory_->list.emplace_back();
-    made.unit = unit;
-    made.moved.assign(static_cast<size_t>(keys_.rows), 0);
-    made.rises = AlignedArray<uint8_t>(memory_->stride);
-    std::fill(made.rises.get(), made.rises.get() + memory_->stride, uint8_t{0});
-    for (int64_t place = 0; place < count; ++place) {
-      const int64_t row = rows == nullptr ? place : rows[place];
-      const auto at = static_cast<size_t>(row);
-      memory_->epochs[at] = epoch;
-      memory_->bases[at] = roundDown(distanceBelow(row, found[place].score + found[place].slack));
-    }
-    return {};
-  }
-
-  // Gaps of a row from key `first` on.
-  GapTerms gapsOf(int64_t row, const Found& own, double unit, int64_t first) const {
-    int8_t* to = memory_->gaps.get() + row * memory_->stride + first;
-    const double near = distanceBelow(row, own.low()), floor = static_cast<double>(roundDown(own.low()));
-    if (!(near > 0)) return {to, 0, -128, 0, -128};
-    // How far below the floor scores are at the end of the fine gaps, and of all.
-    const auto below = [&](double units) { return units * unit * (near + units * unit / 2); };
-    const double fine = kFineGaps / below(kFineGaps);
-    const double coarse = (255 - kFineGaps) / (below(kMostGap) - below(kFineGaps));
-    // Rounded to the nearest number, half a unit less is rounded down; float32 rounds too.
-    const auto from = [&](double slope, double at0) {
-      return static_cast<float>(at0 - 128.5 + slope * floor - 0x1p-20 * (slope * std::fabs(floor) + 512));
+    if (memory_ == nullptr || memory_->calls == 0 || !memory_->gaps.made()) return search(context_, args);
+    Gaps& gaps = memory_->gaps;
+    const auto rowAt = [&](int64_t place) { return rows == nullptr ? place : rows[place]; };
+    gaps.beginEpoch(unitOf());
+    for (Scratch& scratch : scratch_) scratch.gaps = AlignedArray<int8_t>(kMostTileRows * kScratchGaps);
+    CLIPCID_TRY(eachRange(count, [&](int64_t place) { gaps.clear(rowAt(place)); }));
+    const auto scratchOf = [&](int r, int worker) {
+      return scratch_[static_cast<size_t>(worker)].gaps.get() + r * kScratchGaps;
     };
-    return {to, static_cast<float>(-fine), from(fine, 0), static_cast<float>(-coarse),
-            from(coarse, kFineGaps - coarse * below(kFineGaps))};
+    args.gaps = [&](const Strip& strip, int r, int64_t place, const Found& own, int worker) -> GapTerms {
+      const int64_t row = rowAt(place);
+      if (!gaps.keeps(row)) return {};
+      return gaps.terms(distanceBelow(row, own.low()), roundDown(own.low()),
+                        gaps.place(row, strip.key, scratchOf(r, worker)));
+    };
+    args.gapsStored = [&](const Strip& strip, int r, int64_t place, int worker) {
+      const int64_t row = rowAt(place);
+      if (gaps.keeps(row)) gaps.take(row, strip.key, strip.columns, scratchOf(r, worker));
+    };
+    CLIPCID_TRY(search(context_, args));
+    return eachRange(count, [&](int64_t place) {
+      const int64_t row = rowAt(place);
+      gaps.setBase(row, roundDown(distanceBelow(row, found[place].score + found[place].slack)));
+    });
   }
 
-  // Fine where a few moves like the last would end.
+  template <typename Body>
+  Status eachRange(int64_t count, const Body& body) {
+    constexpr int64_t kPlaces = 8192;
+    return parallelTry(context_, (count + kPlaces - 1) / kPlaces, [&](int64_t range, int) -> Status {
+      for (int64_t place = range * kPlaces; place < std::min((range + 1) * kPlaces, count); ++place)
+        body(place);
+      return {};
+    });
+  }
+
+  // The unit of gaps that are made now.
   double unitOf() const {
+    constexpr int64_t kSample = 512;
     double distance = 0;
-    const int64_t count = std::min(kTried, rows_.rows);
+    const int64_t count = std::min(kSample, rows_.rows);
     for (int64_t at = 0; at < count; ++at)
       distance += std::sqrt(rows_.squares[static_cast<size_t>((2 * at + 1) * rows_.rows / (2 * count))]);
     distance /= static_cast<double>(count);
     const double fine = std::clamp(kMovesKept * drift_, 0.001 * distance, 0.2 * distance);
-    return fine > 0 ? fine / kFineGaps : 1;
+    return fine > 0 ? fine / 128 : 1;
   }
-  static constexpr double kMovesKept = 2;
 
   const Context& context_;
   const AssignArgs& args_;
@@ -364,8 +329,8 @@ class Assign {
   double factor_ = 0, most_ = 0;
   std::pair<double, double> spread_ = {0, 0};  // least and most
   Memory* memory_ = nullptr;
-  bool known_ = false;  // whether gaps of some rows are
-  double drift_ = 0;    // mean
+  double drift_ = 0;              // mean
+  std::vector<Scratch> scratch_;  // [threads]
   std::shared_ptr<const EncodedRows> keyRows_, queryRows_;
   std::vector<KeyTerm> terms_;  // [K]
 };

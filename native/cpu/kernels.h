@@ -18,6 +18,10 @@ struct KeyTerms {
   const float* ofError;
   const float* ofLength;
 };
+// The same of one key.
+struct KeyTerm {
+  float step, base, ofError, ofLength;
+};
 // How far below the floor a score is, in a byte, a number for each key.
 struct GapTerms {
   int8_t* to;
@@ -119,6 +123,9 @@ struct Kernels {
   // in float32, as which order and with which roundings is open. A NaN is not below anything.
   void (*reaching)(const float* scores, int64_t stride, int rows, int64_t columns, const QueryTerms& queries,
                    const KeyTerms& keys, uint8_t* bits, int64_t strideBits);
+  // Those of the listed keys whose scores with one query `reaching` would mark, in place; returns how many.
+  int64_t (*reachingListed)(const float* scores, const QueryTerms& query, const KeyTerm* keys, int64_t count,
+                            int32_t* listed);
   // Positions of the elements for which !(value < low), ascending, so that NaN is among them; returns how many.
   int64_t (*notBelow)(const float* values, int64_t count, float low, int32_t* positions);
   // The same for values[i] + 128 <= limits[i] + more, the right side at most 255; `count` is a multiple of 64, and there

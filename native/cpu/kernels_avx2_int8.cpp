@@ -27,10 +27,12 @@ struct Op {
     return sum;
   }
   static Vector unsign(Vector a) { return _mm256_xor_si256(a, _mm256_set1_epi8(-128)); }
-  static void addQuarters(const void* four, int32_t* out) {
-    const auto* from = static_cast<const __m128i*>(four);
+  static void fold(const Sum* sums, int32_t* out) {
+    const auto half = [&](int i) { return reinterpret_cast<__m256i>(sums[i]); };
+    const __m256i four =
+        _mm256_hadd_epi32(_mm256_hadd_epi32(half(0), half(1)), _mm256_hadd_epi32(half(2), half(3)));
     _mm_storeu_si128(reinterpret_cast<__m128i*>(out),
-                     _mm_hadd_epi32(_mm_hadd_epi32(from[0], from[1]), _mm_hadd_epi32(from[2], from[3])));
+                     _mm_add_epi32(_mm256_castsi256_si128(four), _mm256_extracti128_si256(four, 1)));
   }
   static bool reaches(Floats scores, float limit) {
     return _mm256_movemask_ps(_mm256_cmp_ps(scores, _mm256_set1_ps(limit), _CMP_NLT_UQ)) != 0;

@@ -27,9 +27,15 @@ struct Op {
     return sum;
   }
   static void store(float* p, Sum value) { _mm512_storeu_ps(p, value); }
-  static void addQuarters(const void* four, float* out) {
-    const auto* from = static_cast<const __m128*>(four);
-    _mm_storeu_ps(out, _mm_hadd_ps(_mm_hadd_ps(from[0], from[1]), _mm_hadd_ps(from[2], from[3])));
+  // As assembly, because GCC 12 warns wrongly of the intrinsics.
+  static void fold(const Sum* sums, float* out) {
+    const auto half = [&](int i) {
+      __m256 both;
+      asm("vextractf64x4 $1, %1, %0\n\tvaddps %t1, %0, %0" : "=&v"(both) : "v"(sums[i]));
+      return both;
+    };
+    const __m256 four = _mm256_hadd_ps(_mm256_hadd_ps(half(0), half(1)), _mm256_hadd_ps(half(2), half(3)));
+    _mm_storeu_ps(out, _mm256_castps256_ps128(four) + _mm256_extractf128_ps(four, 1));
   }
   struct Below {
     explicit Below(float limit) : limit(_mm512_set1_ps(limit)) {}

@@ -27,10 +27,17 @@ struct Op {
     return sum;
   }
   static Vector unsign(Vector a) { return _mm512_xor_si512(a, _mm512_set1_epi8(-128)); }
-  static void addQuarters(const void* four, int32_t* out) {
-    const auto* from = static_cast<const __m128i*>(four);
+  // As assembly, because GCC 12 warns wrongly of the intrinsics.
+  static void fold(const Sum* sums, int32_t* out) {
+    const auto half = [&](int i) {
+      __m256i both;
+      asm("vextracti64x4 $1, %1, %0\n\tvpaddd %t1, %0, %0" : "=&v"(both) : "v"(sums[i]));
+      return both;
+    };
+    const __m256i four =
+        _mm256_hadd_epi32(_mm256_hadd_epi32(half(0), half(1)), _mm256_hadd_epi32(half(2), half(3)));
     _mm_storeu_si128(reinterpret_cast<__m128i*>(out),
-                     _mm_hadd_epi32(_mm_hadd_epi32(from[0], from[1]), _mm_hadd_epi32(from[2], from[3])));
+                     _mm_add_epi32(_mm256_castsi256_si128(four), _mm256_extracti128_si256(four, 1)));
   }
   static bool reaches(Floats scores, float limit) {
     return _mm512_cmp_ps_mask(scores, _mm512_set1_ps(limit), _CMP_NLT_UQ) != 0;

@@ -21,7 +21,9 @@ namespace clipcid {
 struct PreparedLimits {
   int64_t memory = 0;     // instead of what Context::maxMemory and the machine say, when not 0
   int64_t blockRows = 0;  // rows of a key block at most, when not 0
-  int64_t stagingBytes = int64_t{8} << 20;  // read from a file at a time, twice
+  int64_t stagingBytes = int64_t{8} << 20;      // read from a file at a time, twice
+  int64_t gapBytes = int64_t{1} << 30;          // of gaps (gaps.h), at most
+  int64_t gapBytesUntried = int64_t{32} << 20;  // up to which they are kept of all rows at once
 };
 PreparedLimits& preparedLimits();
 

@@ -22,6 +22,8 @@
 namespace clipcid {
 namespace {
 
+// So many keys over a floor tell that it is no good.
+constexpr int64_t kMany = 8;
 constexpr double kInfinite = std::numeric_limits<double>::infinity();
 
 typedef float Floats __attribute__((vector_size(64)));
@@ -121,6 +123,7 @@ class Search {
  private:
   struct Worker {
     GapTerms gaps[kMostTileRows];
+    int8_t nowhere[kMostStrip + kMostPanel];
     const float* ahead[3 * kMostTileRows];
     Status status{};  // of what is worked out before a strip
   };
@@ -134,7 +137,7 @@ class Search {
     const int64_t first = strip.query - block_.first;
     float* floors = &floors_[static_cast<size_t>(strip.part * block_.count + first)];
     Worker& own = workers_[static_cast<size_t>(worker)];
-    Sweep::Floors out{.floors = floors, .scores = false, .gaps = args_.gaps ? own.gaps : nullptr};
+    Sweep::Floors out{.floors = floors, .scores = args_.guesses == nullptr};
     for (int r = 0; r < strip.rows; ++r) {
       Found& found = foundOf(strip, first + r);
       const int64_t query = block_.row(first + r);
@@ -144,7 +147,13 @@ class Search {
         floors[r] = roundDown(found.low());
       }
       out.scores = out.scores || lacks(found);
-      if (args_.gaps) own.gaps[r] = args_.gaps(strip, block_.out + first + r, found);
+      if (!args_.gaps) continue;
+      own.gaps[r] = args_.gaps(strip, r, block_.out + first + r, found, worker);
+      if (own.gaps[r].to != nullptr) {
+        out.gaps = own.gaps;
+      } else {
+        own.gaps[r] = {own.nowhere, 0, 0, 0, 0};
+      }
     }
     askAhead(strip, first + plan().kernel->tileRows, &own, &out);
     return out;
@@ -168,27 +177,45 @@ class Search {
 
   static bool lacks(const Found& found) { return found.index < 0 && found.score == -kInfinite; }
 
+  // The key of about the highest upper end, after which fewer others reach the floor. Scores must be there.
+  Status considerHighest(const Strip& strip, int r, int64_t query, int worker, Found* own, float* floor) {
+    const auto key = static_cast<int32_t>(strip.key + highest(strip, r));
+    if (lacks(*own)) {
+      CLIPCID_TRY(nearScore(args_.dots, args_.euclidean, query, key, worker, own));
+    } else {
+      CLIPCID_TRY(considerAll(args_.dots, args_.euclidean, query, &key, 1, worker, own));
+    }
+    *floor = roundDown(own->low());
+    markAgain(strip, r, *floor);
+    return {};
+  }
+
+  // Keys that reach the floor, but for the one that made it.
+  static int64_t hitsOf(const Strip& strip, int r, const Found& own, int32_t* keys) {
+    int64_t count = 0;
+    eachHit(strip, r, [&](int64_t column) {
+      const auto key = static_cast<int32_t>(strip.key + column);
+      keys[count] = key;
+      count += key != own.index;
+    });
+    return count;
+  }
+
   const FilterPlan& plan() const { return *args_.plan; }
 
   Status visitRow(const Strip& strip, int r, int worker) {
     const int64_t place = strip.query + r - block_.first, query = block_.row(place);
     Found& own = foundOf(strip, place);
     float& floor = floors_[static_cast<size_t>(strip.part * block_.count + place)];
-    if (lacks(own)) {
-      const int64_t column = highest(strip, r);
-      CLIPCID_TRY(nearScore(args_.dots, args_.euclidean, query, static_cast<int32_t>(strip.key + column),
-                            worker, &own));
-      floor = roundDown(own.low());
-      markAgain(strip, r, floor);
-    }
+    if (lacks(own)) CLIPCID_TRY(considerHighest(strip, r, query, worker, &own, &floor));
+    if (args_.gapsStored) args_.gapsStored(strip, r, block_.out + place, worker);
     int32_t keys[kMostStrip];
-    int64_t count = 0;
-    CLIPCID_TRY(eachHit(strip, r, [&](int64_t column) -> Status {
-      const auto key = static_cast<int32_t>(strip.key + column);
-      keys[count] = key;
-      count += key != own.index;
-      return {};
-    }));
+    int64_t count = hitsOf(strip, r, own, keys);
+    if (count > kMany && args_.guesses == nullptr) {
+      // The floor was not a good one.
+      CLIPCID_TRY(considerHighest(strip, r, query, worker, &own, &floor));
+      count = hitsOf(strip, r, own, keys);
+    }
     if (count == 0) return {};
     CLIPCID_TRY(considerAll(args_.dots, args_.euclidean, query, keys, count, worker, &own));
     floor = roundDown(own.low());

@@ -31,9 +31,11 @@ struct SearchArgs {
   Found* found = nullptr;  // [count], in and out
   // [queries] a key that is likely, for queries of which nothing is known; or -1. Or null.
   const int32_t* guesses = nullptr;
-  // What gaps of a query are to be stored, from the strip's first key on, as to what is known of it now; `place` counts in
-  // the list. For queries with a guess. Or null.
-  std::function<GapTerms(const Strip& strip, int64_t place, const Found& own)> gaps{};
+  // What gaps of the strip's r-th query are to be stored, from the strip's first key on, as to what is known of it now;
+  // `place` counts in the list. Those of a query are left out where `to` is null. And called when they are. For queries with
+  // a guess; both or none.
+  std::function<GapTerms(const Strip& strip, int r, int64_t place, const Found& own, int worker)> gaps{};
+  std::function<void(const Strip& strip, int r, int64_t place, int worker)> gapsStored{};
 };
 
 Status search(const Context& context, const SearchArgs& args);

@@ -76,17 +76,16 @@ class PairScores {
 // An interval of the product of a dot within s of a and one within t of b, and 0 where one may be over the cutoff.
 Candidate productInterval(double a, double s, double b, double t, double cutoff);
 
-// Calls visit(column) for every 1 among the bits of a row, ascending, and returns its first failure.
+// Calls visit(column) for every 1 among the bits of a row, ascending.
 template <typename Visit>
-Status eachHit(const Strip& strip, int row, Visit&& visit) {
+void eachHit(const Strip& strip, int row, Visit&& visit) {
   const uint8_t* bits = strip.bits + row * strip.strideBits;
   for (int64_t from = 0; from < strip.columns; from += 64) {
     uint64_t hits;
     memcpy(&hits, bits + from / 8, sizeof hits);
     if (strip.columns - from < 64) hits &= (uint64_t{1} << (strip.columns - from)) - 1;
-    for (; hits != 0; hits &= hits - 1) CLIPCID_TRY(visit(from + __builtin_ctzll(hits)));
+    for (; hits != 0; hits &= hits - 1) visit(from + __builtin_ctzll(hits));
   }
-  return {};
 }
 
 }  // namespace clipcid

@@ -69,9 +69,10 @@ class TopK {
       raiseFirstFloor(strip, r, place);
       markAgain(strip, r, lists_->floor(place, strip.part));
     }
-    return eachHit(strip, r, [&](int64_t column) -> Status {
+    Status status;
+    eachHit(strip, r, [&](int64_t column) {
       const int64_t key = strip.key + column;
-      if (args_.skipSelf && key == self) return {};
+      if ((args_.skipSelf && key == self) || !status.ok()) return;
       Candidate candidate = {-kInfinity, kInfinity, static_cast<int32_t>(key)};
       if (strip.known) {
         const double score = scoreOf(strip, r, column), bound = pairBound(plan_, strip, r, column);
@@ -79,8 +80,9 @@ class TopK {
         if (!plan_.oneSided) candidate.low = lower(score - bound);
       }
       // The floor may have risen since the bits were set, and is looked at again.
-      return lists_->add(place, strip.part, candidate, worker);
+      status = lists_->add(place, strip.part, candidate, worker);
     });
+    return status;
   }
 
   // From the first scores of a query: k keys reach the k-th largest less the bound. One more, if it may be the query.

@@ -313,6 +313,7 @@ void remembered() {
   const Case cases[] = {{700, 24, 90, 0.3f, 0},     {900, 3, 200, 0.5f, 0},   {600, 40, 65, 0.05f, 0},
                         {300, 1, 64, 0.4f, 0},      {400, 130, 1, 0.4f, 0},   {500, 8, 130, 0, 0},
                         {600, 16, 100, 0.3f, 1e4f}, {600, 7, 100, 0.3f, 1e7f}};
+  const PreparedLimits before = preparedLimits();
   for (const Case& one : cases) {
     std::vector<float> data = clusteredRows(one.rows, one.dim, one.clusters / 2 + 3, one.spread, 91);
     for (float& value : data) value += one.offset;
@@ -324,6 +325,9 @@ void remembered() {
             std::pair(2, Filter::kFloat32)}) {
         Context context = contextOf(threads);
         context.filter = filter;
+        // Gaps of single centres, and of as few groups as there can be; tried on some of the rows first, or not.
+        if (threads == 2) preparedLimits().gapBytes = 64 * one.rows;
+        if (filter == Filter::kInt8 || threads == 1) preparedLimits().gapBytesUntried = 0;
         std::unique_ptr<Prepared> rows;
         CHECK_OK(cpuBackend().prepare(context, {.rows = viewOf(data, one.dim), .unit = unit}, &rows));
         std::vector<float> centres = start;
@@ -373,6 +377,7 @@ void remembered() {
               {.rows = rows.get(), .centres = keys.get(), .euclidean = !unit, .labels = wanted.data()}));
           CHECK(labels == wanted);
         }
+        preparedLimits() = before;
       }
     }
   }
