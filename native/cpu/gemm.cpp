@@ -281,6 +281,12 @@ void runParts(const GemmTeam& team, const Task& task, GemmMemory& memory) {
     const Part part = {tile * product.rows, std::min(task.args.m, (tile + partTiles) * product.rows), panel,
                        std::min(panels, panel + partPanels)};
     multiplyPart(task, part, memory.scratch[static_cast<size_t>(worker)], worker);
+    if (task.args.finish != nullptr) {
+      const int64_t column = panel * product.columns;
+      const int64_t end = std::min(task.columns, part.panelEnd * product.columns);
+      (*task.args.finish)({part.rowBegin, part.rowEnd - part.rowBegin, task.column + column, end - column},
+                          worker);
+    }
   });
 }
 
@@ -328,18 +334,38 @@ int64_t gemmDepth(const Product& product, int64_t depth, bool transposedA) {
 
 void PackedRight::pack(const GemmTeam& team, const Operand& b, const Product& product, int64_t depth,
                        int64_t columns, int64_t blockDepth) {
+  shape(product, depth, columns, blockDepth);
+  memory_ = data_.sized(divideUp(depth, blockDepth) * panels_ * panelSize_);
+  pack(team, b);
+}
+
+void PackedRight::shape(const Product& product, int64_t depth, int64_t columns, int64_t blockDepth) {
   product_ = &product;
   depth_ = depth;
   columns_ = columns;
   blockDepth_ = blockDepth;
   panels_ = divideUp(columns, product.columns);
   panelSize_ = product.columns * product.rightWords(blockDepth);
-  data_.sized(divideUp(depth, blockDepth) * panels_ * panelSize_);
+}
+
+PackedRight PackedRight::in(float* memory, const Product& product, int64_t depth, int64_t columns) {
+  PackedRight packed;
+  packed.shape(product, depth, columns, gemmDepth(product, depth, false));
+  packed.memory_ = memory;
+  return packed;
+}
+
+int64_t PackedRight::length(const Product& product, int64_t depth, int64_t columns) {
+  const PackedRight packed = in(nullptr, product, depth, columns);
+  return divideUp(depth, packed.blockDepth_) * packed.panels_ * packed.panelSize_;
+}
+
+void PackedRight::pack(const GemmTeam& team, const Operand& b) {
   // Along the rows in which B is stored.
   if (b.transposed) {
     team.each(panels_, [&](int64_t index, int) { packPanel(b, index); });
   } else {
-    team.each(divideUp(depth, kPackRows), [&](int64_t run, int) { packRows(b, run * kPackRows); });
+    team.each(divideUp(depth_, kPackRows), [&](int64_t run, int) { packRows(b, run * kPackRows); });
   }
 }
 

@@ -75,6 +75,12 @@ class PackedRight {
   void pack(const GemmTeam& team, const Operand& b, const Product& product, int64_t depth, int64_t columns,
             int64_t blockDepth);
 
+  // One in memory of the caller's, of length() floats and 64-byte aligned, which outlives it.
+  static PackedRight in(float* memory, const Product& product, int64_t depth, int64_t columns);
+  static int64_t length(const Product& product, int64_t depth, int64_t columns);
+  // Packs such a one.
+  void pack(const GemmTeam& team, const Operand& b);
+
   const Product& product() const { return *product_; }
   int64_t panels() const { return panels_; }
   int64_t blockDepth() const { return blockDepth_; }
@@ -83,14 +89,17 @@ class PackedRight {
 
  private:
   float* place(int64_t block, int64_t index) const {
-    return data_.get() + (block * panels_ + index) * panelSize_;
+    return memory_ + (block * panels_ + index) * panelSize_;
   }
   void packRows(const Operand& b, int64_t begin);
   void packPanel(const Operand& b, int64_t index);
 
   const Product* product_ = nullptr;
+  void shape(const Product& product, int64_t depth, int64_t columns, int64_t blockDepth);
+
   int64_t depth_ = 0, columns_ = 0, panels_ = 0, blockDepth_ = 0, panelSize_ = 0;
-  GrowingArray data_;
+  float* memory_ = nullptr;
+  GrowingArray data_;  // its own memory
 };
 
 // A finished tile: the elements [row, row + rows) by [column, column + columns) of op(A) op(B), `stride` apart and
@@ -101,6 +110,12 @@ struct GemmTile {
   int64_t row, rows, column, columns;
 };
 using GemmEpilogue = std::function<void(const GemmTile& tile, int worker)>;
+
+// A part of C that is finished, and in the second cache.
+struct GemmPart {
+  int64_t row, rows, column, columns;
+};
+using GemmFinish = std::function<void(const GemmPart& part, int worker)>;
 
 struct GemmArgs {
   int64_t m = 0, n = 0, k = 0;
@@ -113,6 +128,8 @@ struct GemmArgs {
   float alpha = 1, beta = 0;
   // Instead of C, alpha and beta: receives every tile once, from any thread. k is at least 1 then.
   const GemmEpilogue* epilogue = nullptr;
+  // With C: told of every part of it, from any thread.
+  const GemmFinish* finish = nullptr;
 };
 
 // Kept from one product to the next.

@@ -8,12 +8,11 @@
 namespace clipcid {
 namespace {
 
-constexpr int kCountBits = 24;
-constexpr uint64_t kMask = (uint64_t{1} << kCountBits) - 1;
-constexpr uint64_t kCall = uint64_t{1} << (2 * kCountBits);
+constexpr int kIndexBits = 24;
+constexpr uint64_t kMask = (uint64_t{1} << kIndexBits) - 1;
 
-uint64_t nextOf(uint64_t ticket) { return ticket & kMask; }
-uint64_t countOf(uint64_t ticket) { return ticket >> kCountBits & kMask; }
+uint64_t nextOf(uint64_t range) { return range & kMask; }
+uint64_t endOf(uint64_t range) { return range >> kIndexBits & kMask; }
 
 void pause() {
 #if defined(__x86_64__)
@@ -72,25 +71,43 @@ void Team::each(int64_t count, Function function, void* context) {
   function_ = function;
   context_ = context;
   done_.store(0, std::memory_order_relaxed);
-  const uint64_t before = ticket_.load(std::memory_order_relaxed);
-  const uint64_t call = (before & ~(kCall - 1)) + kCall;
-  ticket_.store(call | static_cast<uint64_t>(count) << kCountBits, std::memory_order_release);
+  ++call_;
+  for (int worker = 0; worker < threads_; ++worker) {
+    const uint64_t begin = static_cast<uint64_t>(count * worker / threads_);
+    const uint64_t end = static_cast<uint64_t>(count * (worker + 1) / threads_);
+    shares_[static_cast<size_t>(worker)].range.store(call_ << (2 * kIndexBits) | end << kIndexBits | begin,
+                                                     std::memory_order_release);
+  }
   while (work(leader_)) {
   }
   Patience patience;
   while (done_.load(std::memory_order_acquire) < count) patience.wait();
 }
 
-// Takes one index and does it; false when there is none.
+// Takes one index from a worker's share and does it; false when none is left.
+bool Team::take(int from, bool front, int worker) {
+  std::atomic<uint64_t>& share = shares_[static_cast<size_t>(from)].range;
+  uint64_t range = share.load(std::memory_order_acquire);
+  for (;;) {
+    const uint64_t next = nextOf(range), end = endOf(range);
+    if (next >= end) return false;
+    const uint64_t rest = front ? range + 1 : range - (uint64_t{1} << kIndexBits);
+    if (!share.compare_exchange_weak(range, rest, std::memory_order_acq_rel, std::memory_order_acquire))
+      continue;
+    // The leader waits for this index: function and context stay what they are.
+    function_(context_, static_cast<int64_t>(front ? next : end - 1), worker);
+    done_.fetch_add(1, std::memory_order_release);
+    return true;
+  }
+}
+
+// Does one index, of its own share first; false when there is none.
 bool Team::work(int worker) {
-  uint64_t ticket = ticket_.load(std::memory_order_acquire);
-  if (nextOf(ticket) >= countOf(ticket)) return false;
-  ticket = ticket_.fetch_add(1, std::memory_order_acq_rel);
-  if (nextOf(ticket) >= countOf(ticket)) return false;
-  // The leader waits for this index: function and context stay what they are.
-  function_(context_, static_cast<int64_t>(nextOf(ticket)), worker);
-  done_.fetch_add(1, std::memory_order_release);
-  return true;
+  if (take(worker, true, worker)) return true;
+  for (int other = 1; other < threads_; ++other) {
+    if (take((worker + other) % threads_, false, worker)) return true;
+  }
+  return false;
 }
 
 void Team::follow(int worker) {
