@@ -17,7 +17,8 @@
 // can add up to in a squared distance, least and most of the centres' squares when spherical, else 0, and s a score, a
 // distance squared lies between xx + least - 2 s - E and xx + most - 2 s + E.
 //
-// Best measured: see kmeans.h.
+// Best measured, 100,000 x 256 into 1,000, two threads: 40 ms for all rows with all centres; with gaps 14 ms where they
+// leave 3 centres of a row open, 21 ms where they leave 30 (AMD Zen 5, November 2026).
 #include <algorithm>
 #include <atomic>
 #include <cmath>
@@ -35,7 +36,7 @@ constexpr int64_t kRange = 512;
 // Rows are asked for so many before their turn.
 constexpr int64_t kAhead = 4;
 // Of a call with gaps, in time of one that compares all: when it is made, and when gaps are kept of all rows.
-constexpr double kWorth = 0.75, kPromising = 1.1;
+constexpr double kWorth = 0.7, kPromising = 1.1;
 // Gaps are fine up to so many times what centres moved last.
 constexpr double kMovesKept = 2;
 
@@ -78,7 +79,8 @@ class Assign {
   }
 
  private:
-  struct Scratch {
+  // One a worker, on cache lines of its own.
+  struct alignas(128) Scratch {
     std::vector<int32_t> groups, open;
     std::vector<float> scores;
     int64_t count = 0;            // of `open`

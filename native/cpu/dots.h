@@ -25,7 +25,8 @@ class Dots {
   const CpuPrepared& keys() const { return *keys_; }
 
  private:
-  struct Scratch {
+  // One a worker, on cache lines of its own: it is written for every row.
+  struct alignas(128) Scratch {
     int64_t query = -1, storedQuery = -1;  // what `row` and `stored` are of
     const float* row = nullptr;
     const float* stored = nullptr;
