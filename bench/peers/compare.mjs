@@ -142,3 +142,17 @@ export async function sameBatch({ ours, peers }) {
   }
   return report;
 }
+
+/** The losses of the first steps; later ones drift apart as rounding grows. */
+export async function sameLosses({ ours, peers }) {
+  const STEPS = 3;
+  const own = await load(ours, 'losses');
+  const report = {};
+  for (const [peer, folder] of Object.entries(peers)) {
+    const other = await load(folder, 'losses');
+    const differences = Array.from({ length: STEPS }, (_, i) => Math.abs(own[i] - other[i]) / other[i]);
+    const difference = Math.max(...differences);
+    report[peer] = { agrees: difference < 1e-3, loss_difference: difference };
+  }
+  return report;
+}

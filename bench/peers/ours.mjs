@@ -2,6 +2,7 @@
 import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
+import { Training, trainingData } from '../../dist/bench/training.js';
 import { readNpy, writeNpy } from '../../dist/data/npy.js';
 import { balance } from '../../dist/kernels/balance.js';
 import { kmeans } from '../../dist/kernels/kmeans.js';
@@ -11,7 +12,7 @@ import { nearest } from '../../dist/kernels/nearest.js';
 const job = JSON.parse(process.argv[2]);
 const kernel = { device: 'cpu', threads: job.threads };
 const data = {};
-for (const [name, path] of Object.entries(job.files)) {
+for (const [name, path] of Object.entries(job.op === 'train' ? {} : job.files)) {
   const { data: values, shape } = await readNpy(path);
   data[name] = shape.length === 2 ? { data: values, rows: shape[0], dim: shape[1] } : values;
 }
@@ -22,6 +23,19 @@ const head = ({ data: values, rows, dim }, count = rows) => ({
   rows: Math.min(count, rows),
   dim,
 });
+
+/** Resident memory that the work's extra is counted from, where it is not what is there before a run. */
+let base;
+const losses = [];
+
+async function startTraining() {
+  const training = trainingData(job);
+  globalThis.gc();
+  base = memory();
+  return Training.start(training, kernel);
+}
+
+const training = job.op === 'train' ? await startTraining() : undefined;
 
 /** By operation: what is done, and what of its result is kept and compared. `count` takes less of the data, to warm up. */
 const works = {
@@ -74,6 +88,10 @@ const works = {
       plan,
     };
   },
+  train: async () => {
+    losses.push(await training.step());
+    return { arrays: { losses: Float32Array.from(losses) } };
+  },
 };
 
 const cut = ({ softCentroids, entropies }, count = entropies.length) => ({
@@ -108,7 +126,8 @@ function resetPeak() {
 let result;
 const commands = {
   warm: async () => {
-    await works[job.op](job.op === 'loss' ? 64 : 4096);
+    if (job.op === 'train') for (let i = 0; i < job.warm; i++) await works.train();
+    else await works[job.op](job.op === 'loss' ? 64 : 4096);
     return {};
   },
   run: async () => {
@@ -122,7 +141,7 @@ const commands = {
     const { user, system } = process.cpuUsage(usage);
     const after = memory();
     const size = Object.values(result.arrays).reduce((sum, array) => sum + array.byteLength, 0);
-    const extra = before && after ? Math.max(0, after.peak - before.now - size) / 1e6 : null;
+    const extra = before && after ? Math.max(0, after.peak - (base ?? before).now - size) / 1e6 : null;
     return { seconds, cpu_s: (user + system) / 1e6, extra_mb: extra, plan: result.plan };
   },
   save: async (folder) => {

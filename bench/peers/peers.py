@@ -4,7 +4,8 @@ The first argument is JSON: peer, threads, the work's parameters, and `files`, .
 Then one command a line on standard input, one line of JSON as the answer:
 
     warm        a small part of the work, untimed: libraries load and allocate what they keep
-    run         the whole work: seconds, processor time of all threads, and extra_mb, the peak of resident memory over that before the call less the result itself
+    run         the whole work: seconds, processor time of all threads, and extra_mb, the peak of resident memory over that before the call less the result itself;
+                for training one step, and memory over that before the model was built
     save DIR    the last result as .npy files
 
 Rows are unit vectors already and no peer is asked to normalise what it gets as such.
@@ -157,12 +158,30 @@ def loss_torch():
     return run, lambda: run(64)
 
 
+def train_torch(channels_last=False):
+    torch_module()
+    from models import training
+
+    global base
+    base = memory()
+    step = training(job, data, channels_last)
+    losses = []
+
+    def run():
+        losses.append(step())
+        return {"losses": np.array(losses, np.float32)}
+
+    return run, lambda: [run() for _ in range(job["warm"])]
+
+
 PEERS = {
     "torch": {
+        "train": train_torch,
         "dedup": lambda: dedup("float32", 2048, 2048),
         "nearest": lambda: nearest_torch(1024, 100_000),
         "loss": loss_torch,
     },
+    "torch-channels-last": {"train": lambda: train_torch(channels_last=True)},
     "torch-bf16": {"dedup": lambda: dedup("bfloat16", 512, 2048)},
     "faiss": {"kmeans": kmeans_faiss, "nearest": nearest_faiss},
     "scikit-learn": {"kmeans": kmeans_sklearn},
@@ -192,6 +211,8 @@ def answer(**fields):
     print(json.dumps(fields), flush=True)
 
 
+# Resident memory that the work's extra is counted from, where it is not what is there before a run.
+base = None
 run, warm = PEERS[job["peer"]][job["op"]]()
 result = None
 answer(ready=True)
@@ -209,7 +230,7 @@ for line in sys.stdin:
         seconds, busy = time.perf_counter() - start, time.process_time() - busy
         after = memory()
         size = sum(value.nbytes if hasattr(value, "nbytes") else value.nelement() * value.element_size() for value in result.values())
-        extra = None if before is None or after is None else max(0, after[1] - before[0] - size) / 1e6
+        extra = None if before is None or after is None else max(0, after[1] - (base or before)[0] - size) / 1e6
         answer(seconds=seconds, cpu_s=busy, extra_mb=extra)
     elif command == "save":
         for name, value in result.items():

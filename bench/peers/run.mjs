@@ -1,4 +1,4 @@
-// Our kernels beside their peers on the same data, on the CPU: torch, faiss and scikit-learn, tuned. What each side does: bench/README.md.
+// Our kernels and our training beside their peers on the same data, on the CPU: torch, faiss and scikit-learn, tuned. What each side does: bench/README.md.
 //
 //   npm run build:all && node bench/peers/run.mjs all
 //
@@ -12,14 +12,15 @@ import { setTimeout } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 
-const OPS = ['dedup', 'kmeans', 'nearest', 'loss'];
-const USAGE = `Usage: node bench/peers/run.mjs dedup|kmeans|nearest|loss|all [options]
+const OPS = ['dedup', 'kmeans', 'nearest', 'loss', 'train'];
+const USAGE = `Usage: node bench/peers/run.mjs dedup|kmeans|nearest|loss|train|all [options]
 
   --json            one JSON object a line, as soon as it is known
   --markdown        tables, for bench/results.md
-  --work NAME       only this work: dedup-20k, dedup-100k, kmeans-100k, nearest-10k-100k, loss-1024x20k
+  --work NAME       only this work: dedup-20k, dedup-100k, kmeans-100k, nearest-10k-100k, loss-1024x20k,
+                    vit-w192, vit-w512, text-w512, resnet18, mobilenetv3-small
   --spectrum NAME   only this data: decaying, flat
-  --rounds N        rounds of each work (default: 2 to 7, by work)
+  --rounds N        rounds of each work (default: 2 to 25, by work)
   --threads N       threads of every side (default: 2)
   --seed N          seed of the data (default: 0)
   --cache DIR       where data are kept (default: clip-cid-bench in the system's folder for temporary files)
@@ -28,12 +29,19 @@ const USAGE = `Usage: node bench/peers/run.mjs dedup|kmeans|nearest|loss|all [op
 
 Examples:
   node bench/peers/run.mjs dedup --work dedup-20k
+  node bench/peers/run.mjs train --work vit-w192
   node bench/peers/run.mjs all --json > results.jsonl
   node bench/peers/run.mjs all --markdown > bench/results.md
 
-The peers are Debian's packages: apt-get install python3-torch python3-faiss python3-sklearn
+The peers are Debian's packages: apt-get install python3-torch python3-torchvision libopenblas0-openmp python3-faiss python3-sklearn
 `;
-const MODULES = { torch: 'torch', 'torch-bf16': 'torch', faiss: 'faiss', 'scikit-learn': 'sklearn' };
+const MODULES = {
+  torch: 'torch',
+  'torch-bf16': 'torch',
+  'torch-channels-last': 'torch',
+  faiss: 'faiss',
+  'scikit-learn': 'sklearn',
+};
 /** Lets the threads of the side before fall asleep: OpenMP's and OpenBLAS's spin for a while. */
 const PAUSE = 100;
 
@@ -100,12 +108,12 @@ async function main({ op, work: only, spectrum, cache, ...options }) {
   );
   if (pairs.length === 0) return misuse(`Expected data of this work for --spectrum but received ${spectrum}`);
 
-  const missing = missingPeers(options.python, new Set(works.flatMap((work) => work.peers)));
-  let complete = missing.size === 0;
+  const absent = absentModules(options.python, works);
+  let complete = absent.size === 0;
   mkdirSync(cache, { recursive: true });
   const printer = options.json ? jsonPrinter() : options.markdown ? markdownPrinter(options) : linePrinter();
   for (const { work, spectrum: name } of pairs) {
-    const peers = work.peers.filter((peer) => !missing.has(peer));
+    const peers = work.peers.filter((peer) => !modulesOf(work, peer).some((name) => absent.has(name)));
     if (peers.length === 0) continue;
     try {
       for (const line of await compareSides(work, name, peers, { ...options, cache })) printer.line(line);
@@ -123,9 +131,11 @@ function misuse(message) {
   return 2;
 }
 
-/** Peers that cannot run, told on standard error with what to do about it. */
-function missingPeers(python, peers) {
-  const modules = [...new Set([...peers].map((peer) => MODULES[peer]))];
+const modulesOf = (work, peer) => [MODULES[peer], ...(work.modules ?? [])];
+
+/** What peers need and is not there, told on standard error with what to do about it. */
+function absentModules(python, works) {
+  const modules = [...new Set(works.flatMap((work) => work.peers.flatMap((peer) => modulesOf(work, peer))))];
   const look =
     'import importlib.util, sys; print(" ".join(m for m in sys.argv[1:] if importlib.util.find_spec(m)))';
   const { stdout, error } = spawnSync(python, ['-c', look, ...modules], { encoding: 'utf8' });
@@ -139,20 +149,20 @@ function missingPeers(python, peers) {
         `  apt-get install ${names}\n`,
     );
   }
-  return new Set([...peers].filter((peer) => absent.includes(MODULES[peer])));
+  return new Set(absent);
 }
 
 /** One work on one kind of data: the lines of its table, one for each pair of a variant of ours and a peer. */
 async function compareSides(work, spectrum, peers, { seed, threads, python, cache, rounds = work.rounds }) {
   const files = await work.files(cache, spectrum, seed);
-  const job = { ...work.job, op: work.op, files, threads };
+  const job = { ...work.job, op: work.op, files, threads, seed };
   const scratch = mkdtempSync(join(tmpdir(), 'clip-cid-peers-'));
   const sides = [];
   try {
     for (const variant of work.ours) {
       sides.push(startOurs({ ...job, cached: variant.teacher === 'cached' }, { variant }));
     }
-    for (const peer of peers) sides.push(startPeer(python, { ...job, peer }, { peer }));
+    for (const peer of peers) sides.push(startPeer(python, { ...job, peer }, work.environment, { peer }));
     for (const side of sides) {
       await side.next();
       await side.ask('warm');
@@ -225,7 +235,7 @@ function startOurs(job, about) {
   return startSide('ours', process.execPath, ['--expose-gc', script, JSON.stringify(job)], {}, about);
 }
 
-function startPeer(python, job, about) {
+function startPeer(python, job, tuned, about) {
   const script = fileURLToPath(new URL('./peers.py', import.meta.url));
   const threads = String(job.threads);
   const environment = {
@@ -234,6 +244,7 @@ function startPeer(python, job, about) {
     MKL_NUM_THREADS: threads,
     // OpenBLAS takes this processor for one that it knows no better than a slower one.
     OPENBLAS_CORETYPE: 'SkylakeX',
+    ...tuned,
   };
   return startSide(about.peer, python, [script, JSON.stringify(job)], environment, about);
 }

@@ -4,16 +4,21 @@ import { clusterInstanceLoss, softTargets } from '../kernels/loss.ts';
 import { nearest } from '../kernels/nearest.ts';
 import { expectInteger } from '../native/check.ts';
 import type { KernelOptions } from '../native/context.ts';
+import type { ExecutorName } from '../program/create.ts';
+import { forwardProducts } from '../program/native/costs.ts';
 import { makeRows, RowSource } from './data.ts';
 import { type InputOptions, lossBatch, startingCentres } from './inputs.ts';
+import { Training, trainingData } from './training.ts';
 
 /** Something to measure: data in memory, and what is done with it. */
 export interface Work {
-  readonly op: 'dedup' | 'kmeans' | 'nearest' | 'loss';
+  readonly op: 'dedup' | 'kmeans' | 'nearest' | 'loss' | 'train';
   /** Sizes by name. */
   readonly shape: Readonly<Record<string, number>>;
   /** Does it once. */
   run(kernel: KernelOptions): Promise<Done>;
+  /** Frees what it holds from run to run. */
+  dispose?(): Promise<void>;
 }
 
 /** What one run of a work tells. */
@@ -107,6 +112,34 @@ export async function lossWork(
     async run(kernel) {
       await clusterInstanceLoss(inputs, kernel);
       return { operations: 2 * dim * products };
+    },
+  };
+}
+
+/**
+ * One step of training a model: forward, CLIP's loss, backward, AdamW. Brute force: the products of the model's forward pass three times, once for the
+ * outputs and once for each of the gradients.
+ */
+export function trainWork(options: {
+  readonly model: string;
+  readonly batch: number | undefined;
+  readonly seed: number;
+  readonly executor: ExecutorName;
+}): Work {
+  const data = trainingData(options);
+  const parameters = data.parameters.reduce((sum, { value }) => sum + value.length, 0);
+  const operations = 3 * forwardProducts(data.graph, { input: data.input.dims });
+  let training: Training | undefined;
+  return {
+    op: 'train',
+    shape: { batch: data.input.dims[0]!, parameters },
+    async run(kernel) {
+      training ??= await Training.start(data, kernel, options.executor);
+      await training.step();
+      return { operations, plan: `${training.executor.kind} executor` };
+    },
+    async dispose() {
+      await training?.dispose();
     },
   };
 }

@@ -5,14 +5,18 @@ import type { Work } from '../bench/works.ts';
 import { expectInteger, expectNumber, expectOneOf } from '../native/check.ts';
 import type { KernelOptions } from '../native/context.ts';
 import type { Device } from '../native/devices.ts';
-import { type CommonFlags, number, outputFlags, runCommand, simdFlag } from './common.ts';
+import { type CommonFlags, number, outputFlags, runCommand, type Session, simdFlag } from './common.ts';
 
-/** Flags of every operation: on what data, how, and how often. */
-interface Flags extends CommonFlags {
-  dim: number;
-  spectrum: string;
+/** Flags of every operation: where, and how often. */
+interface TimingFlags extends CommonFlags {
   seed: number;
   repeat: number;
+}
+
+/** Flags of operations over rows: on what data, and how. */
+interface Flags extends TimingFlags {
+  dim: number;
+  spectrum: string;
   filter?: string;
   prefix?: number;
   maxMemory?: number;
@@ -22,7 +26,7 @@ interface Flags extends CommonFlags {
 export function benchCommand(program: Command): void {
   const bench = program
     .command('bench')
-    .description('measure the kernels on this machine, on seeded data')
+    .description('measure kernels and training on this machine, on seeded data')
     .addHelpText(
       'after',
       `
@@ -32,6 +36,7 @@ Examples:
   $ clip-cid bench kmeans --rows 100000 --dim 256 --clusters 1000 --json
   $ clip-cid bench nearest --queries 10000 --rows 100000 --k 10
   $ clip-cid bench loss --batch 1024 --clusters 20000 --cached
+  $ clip-cid bench train --model vit-w512
 
 GFLOP/s are those that brute force would need for the same result in the same time, and the peak is what the threads reach with float32
 multiply-adds in registers: the share is over 1 where less is computed, or in lower precision. Times are medians.`,
@@ -125,18 +130,24 @@ Examples:
           }),
       ),
     );
+  trainOperation(bench);
 }
 
 /** A subcommand with the flags that all of them have. */
-function operation(bench: Command, name: string, description: string): Command {
+function timing(bench: Command, name: string, description: string): Command {
   return outputFlags(bench.command(name))
     .description(description)
-    .option('--spectrum <name>', "how the rows lie: 'decaying' as embeddings do, or 'flat'", 'decaying')
     .addOption(number('--seed <n>', 'seed of the data').default(0))
     .addOption(number('--repeat <n>', 'runs by the clock, after one to warm up').default(5))
     .option('--device <device>', "'auto', 'cpu', 'cuda' or 'cuda:N' (default: auto)")
     .addOption(number('--threads <n>', 'threads on the CPU (default: all cores)'))
-    .addOption(simdFlag())
+    .addOption(simdFlag());
+}
+
+/** One with those of operations over rows. */
+function operation(bench: Command, name: string, description: string): Command {
+  return timing(bench, name, description)
+    .option('--spectrum <name>', "how the rows lie: 'decaying' as embeddings do, or 'flat'", 'decaying')
     .option(
       '--filter <precision>',
       "'auto', 'float32', 'bfloat16' or 'int8' in front of the exact decision (default: auto)",
@@ -148,23 +159,16 @@ function operation(bench: Command, name: string, description: string): Command {
 
 type Works = typeof import('../bench/works.ts');
 
-/** What a subcommand does: `prepare` makes its work from the flags, which is then measured and printed. */
+/** What a subcommand over rows does: `prepare` makes its work from the flags, which is then measured and printed. */
 function action<Sizes>(
   prepare: (works: Works, data: InputOptions, flags: Flags & Sizes) => Promise<Work>,
 ): (flags: Flags & Sizes) => Promise<void> {
   return (flags) =>
-    runCommand(flags, async ({ signal, onProgress, print }) => {
-      const { measure } = await import('../bench/measure.ts');
+    runCommand(flags, async (session) => {
       const { SPECTRA } = await import('../bench/data.ts');
-      const { chooseDevice, setInstructions, threads } = await import('../native/devices.ts');
-      if (flags.simd !== undefined) setInstructions(flags.simd);
-      const { device } = chooseDevice((flags.device ?? 'auto') as Device);
-      const repeat = expectInteger('repeat', flags.repeat, 1, 1_000_000);
+      const { signal, onProgress } = session;
       const spectrum = expectOneOf('spectrum', flags.spectrum, SPECTRA);
       const kernel = {
-        device: device as Device,
-        threads: flags.threads ?? threads(),
-        signal,
         ...(flags.filter === undefined
           ? {}
           : { filter: flags.filter as NonNullable<KernelOptions['filter']> }),
@@ -179,25 +183,73 @@ function action<Sizes>(
         signal,
         onProgress: ({ done, total }) => onProgress({ label: 'data', done, total, unit: 'rows' }),
       };
-      const work = await prepare(await import('../bench/works.ts'), data, flags);
-      const measured = await measure(work, kernel, repeat, (done) =>
-        onProgress({ label: work.op, done, total: repeat, unit: 'runs' }),
-      );
-      print({ ...measured, spectrum }, describe(measured, spectrum));
+      await time(flags, session, kernel, (works) => prepare(works, data, flags), { spectrum });
     });
+}
+
+/** Makes a work, measures it and prints what came out, with what else tells results apart. */
+async function time(
+  flags: TimingFlags,
+  { signal, onProgress, print }: Session,
+  kernel: KernelOptions,
+  prepare: (works: Works) => Promise<Work>,
+  about: Readonly<Record<string, string>>,
+): Promise<void> {
+  const { measure } = await import('../bench/measure.ts');
+  const { chooseDevice, setInstructions, threads } = await import('../native/devices.ts');
+  if (flags.simd !== undefined) setInstructions(flags.simd);
+  const { device } = chooseDevice((flags.device ?? 'auto') as Device);
+  const repeat = expectInteger('repeat', flags.repeat, 1, 1_000_000);
+  const chosen = { ...kernel, device: device as Device, threads: flags.threads ?? threads(), signal };
+  const work = await prepare(await import('../bench/works.ts'));
+  try {
+    const measured = await measure(work, chosen, repeat, (done) =>
+      onProgress({ label: work.op, done, total: repeat, unit: 'runs' }),
+    );
+    print({ ...measured, ...about }, describe(measured, Object.values(about)));
+  } finally {
+    await work.dispose?.();
+  }
+}
+
+function trainOperation(bench: Command): void {
+  timing(bench, 'train', "one step of training: forward, CLIP's loss, backward and AdamW")
+    .option('--model <name>', 'vit-w192, vit-w512, text-w512, resnet18 or mobilenetv3-small', 'vit-w192')
+    .addOption(number('--batch <b>', "pairs in the batch (default: the model's, 32 or 64)"))
+    .option('--executor <name>', "what runs it: 'auto', 'native' or 'onnxruntime'", 'auto')
+    .addHelpText(
+      'after',
+      `
+Examples:
+  $ clip-cid bench train
+  $ clip-cid bench train --model resnet18 --batch 64
+  $ clip-cid bench train --model text-w512 --executor onnxruntime --json
+
+GFLOP/s count the products of the forward pass three times. Training runs on the CPU.`,
+    )
+    .action((flags: TimingFlags & { model: string; batch?: number; executor: string }) =>
+      runCommand(flags, async (session) => {
+        const { EXECUTORS } = await import('../program/create.ts');
+        const { model, batch, seed } = flags;
+        const executor = expectOneOf('executor', flags.executor, EXECUTORS);
+        const prepare = async (works: Works) =>
+          works.trainWork({ model, batch, seed: expectInteger('seed', seed), executor });
+        await time({ ...flags, device: flags.device ?? 'cpu' }, session, {}, prepare, { model });
+      }),
+    );
 }
 
 function count(name: string, value: number): number {
   return expectInteger(name, value, 1, 2 ** 31 - 1);
 }
 
-function describe(measured: Measurement, spectrum: string): string {
+function describe(measured: Measurement, about: readonly string[]): string {
   const { op, device, architecture, threads, shape, seconds, spread, repeat } = measured;
   const sizes = Object.entries(shape).map(([name, value]) => `${name} ${value.toLocaleString('en')}`);
   const rate = (value: number) => value.toLocaleString('en', { maximumFractionDigits: 0 });
   const line = (name: string, text: string) => `${name.padEnd(9)}${text}`;
   return [
-    `${op} on ${device} (${architecture}, ${threads} ${threads === 1 ? 'thread' : 'threads'}): ${sizes.join(', ')}, ${spectrum}`,
+    `${op} on ${device} (${architecture}, ${threads} ${threads === 1 ? 'thread' : 'threads'}): ${[...sizes, ...about].join(', ')}`,
     line('seconds', `${digits(seconds)} (${digits(spread.min)} to ${digits(spread.max)}, ${repeat} runs)`),
     line(
       'GFLOP/s',

@@ -19,6 +19,11 @@ export function layOut(parameters: readonly Pick<Parameter, 'name' | 'dims'>[]):
   });
 }
 
+/** Where each parameter begins. */
+export function startsOf(parameters: readonly Pick<Parameter, 'name' | 'dims'>[]): Map<string, number> {
+  return new Map(layOut(parameters).map(({ name, offset }) => [name, offset]));
+}
+
 /** Runs of parameters with equal factors, in the order of the flat buffers. */
 export function groupsOf(parameters: readonly Omit<Parameter, 'value'>[]): Required<ParameterGroup>[] {
   const groups: { length: number; rate: number; decay: number }[] = [];

@@ -76,6 +76,53 @@ describe.each(Object.keys(SMALL))('bench %s', (op) => {
   });
 });
 
+describe('bench train', () => {
+  const small = [
+    'bench',
+    'train',
+    '--model',
+    'mobilenetv3-small',
+    '--batch',
+    '2',
+    '--repeat',
+    '2',
+    '--quiet',
+  ];
+
+  test('prints one object with what was measured', async () => {
+    const [record, ...more] = objects(await clipCid([...small, '--threads', '1', '--json']));
+    expect(more).toEqual([]);
+    expect(record).toMatchObject({
+      op: 'train',
+      device: 'cpu',
+      threads: 1,
+      model: 'mobilenetv3-small',
+      shape: { batch: 2, parameters: 2_054_768 },
+      repeat: 2,
+      plan: 'native executor',
+    });
+    expect(record!.seconds).toBeGreaterThan(0);
+    expect(record).not.toHaveProperty('spectrum');
+  });
+
+  test('on ONNX Runtime the operations are the same', async () => {
+    const flops = async (...args: string[]) => {
+      const [record] = objects(await clipCid([...small, '--json', ...args]));
+      return Math.round((record!.gflops as number) * (record!.seconds as number) * 1e9);
+    };
+    const [own, other] = [await flops(), await flops('--executor', 'onnxruntime')];
+    expect(own).toBe(other);
+    expect(own).toBeGreaterThan(1e7);
+  });
+
+  test('help has examples', async () => {
+    const { code, stdout } = await clipCid(['bench', 'train', '--help']);
+    expect(code).toBe(0);
+    expect(stdout).toContain('$ clip-cid bench train --model resnet18');
+    expect(stdout).not.toContain('--spectrum');
+  });
+});
+
 test('operations are those of brute force', async () => {
   const rate = async (...args: string[]) => {
     const [record] = objects(
@@ -127,6 +174,9 @@ test.each<[string[], RegExp]>([
   [['bench', 'dedup', '--rows', '10', '--filter', 'fp8'], /for filter but received "fp8"/],
   [['bench', 'dedup', '--repeat', '0'], /for repeat but received 0/],
   [['bench', 'dedup', '--simd', 'mmx'], /Allowed choices are plain, avx2/],
+  [['bench', 'train', '--model', 'vgg'], /for model but received "vgg"/],
+  [['bench', 'train', '--batch', '0'], /for batch but received 0/],
+  [['bench', 'train', '--executor', 'tpu'], /for executor but received "tpu"/],
   [['bench', 'fly'], /unknown command 'fly'/],
 ])('misuse %j ends with 2', async (args, message) => {
   const { code, stdout, stderr } = await clipCid(args);

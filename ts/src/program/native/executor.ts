@@ -12,7 +12,7 @@ import type {
   Tensors,
   UpdateOptions,
 } from '../executor.ts';
-import { groupsOf, layOut } from '../parameters.ts';
+import { groupsOf, layOut, startsOf } from '../parameters.ts';
 import type { InputDims } from '../static.ts';
 import { describeUnsupported } from './lowering.ts';
 import { type DeviceTraits, type NativeProgram, planProgram } from './program.ts';
@@ -82,7 +82,7 @@ class NativeExecutor implements Executor {
       operations: addon.engineOperations(),
       packedFloats: (n, k) => addon.enginePackedFloats(engine, n, k),
     };
-    this.#starts = new Map(this.parameters.map(({ name, offset }) => [name, offset]));
+    this.#starts = startsOf(parameters);
     this.#learned = new Set(parameters.filter(({ trainable }) => trainable).map(({ name }) => name));
     this.#groups = groupsOf(parameters);
     this.#clamps = parameters.flatMap(({ min = -Infinity, max = Infinity }, i) => {

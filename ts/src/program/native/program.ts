@@ -3,6 +3,7 @@ import { product } from '../attributes.ts';
 import { type Differentiated, differentiate, outputGradientName } from '../autodiff.ts';
 import { fuse } from '../fuse.ts';
 import type { DataType, Graph, GraphNode } from '../graph.ts';
+import { startsOf } from '../parameters.ts';
 import { type PartCosts, partSizes, withBatch } from '../parts.ts';
 import { type InputDims, type StaticGraph, specialize } from '../static.ts';
 import { unbiasedFactor } from '../statistics.ts';
@@ -363,12 +364,7 @@ export function unsupportedIn(graph: Graph, learned: ReadonlySet<string>): reado
       input.dims.map((dim) => (typeof dim === 'number' ? dim : SAMPLE_BATCH)),
     ]),
   );
-  let at = 0;
-  const starts = new Map<string, number>();
-  for (const parameter of graph.parameters) {
-    starts.set(parameter.name, at);
-    at += product(parameter.dims);
-  }
+  const starts = startsOf(graph.parameters);
   try {
     const specialized = fuse(specialize(graph, dims, { training: true }));
     return lowerGradient(specialized, learned, starts, true).l.unsupported;
