@@ -1,7 +1,7 @@
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import type { RatedDataset } from '../data/rated/dataset.ts';
-import { binCentres, meanScore } from '../data/rated/scale.ts';
+import { binCentres, meanScore, type ScoreScale, sameBins } from '../data/rated/scale.ts';
 import { embedDataset } from '../encoder/embed.ts';
 import { hashModel } from '../encoder/identity.ts';
 import { summariseModel } from '../eval/model.ts';
@@ -34,6 +34,11 @@ export interface ScorerResult {
     /** Images that could not be decoded. */
     readonly skipped: number;
   };
+  /**
+   * The scorer's own scale, where it is not that of the data: its scores were brought linearly from one to the other, ends to ends. There are
+   * no distances of distributions then, unless both have as many bins.
+   */
+  readonly scale?: ScoreScale;
   readonly metrics: ScoreMetrics;
   /** Images with the highest and the lowest predicted scores, the most extreme first. */
   readonly highest: readonly RatedImage[];
@@ -107,12 +112,6 @@ export async function measureScorer(
   const { threads, signal, onProgress, name, seed } = options;
   const scorer = await openScorer(model, { batchSize: BATCH, ...defined({ threads }) });
   try {
-    if (scorer.scale.bins !== data.scale.bins) {
-      throw new CidError(
-        'INVALID_DATA',
-        `${model} rates on ${scorer.scale.bins} bins and ${data.source} has ${data.scale.bins}`,
-      );
-    }
     const store = await embedDataset({
       dataset: data,
       encoder: scorer,
@@ -122,13 +121,15 @@ export async function measureScorer(
       onProgress: onProgress && ((event) => onProgress({ ...event, label: `scores of ${name}` })),
     });
     const { items, rows } = await joinStore(data, store);
-    const { bins } = data.scale;
-    const centres = binCentres(data.scale);
+    const { bins } = scorer.scale;
+    // From the first bin to the last, whatever they are called: the scorer's scores on the scale of the data.
+    const centres = binCentres({ ...data.scale, bins });
     const given = data.pick(items);
     const scores = Float64Array.from(items, (_, i) =>
       meanScore(rows.subarray(i * bins, (i + 1) * bins), centres),
     );
-    const metrics = await measureScores({ scores, distributions: rows }, given, {
+    const distributions = bins === data.scale.bins ? { distributions: rows } : {};
+    const metrics = await measureScores({ scores, ...distributions }, given, {
       seed,
       ...defined({ ...options.options, signal }),
     });
@@ -142,6 +143,7 @@ export async function measureScorer(
     return {
       model: await summariseModel(scorer),
       data: { source: data.source, images: items.length, skipped: data.length - items.length },
+      ...(!sameBins(scorer.scale, data.scale) && { scale: scorer.scale }),
       metrics,
       highest: order.slice(0, SHOWN).map(shown),
       lowest: order.slice(-SHOWN).reverse().map(shown),

@@ -5,13 +5,14 @@ import { openRun, STAGE_FOLDERS } from '../run/folder.ts';
 import type { Json } from '../run/hash.ts';
 import { required } from '../run/schema.ts';
 import { defined, type StageSettings } from '../run/settings.ts';
-import { readStage, requireStage, type StageResult } from '../run/stage.ts';
+import { readStage, type StageResult } from '../run/stage.ts';
 import { chooseBackbone } from '../student/backbone.ts';
 import { type Analyzed, type AnalyzeStageOptions, analyzeStage } from './analyze.ts';
 import { type AestheticsConfig, type ImageSetSource, imageSetsOf } from './config.ts';
 import { scorerEvalStage } from './evaluate.ts';
 import type { LearnerOptions } from './learners.ts';
-import { openImages } from './sources.ts';
+import { readScale } from './scorer.ts';
+import { openImages, openLabels } from './sources.ts';
 import {
   alignStage,
   featuresStage,
@@ -20,7 +21,8 @@ import {
   type ScorerStageOptions,
   scorerStage,
 } from './stages.ts';
-import { SCORERS, SCORES_FOLDER, type ScorerName } from './summary.ts';
+import { SCORERS, SCORES_FOLDER, type ScorerName, scorerFolder } from './summary.ts';
+import { expectTeacher } from './train.ts';
 
 /** Where a phase runs, beside its configuration: `folder` is the run folder, which is locked meanwhile. */
 export interface PhaseOptions extends StageSettings {
@@ -30,8 +32,6 @@ export interface PhaseOptions extends StageSettings {
 
 export type Role = 'teacher' | 'student';
 
-/** Folder of the stage that trained a scorer, in a run folder. */
-export const scorerFolder = (name: ScorerName) => `scorer-${name}`;
 /** Folder of the stage that aligned an encoder, in a run folder. */
 export const alignFolder = (role: Role) => `align-${role}`;
 /** Folder of what encoders look at, in a run folder. */
@@ -113,7 +113,11 @@ export async function runTraining(config: AestheticsConfig, options: PhaseOption
       return { init: modelOf(folder) };
     };
     const pair = { teacher: await start('teacher', false), student: await start('student', false) };
-    await trainPair(config, run, sets, pair, { teacher: 'teacher', student: semi ? 'student' : 'aligned' });
+    // Each is called what it has of the two phases.
+    await trainPair(config, run, sets, pair, {
+      teacher: aligned ? 'teacher' : 'teacher-plain',
+      student: aligned ? (semi ? 'student' : 'aligned') : semi ? 'unlabelled' : 'supervised',
+    });
     if (config.baselines) {
       const plain = { teacher: await start('teacher', true), student: await start('student', true) };
       const alone = scorerTraining(config, run);
@@ -205,6 +209,10 @@ export async function trainInto(
     guide = { sets, mutual: defined(other) as LearnerOptions };
   } else if (sets.length > 0) {
     const scorer = required(teacher, '--teacher', 'a scorer that rates the unlabelled images');
+    // Before it rates them all.
+    const { rated } = await openLabels(config.labels);
+    await rated.dispose();
+    expectTeacher(await readScale(scorer), rated.scale);
     const pseudo =
       training.targets === 'online' ? undefined : await rateSets(sets, scorer, '', settings.folder, stage);
     guide = { sets, teacher: scorer, pseudo };
@@ -244,7 +252,8 @@ export async function scorersOf(folder: string): Promise<Record<string, string>>
   for (const name of SCORERS) {
     const stage = join(folder, scorerFolder(name));
     if ((await readStage(stage))?.status !== 'done') continue;
-    models[name] = modelOf(stage);
+    // A teacher that learned beside its student stands in for one that was trained before it.
+    models[name] ??= modelOf(stage);
     const other = join(stage, 'teacher-model');
     if (existsSync(other)) models[name === 'unlabelled' ? 'teacher-plain' : 'teacher'] = other;
   }
@@ -255,13 +264,19 @@ export async function scorersOf(folder: string): Promise<Record<string, string>>
 
 async function requireAlignment(folder: string): Promise<void> {
   const name = folder.split(/[\\/]/).at(-1)!;
-  if (existsSync(folder)) await requireStage(folder, name);
-  else
-    required(
-      undefined,
-      `${name} in the run folder`,
-      'an aligned encoder: run clip-cid aesthetics align first, or leave out clip',
+  const found = await readStage(folder);
+  if (found?.status === 'done') return;
+  if (found) {
+    throw new CidError(
+      'FILE_NOT_FOUND',
+      `${folder} is unfinished: run clip-cid aesthetics align again to go on with it`,
     );
+  }
+  required(
+    undefined,
+    `${name} in the run folder`,
+    'an aligned encoder: run clip-cid aesthetics align first, or leave out clip',
+  );
 }
 
 /** A teacher and its student under names of their own; or both at once, where they learn from each other. */

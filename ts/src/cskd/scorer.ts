@@ -48,7 +48,7 @@ export async function openScorer(
 }
 
 /** The scale that a scorer rates on. Fails with MODEL_INVALID for a model that is none. */
-async function readScale(folder: string): Promise<ScoreScale> {
+export async function readScale(folder: string): Promise<ScoreScale> {
   const config = await readModelJson(join(folder, 'config.json'));
   const scale = (config[IMAGE_KEY] as { scale?: Partial<ScoreScale> } | undefined)?.scale;
   try {

@@ -16,6 +16,9 @@ export const SCORERS = [
 ] as const;
 export type ScorerName = (typeof SCORERS)[number];
 
+/** Folder of the stage that trained a scorer, in a run folder. */
+export const scorerFolder = (name: ScorerName) => `scorer-${name}`;
+
 /** What each has of the two phases. */
 export const scorerTitles: Readonly<Record<ScorerName, string>> = {
   supervised: 'labels alone',

@@ -1,5 +1,7 @@
 import type { RatedDataset } from '../data/rated/dataset.ts';
+import { describeScale, type ScoreScale, sameBins } from '../data/rated/scale.ts';
 import { expectOneOf, failRange, failType } from '../native/check.ts';
+import { CidError } from '../native/errors.ts';
 import { hashBytes } from '../run/hash.ts';
 import type { ScoreBatch } from './batches.ts';
 import { softmaxRows } from './emd.ts';
@@ -37,7 +39,8 @@ export interface TrainMutualOptions extends ScorerTrainingOptions {
 export async function trainScorer(options: TrainScorerOptions): Promise<TrainedScorer> {
   const { unlabelled = [], teacher } = options;
   const targets = expectOneOf('targets', options.targets ?? 'cached', ['cached', 'online']);
-  const { bins } = expectLabelled(options).scale;
+  const { scale } = expectLabelled(options);
+  const { bins } = scale;
   for (const [i, { data, distributions }] of unlabelled.entries()) {
     if (targets === 'online') continue;
     if (!(distributions instanceof Float32Array))
@@ -47,7 +50,7 @@ export async function trainScorer(options: TrainScorerOptions): Promise<TrainedS
   }
   if (unlabelled.length > 0 && targets === 'online') {
     if (!teacher) failType('an opened scorer', 'teacher', teacher);
-    if (teacher.scale.bins !== bins) failRange(`a scorer of ${bins} bins`, 'teacher', teacher.scale.bins);
+    expectTeacher(teacher.scale, scale);
   }
   const run = await prepare(options, { scorer: options });
   const pseudo =
@@ -99,6 +102,15 @@ function expectLabelled({ labelled }: ScorerTrainingOptions): RatedDataset {
   if (typeof labelled !== 'object' || labelled === null || !('scale' in labelled))
     failType('images with ratings', 'labelled', labelled);
   return labelled;
+}
+
+/** A teacher's distributions have to be over the bins of the labels. Throws CidError INVALID_DATA. */
+export function expectTeacher(teacher: ScoreScale, labels: ScoreScale): void {
+  if (sameBins(teacher, labels)) return;
+  throw new CidError(
+    'INVALID_DATA',
+    `Expected a teacher on the scale of the labels, ${describeScale(labels)}, but it rates on ${describeScale(teacher)}`,
+  );
 }
 
 /** Rows of what was computed before, by place. */

@@ -3,7 +3,7 @@ import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { BalanceReport } from '../cid/balance.ts';
 import type { ClusterReport } from '../cid/cluster.ts';
-import { type NamedScores, readScores, SCORES_FOLDER } from '../cskd/summary.ts';
+import { type NamedScores, readScores, SCORERS, SCORES_FOLDER, scorerFolder } from '../cskd/summary.ts';
 import type { ModelAnalysis } from '../eval/analyze.ts';
 import type { EvaluateResult } from '../eval/types.ts';
 import { CidError } from '../native/errors.ts';
@@ -62,7 +62,7 @@ export interface RunContents {
 
 const STAGES = [
   ...['embeddings', 'balance', 'cluster', 'pretrain', 'student', 'baseline', 'eval'],
-  ...['align-teacher', 'align-student', 'scorer-teacher', 'scorer-student', SCORES_FOLDER, 'analysis'],
+  ...['align-teacher', 'align-student', ...SCORERS.map(scorerFolder), SCORES_FOLDER, 'analysis'],
 ];
 /** Order of the models in tables: what is learned from first. */
 const MODELS = ['teacher', 'student', 'baseline'];

@@ -12,6 +12,7 @@ import {
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest';
+import { scorersOf } from '../../src/cskd/run.ts';
 import { openRated } from '../../src/data/rated/open.ts';
 import { chooseBackbone } from '../../src/student/backbone.ts';
 import { exportImageModel } from '../../src/student/image-model.ts';
@@ -269,7 +270,19 @@ describe('a run folder', () => {
       '--json',
     ]);
     expect(plain.stderr).not.toContain('error');
-    expect(statuses(plain).map(([stage]) => stage)).toEqual(['scorer-teacher', 'scorer-aligned', 'scores']);
+    const names = ['scorer-teacher-plain', 'scorer-supervised', 'scores'];
+    expect(statuses(plain).map(([stage]) => stage)).toEqual(names);
+
+    // Of an alignment that was stopped it says how to go on.
+    const record = readFileSync(join(folder, 'whole/align-teacher/manifest.json'), 'utf8');
+    mkdirSync(join(folder, 'early/align-teacher'), { recursive: true });
+    writeFileSync(
+      join(folder, 'early/align-teacher/manifest.json'),
+      record.replace('"status": "done"', '"status": "running"'),
+    );
+    const half = await clipCid(command('train', 'early'));
+    expect(half.code).toBe(1);
+    expect(half.stderr).toMatch(/align-teacher is unfinished: run clip-cid aesthetics align again/);
   });
 
   test('two learners at once', async () => {
@@ -283,6 +296,8 @@ describe('a run folder', () => {
       'scores',
     ]);
     expect(existsSync(join(folder, 'whole/scorer-student/teacher-model/config.json'))).toBe(true);
+    // The teacher that is measured is the one that learned beside the student, not the one of before.
+    expect((await scorersOf(join(folder, 'whole'))).teacher).toMatch(/scorer-student.teacher-model$/);
   });
 });
 
@@ -353,6 +368,38 @@ describe('folders of their own', () => {
       out('eval'),
     ]);
     expect(objects(written)[0]).toMatchObject({ stage: 'scores', status: 'done' });
+
+    // Ratings on another scale can be compared with, but not learned from with this teacher.
+    const other = join(folder, 'rated', 'other.csv');
+    const [head, ...rows] = readFileSync(list, 'utf8').trim().split('\n');
+    expect(head).toBe('image,split,1,2,3,4,5');
+    const fewer = rows.map((row) => {
+      const [image, split, ...counts] = row.split(',');
+      return [
+        image,
+        split,
+        Number(counts[0]) + Number(counts[1]),
+        counts[2],
+        Number(counts[3]) + Number(counts[4]),
+      ];
+    });
+    writeFileSync(other, ['image,split,0,5,10', ...fewer].join('\n'));
+    const elsewhere = await clipCid(['aesthetics', 'eval', '--json', '--model', model, '--labels', other]);
+    type Compared = { metrics: object; highest: { key: string; predicted: number }[] };
+    const [compared] = objects(elsewhere) as Compared[];
+    expect(compared).toMatchObject({ scale: { low: 1, high: 5, bins: 5 }, metrics: { images: 12 } });
+    expect(compared!.metrics).not.toHaveProperty('squaredEmd');
+    const [own] = objects(evaluated) as Compared[];
+    expect(own).not.toHaveProperty('scale');
+    expect(compared!.highest.map(({ key }) => key)).toEqual(own!.highest.map(({ key }) => key));
+    for (const [i, { predicted }] of own!.highest.entries()) {
+      expect(compared!.highest[i]!.predicted).toBeCloseTo(((predicted - 1) / 4) * 10, 6);
+    }
+    const clash = await clipCid([...args, '--labels', other, '--teacher', model, '--force']);
+    expect(clash.code).toBe(1);
+    expect(clash.stderr).toContain(
+      'Expected a teacher on the scale of the labels, 3 bins from 0 to 10, but it rates on 5 bins from 1 to 5',
+    );
   });
 });
 
@@ -399,7 +446,7 @@ describe('misuse', () => {
   });
 
   test('--help of every command has examples', async () => {
-    for (const name of ['align', 'train', 'eval', 'score']) {
+    for (const name of ['align', 'train', 'eval', 'analyze', 'score']) {
       const { stdout, code } = await clipCid(['aesthetics', name, '--help']);
       expect(code).toBe(0);
       expect(stdout).toMatch(/Examples:\n {2}\$ clip-cid aesthetics/);

@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import type { Command } from 'commander';
 import { parseAestheticsConfig } from '../../cskd/config.ts';
 import type { ScorerResult } from '../../cskd/evaluate.ts';
+import { describeScale } from '../../data/rated/scale.ts';
 import { formatEstimate } from '../../eval/scores.ts';
 import { required } from '../../run/schema.ts';
 import {
@@ -94,12 +95,13 @@ async function measureModel(
   }
 }
 
-function describe({ data, metrics }: ScorerResult): string {
+function describe({ data, scale, metrics }: ScorerResult): string {
   const { images, threshold, seed: _seed, resamples: _resamples, confidence, ...figures } = metrics;
   const lines = Object.entries(figures).map(([name, estimate]) => `  ${name}: ${formatEstimate(estimate)}`);
   const skipped = data.skipped > 0 ? `, ${data.skipped} left out` : '';
   return [
     `${images} images${skipped}; intervals of ${confidence}; a score over ${threshold} counts as high`,
+    ...(scale ? [`scores were brought from ${describeScale(scale)} to the scale of the ratings`] : []),
     ...lines,
   ].join('\n');
 }

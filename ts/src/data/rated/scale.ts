@@ -29,6 +29,16 @@ export function scoreScale(low: number, high: number, bins: number, threshold?: 
   return { low, high, bins, threshold: threshold ?? (low + high) / 2 };
 }
 
+/** Whether two scales have the same bins; where they cut scores in two is another matter. */
+export function sameBins(a: ScoreScale, b: ScoreScale): boolean {
+  return a.low === b.low && a.high === b.high && a.bins === b.bins;
+}
+
+/** `10 bins from 1 to 10`. */
+export function describeScale({ low, high, bins }: ScoreScale): string {
+  return `${bins} bins from ${low} to ${high}`;
+}
+
 /** [bins] centre of each bin. */
 export function binCentres({ low, high, bins }: ScoreScale): Float64Array {
   return Float64Array.from({ length: bins }, (_, k) => low + ((high - low) * k) / (bins - 1));
