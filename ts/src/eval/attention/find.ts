@@ -55,6 +55,36 @@ const QUANTIZED = new Set(['QLinearSoftmax']);
  * @param source What messages call the model.
  */
 export function findAttention(model: ModelProto, input: string, source = 'the model'): AttentionSite[] {
+  const { sites, fused, called } = scan(model, input);
+  if (sites.length > 0) return sites;
+  if (fused.length > 0) throw fusedError(source, fused);
+  const named = called.find(({ opType }) => FUSED.test(opType)) ?? called[0];
+  if (named) throw functionError(source, named);
+  return [];
+}
+
+/** Attention of a graph that cannot be read, where there is some that can: nodes with the reason, in the order of the graph. */
+export function hiddenAttention(model: ModelProto, input: string): { node: string; reason: string }[] {
+  const { fused, called } = scan(model, input);
+  return model.graph!.node.flatMap((node) => {
+    const reason = fused.includes(node)
+      ? `it is fused into ${kindOf(node)}, which gives out no probabilities`
+      : called.includes(node)
+        ? `it is inside a function of the model, ${kindOf(node)}`
+        : undefined;
+    return reason === undefined ? [] : { node: nameOf(node), reason };
+  });
+}
+
+interface Found {
+  readonly sites: AttentionSite[];
+  /** Operators that have all of attention in them. */
+  readonly fused: NodeProto[];
+  /** Calls of functions that have it. */
+  readonly called: NodeProto[];
+}
+
+function scan(model: ModelProto, input: string): Found {
   const flow = new Flow(model, input);
   const functions = new Set(model.functions.map(({ domain, name }) => `${domain}:${name}`));
   const sites: AttentionSite[] = [];
@@ -62,8 +92,9 @@ export function findAttention(model: ModelProto, input: string, source = 'the mo
   const called: NodeProto[] = [];
   for (const node of flow.graph.node) {
     if (!node.output.some((value) => flow.dependsOnInput(value))) continue;
-    if (functions.has(`${node.domain}:${node.opType}`)) called.push(node);
-    else if (FUSED.test(node.opType) || QUANTIZED.has(node.opType)) fused.push(node);
+    if (functions.has(`${node.domain}:${node.opType}`)) {
+      if (FUSED.test(node.opType) || hasSoftmax(model, node)) called.push(node);
+    } else if (FUSED.test(node.opType) || QUANTIZED.has(node.opType)) fused.push(node);
     const softmax = softmaxOf(flow, node, opsetOf(model));
     if (!softmax) continue;
     const value = node.output[0]!;
@@ -71,12 +102,7 @@ export function findAttention(model: ModelProto, input: string, source = 'the mo
       sites.push({ value, node: nameOf(node), axis: softmax.axis });
     }
   }
-  if (sites.length === 0 && fused.length > 0) throw fusedError(source, fused);
-  const hidden = called.filter(({ opType }) => FUSED.test(opType));
-  if (sites.length === 0 && (hidden.length > 0 || called.some((node) => hasSoftmax(model, node)))) {
-    throw functionError(source, hidden[0] ?? called[0]!);
-  }
-  return sites;
+  return { sites, fused, called };
 }
 
 /** The scores that a node takes the softmax of. */
@@ -123,10 +149,14 @@ function hasSoftmax(model: ModelProto, { domain, opType }: NodeProto): boolean {
   return body?.node.some((node) => node.opType === 'Softmax' || hasSoftmax(model, node)) === true;
 }
 
+function kindOf({ domain, opType }: NodeProto): string {
+  return domain === '' ? opType : `${domain}.${opType}`;
+}
+
 function fusedError(source: string, nodes: readonly NodeProto[]): CidError {
   const kinds = new Map<string, NodeProto[]>();
   for (const node of nodes) {
-    const kind = node.domain === '' ? node.opType : `${node.domain}.${node.opType}`;
+    const kind = kindOf(node);
     kinds.set(kind, [...(kinds.get(kind) ?? []), node]);
   }
   const named = [...kinds].map(([kind, of]) => `${of.length} ${kind} (such as ${nameOf(of[0]!)})`);
@@ -138,10 +168,10 @@ function fusedError(source: string, nodes: readonly NodeProto[]): CidError {
   );
 }
 
-function functionError(source: string, { domain, opType }: NodeProto): CidError {
+function functionError(source: string, node: NodeProto): CidError {
   return new CidError(
     'MODEL_UNSUPPORTED',
-    `The attention of ${source} is inside functions of the model (such as ${domain}.${opType}), where its probabilities cannot be ` +
+    `The attention of ${source} is inside functions of the model (such as ${kindOf(node)}), where its probabilities cannot be ` +
       'read. Inline them with onnx.inliner.inline_local_functions, or export with torch.onnx.export(…, dynamo=False)',
   );
 }

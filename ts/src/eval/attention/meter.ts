@@ -8,7 +8,7 @@ import { openSession, type Session, type SessionOptions } from '../../onnx/sessi
 import type { OnnxTensor } from '../../onnx/tensor.ts';
 import { spread } from '../statistics.ts';
 import { exposeValues } from './expose.ts';
-import { type AttentionSite, findAttention } from './find.ts';
+import { type AttentionSite, findAttention, hiddenAttention } from './find.ts';
 import { type Layout, type LayoutOptions, layoutOf, patchesOf } from './layout.ts';
 import { type MeasureOptions, MeasureWriter, type ProbabilityType } from './measure.ts';
 import type { ModelSource } from './source.ts';
@@ -102,7 +102,7 @@ export class AttentionMeter {
       .reverse();
     const values = metered.map(({ measures }) => measures);
     const opened = await open(source, exposeValues(model, [...values, ...outputs], writer), session);
-    return new AttentionMeter(source, opened, metered, skipped);
+    return new AttentionMeter(source, opened, metered, [...hiddenAttention(model, input), ...skipped]);
   }
 
   /** Tokens before the patches, in the first layer that is measured; 0 where there is none. */

@@ -313,6 +313,33 @@ describe('attention that is not between the places of an image', () => {
     });
   });
 
+  it('is listed where only some of it is fused', async () => {
+    const model = tinyVit((b, q, k, v) => {
+      const tokens = b.op('Reshape', [
+        b.op('Transpose', [plain(b, q, k, v)], { perm: [0, 2, 1, 3] }),
+        b.ints([0, 0, -1]),
+      ]);
+      const again = b.op(
+        'MultiHeadAttention',
+        [tokens, tokens, tokens],
+        { num_heads: HEADS },
+        { domain: 'com.microsoft', name: 'second' },
+      );
+      const split = b.op('Reshape', [again, b.ints([0, 0, HEADS, -1])]);
+      return b.op('Transpose', [split], { perm: [0, 2, 1, 3] });
+    });
+    await withMeter(await put('partly', model), SIZE, {}, 'image_embeds', async (meter) => {
+      expect(meter.skipped).toEqual([
+        {
+          node: 'second',
+          reason: 'it is fused into com.microsoft.MultiHeadAttention, which gives out no probabilities',
+        },
+      ]);
+      await meter.run(images(2), 2);
+      expect(meter.results().map(({ node }) => node)).toEqual(['softmax']);
+    });
+  });
+
   it('in windows, is measured within each', async () => {
     const model = tinyVit(windows);
     const pixels = images(3);
