@@ -53,7 +53,7 @@ async function node(program: string, set: string, ...args: string[]): Promise<st
 }
 
 describe('instruction sets', () => {
-  it('decide the same', { timeout: 60_000 }, async () => {
+  it('decide the same', { timeout: 300_000 }, async () => {
     const shapes = [
       [160, 33],
       [131, 100],
