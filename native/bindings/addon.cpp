@@ -32,6 +32,8 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   define("adamw", adamw);
   define("useLibvips", useLibvips);
   define("decodeImages", decodeImages);
+  define("resizeImages", resizeImages);
+  define("fitImages", fitImages);
   define("renderViews", renderViews);
   define("engineCreate", engineCreate);
   define("engineLoad", engineLoad);

@@ -24,6 +24,8 @@ Napi::Value softTargets(const Napi::CallbackInfo& info);
 Napi::Value adamw(const Napi::CallbackInfo& info);
 Napi::Value useLibvips(const Napi::CallbackInfo& info);
 Napi::Value decodeImages(const Napi::CallbackInfo& info);
+Napi::Value resizeImages(const Napi::CallbackInfo& info);
+Napi::Value fitImages(const Napi::CallbackInfo& info);
 Napi::Value renderViews(const Napi::CallbackInfo& info);
 Napi::Value peak(const Napi::CallbackInfo& info);
 Napi::Value engineCreate(const Napi::CallbackInfo& info);

@@ -6,6 +6,7 @@
 #include "core/parallel.h"
 #include "images/decode.h"
 #include "images/files.h"
+#include "images/fit.h"
 #include "images/libvips.h"
 #include "images/view.h"
 
@@ -16,6 +17,7 @@ using namespace clipcid::images;
 
 constexpr int64_t kMostImages = 1 << 20;
 constexpr int64_t kMostSize = 1 << 14;
+constexpr int64_t kMostSide = 1 << 24;
 
 Napi::Array listOf(const Napi::Value& value, const char* name) {
   if (!value.IsArray() || value.As<Napi::Array>().Length() > kMostImages) {
@@ -37,24 +39,67 @@ ImageFile fileOf(const Napi::Value& value) {
   return file;
 }
 
-class DecodeImages final : public Operation {
+Kernel kernelOf(const Napi::Value& value) {
+  const std::string name = stringOf(value, "kernel");
+  if (name == "nearest") return Kernel::kNearest;
+  if (name == "linear") return Kernel::kLinear;
+  if (name == "cubic") return Kernel::kCubic;
+  if (name == "lanczos3") return Kernel::kLanczos3;
+  throwExpected(value.Env(), "'nearest', 'linear', 'cubic' or 'lanczos3'", "kernel");
+}
+
+// A NativeImage around memory that is handed over.
+Napi::Object wrapImage(Napi::Env env, Image& image) {
+  const auto bytes = static_cast<size_t>(image.bytes());
+  const auto buffer = Napi::ArrayBuffer::New(env, image.data.get(), bytes,
+                                             [](Napi::Env, void* memory) { std::free(memory); });
+  image.data.release();
+  const Napi::Object object = Napi::Object::New(env);
+  object.Set("data", Napi::Uint8Array::New(env, bytes, buffer, 0));
+  object.Set("width", Napi::Number::New(env, static_cast<double>(image.width)));
+  object.Set("height", Napi::Number::New(env, static_cast<double>(image.height)));
+  return object;
+}
+
+// An operation over encoded or decoded images.
+class ImageOperation : public Operation {
+ protected:
+  using Operation::Operation;
+
+  ImageView holdImage(const Napi::Value& value) {
+    const Napi::Object image = objectOf(value, "images");
+    ImageView view;
+    view.width = integerOf(image.Get("width"), "width", 1, kMostSide);
+    view.height = integerOf(image.Get("height"), "height", 1, kMostSide);
+    view.data = hold(arrayOf<uint8_t>(image.Get("data"), "data", 3 * view.width * view.height)).Data();
+    return view;
+  }
+
+  ImageFile holdFile(const Napi::Value& value) {
+    if (!value.IsTypedArray()) return fileOf(value);
+    const auto bytes = hold(arrayOf<uint8_t>(value, "files", 0));
+    ImageFile file;
+    file.data = bytes.Data();
+    file.length = bytes.ElementLength();
+    return file;
+  }
+
+  // Ends what libvips keeps for this thread, which ends with the operation; the pool's threads stay.
+  static void endThread() {
+    if (const Libvips* vips = libvips()) vips->endThread();
+  }
+};
+
+class DecodeImages final : public ImageOperation {
  public:
   DecodeImages(Napi::Env env, const Napi::Value& context, const Napi::Value& filesValue,
                const Napi::Value& backgroundValue, const Napi::Value& shortest)
-      : Operation(env, context) {
+      : ImageOperation(env, context) {
     const Napi::Array files = listOf(filesValue, "files");
     const auto background = arrayOf<uint8_t>(backgroundValue, "background", 3);
     std::memcpy(args_.background, background.Data(), 3);
     args_.shortest = integerOf(shortest, "shortest", 0, kMostSize * 2);
-    for (uint32_t i = 0; i < files.Length(); ++i) {
-      const Napi::Value file = files.Get(i);
-      if (file.IsTypedArray()) {
-        const auto bytes = hold(arrayOf<uint8_t>(file, "files", 0));
-        files_.push_back({bytes.Data(), bytes.ElementLength(), {}});
-      } else {
-        files_.push_back(fileOf(file));
-      }
-    }
+    for (uint32_t i = 0; i < files.Length(); ++i) files_.push_back(holdFile(files.Get(i)));
     images_.resize(files_.size());
   }
 
@@ -73,25 +118,14 @@ class DecodeImages final : public Operation {
           if (!good) images_[at] = Image();
           return {};
         });
-    // This thread ends with the operation, and libvips keeps memory for every thread that used it.
-    if (const Libvips* vips = libvips()) vips->endThread();
+    endThread();
     return status;
   }
 
   Napi::Value result(Napi::Env env) override {
     const Napi::Array list = Napi::Array::New(env, images_.size());
     for (uint32_t i = 0; i < images_.size(); ++i) {
-      Image& image = images_[i];
-      if (!image.data) continue;
-      const auto bytes = static_cast<size_t>(image.bytes());
-      const auto buffer = Napi::ArrayBuffer::New(env, image.data.get(), bytes,
-                                                 [](Napi::Env, void* memory) { std::free(memory); });
-      image.data.release();
-      const Napi::Object object = Napi::Object::New(env);
-      object.Set("data", Napi::Uint8Array::New(env, bytes, buffer, 0));
-      object.Set("width", Napi::Number::New(env, static_cast<double>(image.width)));
-      object.Set("height", Napi::Number::New(env, static_cast<double>(image.height)));
-      list.Set(i, object);
+      if (images_[i].data) list.Set(i, wrapImage(env, images_[i]));
     }
     return list;
   }
@@ -102,11 +136,11 @@ class DecodeImages final : public Operation {
   std::vector<Image> images_;
 };
 
-class RenderViews final : public Operation {
+class RenderViews final : public ImageOperation {
  public:
   RenderViews(Napi::Env env, const Napi::Value& context, const Napi::Value& imagesValue,
               const Napi::Value& viewsValue, const Napi::Value& optionsValue)
-      : Operation(env, context) {
+      : ImageOperation(env, context) {
     const Napi::Array images = listOf(imagesValue, "images");
     const auto count = static_cast<int64_t>(images.Length());
     const auto views = arrayOf<double>(viewsValue, "views", count * kViewNumbers);
@@ -123,11 +157,7 @@ class RenderViews final : public Operation {
       std::memcpy(&normalise_, normalise.Data(), sizeof normalise_);
     }
     for (uint32_t i = 0; i < images.Length(); ++i) {
-      const Napi::Object image = objectOf(images.Get(i), "images");
-      ImageView view;
-      view.width = integerOf(image.Get("width"), "width", 1, kMostSide);
-      view.height = integerOf(image.Get("height"), "height", 1, kMostSide);
-      view.data = hold(arrayOf<uint8_t>(image.Get("data"), "data", 3 * view.width * view.height)).Data();
+      const ImageView view = holdImage(images.Get(i));
       images_.push_back(view);
       View drawn;
       std::memcpy(&drawn, views.Data() + static_cast<int64_t>(i) * kViewNumbers, sizeof drawn);
@@ -155,13 +185,115 @@ class RenderViews final : public Operation {
   Napi::Value result(Napi::Env env) override { return env.Undefined(); }
 
  private:
-  static constexpr int64_t kMostSide = 1 << 24;
   int64_t size_;
   Normalise normalise_{};
   float* floats_ = nullptr;
   uint8_t* bytes_ = nullptr;
   std::vector<ImageView> images_;
   std::vector<View> views_;
+};
+
+class ResizeImages final : public ImageOperation {
+ public:
+  ResizeImages(Napi::Env env, const Napi::Value& context, const Napi::Value& imagesValue,
+               const Napi::Value& width, const Napi::Value& height, const Napi::Value& kernel)
+      : ImageOperation(env, context) {
+    const Napi::Array images = listOf(imagesValue, "images");
+    width_ = integerOf(width, "width", 1, kMostSize * 2);
+    height_ = integerOf(height, "height", 1, kMostSize * 2);
+    kernel_ = kernelOf(kernel);
+    for (uint32_t i = 0; i < images.Length(); ++i) images_.push_back(holdImage(images.Get(i)));
+    resized_.resize(images_.size());
+  }
+
+ protected:
+  Status run(const Context& context) override {
+    const Status status =
+        parallelTry(context, static_cast<int64_t>(images_.size()), [&](int64_t index, int) -> Status {
+          const auto at = static_cast<size_t>(index);
+          if (!resize(images_[at], width_, height_, kernel_, &resized_[at])) resized_[at] = Image();
+          return {};
+        });
+    endThread();
+    return status;
+  }
+
+  Napi::Value result(Napi::Env env) override {
+    const Napi::Array list = Napi::Array::New(env, resized_.size());
+    for (uint32_t i = 0; i < resized_.size(); ++i) {
+      if (resized_[i].data) list.Set(i, wrapImage(env, resized_[i]));
+    }
+    return list;
+  }
+
+ private:
+  int64_t width_, height_;
+  Kernel kernel_;
+  std::vector<ImageView> images_;
+  std::vector<Image> resized_;
+};
+
+class FitImages final : public ImageOperation {
+ public:
+  FitImages(Napi::Env env, const Napi::Value& context, const Napi::Value& sourcesValue,
+            const Napi::Value& backgroundValue, const Napi::Value& optionsValue, const Napi::Value& outValue)
+      : ImageOperation(env, context) {
+    const Napi::Array sources = listOf(sourcesValue, "sources");
+    std::memcpy(decode_.background, arrayOf<uint8_t>(backgroundValue, "background", 3).Data(), 3);
+    const Napi::Object options = objectOf(optionsValue, "options");
+    const auto side = [&](const char* name) { return integerOf(options.Get(name), name, 0, kMostSize * 2); };
+    fit_.shortest = side("shortest");
+    fit_.width = side("width");
+    fit_.height = side("height");
+    if ((fit_.width > 0) != (fit_.height > 0)) throwExpected(env, "both sides or none", "width");
+    fit_.kernel = kernelOf(options.Get("kernel"));
+    fit_.size = integerOf(options.Get("size"), "size", 1, kMostSize);
+    fit_.table = hold(arrayOf<float>(options.Get("table"), "table", 3 * 256)).Data();
+    const int64_t count = sources.Length();
+    out_ = hold(arrayOf<float>(outValue, "out", count * 3 * fit_.size * fit_.size)).Data();
+    for (uint32_t i = 0; i < sources.Length(); ++i) {
+      const Napi::Value source = sources.Get(i);
+      const bool decoded =
+          !source.IsTypedArray() && source.IsObject() && source.As<Napi::Object>().Has("data");
+      images_.push_back(decoded ? holdImage(source) : ImageView());
+      files_.push_back(decoded ? ImageFile() : holdFile(source));
+    }
+    flags_ = hold(newArray<uint8_t>(env, count)).Data();
+  }
+
+ protected:
+  Status run(const Context& context) override {
+    const ImageFiles files(std::move(files_));
+    std::vector<std::vector<uint8_t>> memory(static_cast<size_t>(context.threads));
+    const int64_t area = 3 * fit_.size * fit_.size;
+    const Status status =
+        parallelTry(context, static_cast<int64_t>(images_.size()), [&](int64_t index, int worker) -> Status {
+          const auto at = static_cast<size_t>(index);
+          float* out = out_ + index * area;
+          if (images_[at].data != nullptr) {
+            flags_[at] = fit(images_[at], fit_, out);
+            return {};
+          }
+          const uint8_t* bytes = nullptr;
+          size_t length = 0;
+          Image image;
+          flags_[at] = files.read(at, &memory[static_cast<size_t>(worker)], &bytes, &length) &&
+                       decode(bytes, length, decode_, &image) && fit(image.view(), fit_, out);
+          return {};
+        });
+    endThread();
+    return status;
+  }
+
+  Napi::Value result(Napi::Env) override { return held(heldCount() - 1); }
+
+ private:
+  DecodeArgs decode_;
+  FitArgs fit_;
+  float* out_ = nullptr;
+  uint8_t* flags_ = nullptr;
+  std::vector<ImageView> images_;
+  std::vector<ImageFile> files_;
 };
 
 }  // namespace
@@ -178,6 +310,16 @@ Napi::Value decodeImages(const Napi::CallbackInfo& info) {
 Napi::Value renderViews(const Napi::CallbackInfo& info) {
   return Operation::start(info.Env(),
                           std::make_unique<RenderViews>(info.Env(), info[0], info[1], info[2], info[3]));
+}
+
+Napi::Value resizeImages(const Napi::CallbackInfo& info) {
+  return Operation::start(
+      info.Env(), std::make_unique<ResizeImages>(info.Env(), info[0], info[1], info[2], info[3], info[4]));
+}
+
+Napi::Value fitImages(const Napi::CallbackInfo& info) {
+  return Operation::start(
+      info.Env(), std::make_unique<FitImages>(info.Env(), info[0], info[1], info[2], info[3], info[4]));
 }
 
 }  // namespace clipcid::bindings

@@ -53,15 +53,6 @@ bool ordinaryLoader(const char* name) {
   return false;
 }
 
-Image makeImage(int64_t width, int64_t height) {
-  Image image;
-  image.width = width;
-  image.height = height;
-  image.data.reset(static_cast<uint8_t*>(std::malloc(static_cast<size_t>(image.bytes()))));
-  if (!image.data) throw std::bad_alloc();
-  return image;
-}
-
 // [count, bands] to [count, 3].
 void layOut(const uint8_t* in, int64_t count, int bands, const uint8_t background[3], uint8_t* out) {
   if (bands == 3) {
@@ -81,7 +72,7 @@ void layOut(const uint8_t* in, int64_t count, int bands, const uint8_t backgroun
 // All of an image of libvips, from its top to its bottom.
 bool read(const Libvips& vips, VipsImage* source, const uint8_t background[3], Image* image) {
   const int width = vips.width(source), height = vips.height(source), bands = vips.bands(source);
-  Image result = makeImage(width, height);
+  Image result(width, height);
   const Reference<VipsRegion> region(vips, vips.regionOf(source));
   if (!region) return false;
   const auto lines =
@@ -132,17 +123,18 @@ bool decode(const uint8_t* bytes, size_t length, const DecodeArgs& args, Image* 
     return static_cast<int64_t>(std::floor(static_cast<double>(side) * factor + 0.5));
   };
   Image smaller;
-  if (!shrink(*image, scaled(image->width), scaled(image->height), Kernel::kLinear, &smaller)) return false;
+  if (!shrink(image->view(), scaled(image->width), scaled(image->height), Kernel::kLinear, &smaller))
+    return false;
   *image = std::move(smaller);
   return true;
 }
 
-bool shrink(const Image& image, int64_t width, int64_t height, Kernel kernel, Image* out) {
+bool shrink(const ImageView& image, int64_t width, int64_t height, Kernel kernel, Image* out) {
   const Libvips* vips = libvips();
   if (vips == nullptr) return false;
   const Reference<VipsImage> in(
       *vips,
-      vips->imageFromMemory(image.data.get(), static_cast<size_t>(image.bytes()),
+      vips->imageFromMemory(image.data, static_cast<size_t>(3 * image.width * image.height),
                             static_cast<int>(image.width), static_cast<int>(image.height), 3, kVipsUchar));
   VipsImage* resized = nullptr;
   // The factors as sharp computes them: shrinks first, then their reciprocals.

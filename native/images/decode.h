@@ -7,24 +7,9 @@
 // says what is wrong with it. One thread an image.
 #pragma once
 
-#include <cstddef>
-#include <cstdint>
-#include <cstdlib>
-#include <memory>
+#include "images/image.h"
 
 namespace clipcid::images {
-
-struct Free {
-  void operator()(uint8_t* memory) const { std::free(memory); }
-};
-
-struct Image {
-  std::unique_ptr<uint8_t, Free> data;
-  int64_t width = 0;
-  int64_t height = 0;
-
-  int64_t bytes() const { return 3 * width * height; }
-};
 
 struct DecodeArgs {
   uint8_t background[3] = {255, 255, 255};
@@ -35,10 +20,7 @@ struct DecodeArgs {
 // False where the image is refused. Throws std::bad_alloc.
 bool decode(const uint8_t* bytes, size_t length, const DecodeArgs& args, Image* image);
 
-// libvips' kernels.
-enum class Kernel : int { kLinear = 1, kCubic = 2, kLanczos3 = 5 };
-
-// Shrinks to a size that is nowhere larger, as sharp's resize to it does. False where libvips fails.
-bool shrink(const Image& image, int64_t width, int64_t height, Kernel kernel, Image* out);
+// Reduces to a size that is nowhere larger, as sharp's resize to it does. False where libvips is not there or fails.
+bool shrink(const ImageView& image, int64_t width, int64_t height, Kernel kernel, Image* out);
 
 }  // namespace clipcid::images

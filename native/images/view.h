@@ -16,14 +16,9 @@
 #include <cstdint>
 #include <vector>
 
-namespace clipcid::images {
+#include "images/image.h"
 
-// An image, not owned: RGB interleaved, 8 bits a channel.
-struct ImageView {
-  const uint8_t* data = nullptr;
-  int64_t width = 0;
-  int64_t height = 0;
-};
+namespace clipcid::images {
 
 // As TypeScript packs it, kViewNumbers float64 in this order.
 struct View {

@@ -9,9 +9,9 @@ import type { Matrix } from '../kernels/rows.ts';
 import { CidError } from '../native/errors.ts';
 import { hashFile, type Json } from '../run/hash.ts';
 import { defined, type StageSettings } from '../run/settings.ts';
+import { describeSpeed, speedNotes } from '../run/speed.ts';
 import { outputHash, requireStage, runStage, type StageResult } from '../run/stage.ts';
 import type { TrainedStudent, TrainingOptions } from '../student/options.ts';
-import { describeSpeed, stepNotes } from '../student/speed.ts';
 import type { Config } from './config.ts';
 import { type DistillOptions, distill } from './distill.ts';
 import { identifyStore } from './inputs.ts';
@@ -184,19 +184,19 @@ function threadsOf(options: StageSettings): { threads?: number } {
 
 function trainingSettings(options: StageSettings, label: string, seed: number): Partial<TrainingOptions> {
   const { device, signal, onProgress, log } = options;
-  const note = stepNotes();
+  const note = speedNotes();
   return {
     seed,
     stage: label,
     ...threadsOf(options),
     ...defined({ device, signal }),
-    onStep: (report) =>
+    onStep: ({ step, steps, terms, speed }) =>
       onProgress?.({
         label,
-        done: report.step,
-        total: report.steps,
+        done: step,
+        total: steps,
         unit: 'steps',
-        note: note(report),
+        note: `loss ${terms.total.toPrecision(4)}, ${note(speed)}`,
       }),
     onValidation: (step, metrics) => log?.(`${label}: step ${step}, ${describeMetrics(metrics)}`),
     onSkip: (key, reason) => log?.(`${label}: left out ${key}: ${reason}`),

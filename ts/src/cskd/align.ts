@@ -15,6 +15,7 @@ import { CidError } from '../native/errors.ts';
 import { chain } from '../program/compose.ts';
 import type { Executor } from '../program/executor.ts';
 import { hashBytes, hashValue, type Json } from '../run/hash.ts';
+import type { Speed } from '../run/speed.ts';
 import type { AugmentOptions } from '../student/augment.ts';
 import { type Backbone, type BackboneChoice, chooseBackbone } from '../student/backbone.ts';
 import { imageTower } from '../student/batches.ts';
@@ -24,7 +25,6 @@ import { decisiveTraining, optimise } from '../student/optimise.ts';
 import type { TrainerOptions } from '../student/options.ts';
 import { Random, streams } from '../student/random.ts';
 import { type ResolvedTrainer, resolveTrainer, splitItems } from '../student/resolve.ts';
-import type { TrainingSpeed } from '../student/speed.ts';
 import { float32 } from '../student/tensors.ts';
 import type { BatchSource, Loss, Validation } from '../student/types.ts';
 import { LARGEST_VALIDATION } from '../student/validate.ts';
@@ -85,7 +85,7 @@ export interface AlignedBackbone {
   /** Images that could not be read; others took their place. */
   skipped: number;
   /** How fast loader and steps were, of the steps that this call made. */
-  speed: TrainingSpeed | undefined;
+  speed: Speed | undefined;
 }
 
 /** Rows of one step. */

@@ -9,12 +9,12 @@ import { CidError } from '../native/errors.ts';
 import { rename } from '../program/compose.ts';
 import type { Executor } from '../program/executor.ts';
 import { hashValue, type Json } from '../run/hash.ts';
+import type { Speed } from '../run/speed.ts';
 import type { AugmentOptions } from '../student/augment.ts';
 import { type BackboneChoice, chooseBackbone } from '../student/backbone.ts';
 import { decisiveTraining, optimise } from '../student/optimise.ts';
 import type { TrainerOptions } from '../student/options.ts';
 import { type ResolvedTrainer, resolveTrainer } from '../student/resolve.ts';
-import type { TrainingSpeed } from '../student/speed.ts';
 import type { Validation } from '../student/types.ts';
 import { LARGEST_VALIDATION } from '../student/validate.ts';
 import { scoreSource, scoreTower } from './batches.ts';
@@ -82,7 +82,7 @@ export interface TrainedScorer {
   /** Images that could not be read; others took their place. */
   skipped: number;
   /** How fast loader and steps were, of the steps that this call made. */
-  speed: TrainingSpeed | undefined;
+  speed: Speed | undefined;
 }
 
 /** A learner, with names that are its own within the executor. */

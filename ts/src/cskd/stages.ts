@@ -6,10 +6,10 @@ import { type EncoderFiles, encoderIdentity, hashModel } from '../encoder/identi
 import { openImageEncoder } from '../encoder/image-encoder.ts';
 import type { Json } from '../run/hash.ts';
 import { defined, type StageSettings } from '../run/settings.ts';
+import { describeSpeed, speedNotes } from '../run/speed.ts';
 import { runStage, type StageResult } from '../run/stage.ts';
 import { type BackboneChoice, backboneInputs } from '../student/backbone.ts';
 import type { TrainerOptions } from '../student/options.ts';
-import { describeSpeed, stepNotes } from '../student/speed.ts';
 import { type AlignedBackbone, type AlignOptions, align } from './align.ts';
 import type { AestheticsConfig, ImageSetSource, LabelsConfig } from './config.ts';
 import type { LearnerOptions, TrainedScorer } from './learners.ts';
@@ -296,19 +296,19 @@ function backboneOptions({ init, backbone, features, ...rest }: LearnerOptions):
 
 function trainerSettings(options: TrainingStageOptions): TrainerOptions {
   const { name, folder, seed = 0, device, threads, metrics, signal, onProgress, log } = options;
-  const note = stepNotes();
+  const note = speedNotes();
   return {
     folder,
     seed,
     stage: name,
     ...defined({ device, threads, metrics, signal }),
-    onStep: (report) =>
+    onStep: ({ step, steps, terms, speed }) =>
       onProgress?.({
         label: name,
-        done: report.step,
-        total: report.steps,
+        done: step,
+        total: steps,
         unit: 'steps',
-        note: note(report),
+        note: `loss ${terms.total.toPrecision(4)}, ${note(speed)}`,
       }),
     onValidation: (step, metrics) => {
       const parts = Object.entries(metrics).map(([metric, value]) => `${metric} ${value.toFixed(4)}`);

@@ -1,8 +1,9 @@
 import sharp from 'sharp';
 import { expectString } from '../native/check.ts';
+import { runNative } from '../native/context.ts';
 import { threads } from '../native/devices.ts';
 import { CidError } from '../native/errors.ts';
-import { resample } from './resample.ts';
+import { loadAddon } from '../native/loader.ts';
 
 /** Decoded pixels, RGB interleaved, 8 bits a channel. */
 export interface RgbImage {
@@ -68,16 +69,35 @@ export async function resizeImage(
   kernel: ResizeKernel,
 ): Promise<RgbImage> {
   if (image.width === width && image.height === height) return image;
-  const enlarges = width > image.width || height > image.height;
-  if (enlarges || kernel === 'nearest') return resample(image, width, height, kernel);
-  return withImageThread(async () => {
-    const raw = { width: image.width, height: image.height, channels: 3 as const };
-    const data = await sharp(image.data, { raw })
-      .resize(width, height, { fit: 'fill', kernel })
-      .raw()
-      .toBuffer();
-    return { data, width, height };
-  });
+  hasLibvips();
+  const [resized] = await runNative({ device: 'cpu' }, 0, (addon, context) =>
+    addon.resizeImages(context, [image], width, height, kernel),
+  );
+  return resized ?? withImageThread(() => reduce(image, width, height, kernel));
+}
+
+async function reduce(
+  image: RgbImage,
+  width: number,
+  height: number,
+  kernel: ResizeKernel,
+): Promise<RgbImage> {
+  const raw = { width: image.width, height: image.height, channels: 3 as const };
+  const data = await sharp(image.data, { raw })
+    .resize(width, height, { fit: 'fill', kernel })
+    .raw()
+    .toBuffer();
+  return { data, width, height };
+}
+
+let libvips: boolean | undefined;
+
+/** Whether the native core can use the libvips that sharp has loaded; without it everything goes through sharp. */
+export function hasLibvips(): boolean {
+  const { vips } = sharp.versions;
+  const name = process.platform === 'darwin' ? `libvips-cpp.${vips}.dylib` : `libvips-cpp.so.${vips}`;
+  libvips ??= loadAddon().useLibvips(name);
+  return libvips;
 }
 
 let running = 0;

@@ -1,11 +1,16 @@
-import sharp from 'sharp';
 import type { NativeImageFile } from '../native/addon.ts';
 import { expectInteger, expectString } from '../native/check.ts';
 import { type KernelOptions, runNative } from '../native/context.ts';
 import { CidError } from '../native/errors.ts';
-import { loadAddon } from '../native/loader.ts';
 import type { Dataset } from './dataset.ts';
-import { BACKGROUND, type DecodeOptions, decodeImage, type RgbImage, resizeImage } from './image.ts';
+import {
+  BACKGROUND,
+  type DecodeOptions,
+  decodeImage,
+  hasLibvips,
+  type RgbImage,
+  resizeImage,
+} from './image.ts';
 
 export interface LoadOptions extends DecodeOptions, Pick<KernelOptions, 'threads' | 'signal'> {
   /** Pixels to which the shorter side is shrunk where it is longer, with a triangle filter. Defaults to never. */
@@ -75,21 +80,11 @@ async function nativeImages(
   );
 }
 
-/** Colours of any other form are left to sharp. */
-function colourOf(background: string): Uint8Array | undefined {
+/** The bytes of a colour `#rrggbb`; colours of any other form are left to sharp. */
+export function colourOf(background: string): Uint8Array | undefined {
   return /^#[0-9a-f]{6}$/i.test(background)
     ? Uint8Array.from(Buffer.from(background.slice(1), 'hex'))
     : undefined;
-}
-
-let libvips: boolean | undefined;
-
-/** Whether the native core can use the libvips that sharp has loaded. */
-function hasLibvips(): boolean {
-  const { vips } = sharp.versions;
-  const name = process.platform === 'darwin' ? `libvips-cpp.${vips}.dylib` : `libvips-cpp.so.${vips}`;
-  libvips ??= loadAddon().useLibvips(name);
-  return libvips;
 }
 
 async function shrink(image: RgbImage, shortest: number): Promise<RgbImage> {

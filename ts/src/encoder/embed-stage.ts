@@ -2,6 +2,7 @@ import type { Dataset } from '../data/dataset.ts';
 import { readStoreRecord, STORE_FILE } from '../data/store.ts';
 import type { Json } from '../run/hash.ts';
 import { defined, type StageSettings } from '../run/settings.ts';
+import { describeSpeed, type Speed } from '../run/speed.ts';
 import { runStage, type StageResult } from '../run/stage.ts';
 import { embedDataset } from './embed.ts';
 import type { Encoder } from './encoder.ts';
@@ -37,6 +38,7 @@ export async function storeStage(options: StoreStageOptions): Promise<StageResul
       const { signal, onProgress } = options;
       const encoder = await options.open();
       try {
+        let speed: Speed | undefined;
         const store = await embedDataset({
           dataset,
           encoder,
@@ -47,6 +49,10 @@ export async function storeStage(options: StoreStageOptions): Promise<StageResul
           shardSize,
           signal,
           onProgress: onProgress && ((event) => onProgress({ ...event, label: name })),
+          onSpeed: (measured) => {
+            speed = measured;
+            options.log?.(`${name}: ${describeSpeed(measured, 'model')}`);
+          },
         });
         const record = await readStoreRecord(folder);
         const files = record.shards.flatMap((shard) => Object.entries(shard.files));
@@ -62,6 +68,7 @@ export async function storeStage(options: StoreStageOptions): Promise<StageResul
             dim: store.dim,
             texts: store.text !== undefined,
             skipped: store.skipped,
+            ...(speed && { speed: { ...(speed as Speed) } }),
           },
         };
       } finally {

@@ -1,14 +1,17 @@
 import { concat } from '../data/concat.ts';
 import { type Dataset, manifestEntry, type Skipped } from '../data/dataset.ts';
-import { BACKGROUND, decodeImage } from '../data/image.ts';
+import { BACKGROUND } from '../data/image.ts';
 import { openStore, type Store } from '../data/store.ts';
 import { StoreWriter } from '../data/store-writer.ts';
 import { expectInteger, expectOneOf, expectString } from '../native/check.ts';
 import { abortError, CidError } from '../native/errors.ts';
 import type { Json } from '../run/hash.ts';
+import { Prefetch } from '../run/prefetch.ts';
 import type { OnProgress } from '../run/progress.ts';
+import { type Speed, SpeedMeter, type StepSpeed, speedNotes } from '../run/speed.ts';
 import type { Encoder } from './encoder.ts';
 import type { ImageEncoder } from './image-encoder.ts';
+import { preprocessDataset } from './preprocess.ts';
 
 export interface EmbedDatasetOptions {
   readonly dataset: Dataset;
@@ -27,10 +30,12 @@ export interface EmbedDatasetOptions {
   readonly signal?: AbortSignal | undefined;
   /** Items of the data set done, those skipped included. */
   readonly onProgress?: OnProgress | undefined;
+  /** Told at the end how fast loader and model were, where there was anything to do. */
+  readonly onSpeed?: ((speed: Speed) => void) | undefined;
 }
 
-/** Images of a batch between their bytes and the model; more would only fill memory with decoded pixels. */
-const IN_FLIGHT = 8;
+/** Batches of images that are decoded beside the one that the model works on. */
+const AHEAD = 2;
 
 /**
  * Embeds the images of a data set, and the first caption of each when every item has one, into an embedding store. Goes on where an
@@ -61,24 +66,44 @@ export async function embedDataset(options: EmbedDatasetOptions): Promise<Store>
 
   const start = Math.min(writer.next * shardSize, dataset.length);
   const ranges = batches(start, dataset.length, shardSize, batchSize);
-  const report = (done: number) =>
-    onProgress?.({ label: 'embed', done, total: dataset.length, unit: 'images' });
+  const note = speedNotes();
+  const report = (done: number, speed?: StepSpeed) =>
+    onProgress?.({
+      label: 'embed',
+      done,
+      total: dataset.length,
+      unit: 'images',
+      ...(speed && { note: note(speed) }),
+    });
   report(start);
   let shard = new ShardInHand();
-  let next = ranges.length > 0 ? prepare(ranges[0], options, background) : undefined;
-  for (const [i, range] of ranges.entries()) {
-    const batch = await next!;
-    if (signal?.aborted) throw abortError();
-    // The next batch is decoded while the model works on this one.
-    next = i + 1 < ranges.length ? prepare(ranges[i + 1], options, background) : undefined;
-    next?.catch(() => undefined);
-    await shard.add(batch, options, texts);
-    if (range.to % shardSize === 0 || range.to === dataset.length) {
-      await writer.add(shard.finish());
-      shard = new ShardInHand();
+  const speeds = new SpeedMeter();
+  // The next batches are decoded while the model works on this one.
+  const prefetch = new Prefetch({
+    prepare: (i, stop) => prepare(ranges[i]!, options, background, stop),
+    from: 0,
+    to: ranges.length,
+    ahead: AHEAD,
+    signal,
+  });
+  try {
+    for (const range of ranges) {
+      const began = performance.now();
+      const { value: batch, waited, worked } = await prefetch.next();
+      if (signal?.aborted) throw abortError();
+      await shard.add(batch, options, texts);
+      const seconds = (performance.now() - began) / 1000;
+      const speed = speeds.add({ rows: range.to - range.from, seconds, waited, worked });
+      if (range.to % shardSize === 0 || range.to === dataset.length) {
+        await writer.add(shard.finish());
+        shard = new ShardInHand();
+      }
+      report(range.to, speed);
     }
-    report(range.to);
+  } finally {
+    await prefetch.close();
   }
+  if (speeds.total) options.onSpeed?.(speeds.total);
   if (writer.next === writer.count) await writer.finish(dataset.source, dataset.skipped);
 
   const store = await openStore(folder, { verify: false });
@@ -118,43 +143,17 @@ interface Batch {
 
 async function prepare(
   { from, to }: Range,
-  options: EmbedDatasetOptions,
+  { dataset, encoder }: EmbedDatasetOptions,
   background: string,
+  signal: AbortSignal,
 ): Promise<Batch> {
-  const { dataset, encoder, signal } = options;
-  const images: (Float32Array | undefined)[] = new Array(to - from);
-  const reasons = new Map<number, string>();
-  let at = from;
-  const work = async () => {
-    while (at < to && !signal?.aborted) {
-      const index = at++;
-      try {
-        const image = await decodeImage(await dataset.read(index), { background });
-        images[index - from] = await encoder.preprocess([image]);
-      } catch (error) {
-        reasons.set(index, brokenReason(error));
-      }
-    }
-  };
-  await Promise.all(Array.from({ length: IN_FLIGHT }, work));
-
-  const indices: number[] = [];
-  const parts: Float32Array[] = [];
-  for (const [i, part] of images.entries()) {
-    if (part === undefined) continue;
-    indices.push(from + i);
-    parts.push(part);
-  }
-  const broken = [...reasons].sort(([a], [b]) => a - b);
-  const skipped = broken.map(([index, reason]) => ({ key: dataset.item(index).key, reason }));
-  return { indices, pixels: concat(parts), skipped };
-}
-
-/** Why an image is skipped; anything but a broken or missing image is thrown again. */
-function brokenReason(error: unknown): string {
-  const codes = ['FILE_FORMAT', 'FILE_NOT_FOUND', 'INVALID_DATA'];
-  if (error instanceof CidError && codes.includes(error.code)) return error.message;
-  throw error;
+  const range = Array.from({ length: to - from }, (_, i) => from + i);
+  const { pixels, sound, broken } = await preprocessDataset(dataset, range, encoder.preprocessing, {
+    background,
+    signal,
+  });
+  const skipped = broken.map(({ index, error }) => ({ key: dataset.item(index).key, reason: error.message }));
+  return { indices: sound, pixels, skipped };
 }
 
 /** What of a shard is done. */

@@ -1,5 +1,16 @@
 import { join } from 'node:path';
-import { type ResizeKernel, type RgbImage, resizeImage } from '../data/image.ts';
+import type { Dataset } from '../data/dataset.ts';
+import {
+  BACKGROUND,
+  decodeImage,
+  hasLibvips,
+  type ResizeKernel,
+  type RgbImage,
+  resizeImage,
+} from '../data/image.ts';
+import { brokenImage, colourOf } from '../data/load.ts';
+import type { NativeImage, NativeImageFile } from '../native/addon.ts';
+import { type KernelOptions, runNative } from '../native/context.ts';
 import { CidError } from '../native/errors.ts';
 import { readModelJson } from './tokenizer.ts';
 
@@ -103,59 +114,126 @@ function squareOf(value: unknown, size: (value: unknown) => number): number {
   return height === width ? size(height) : size(undefined);
 }
 
+/** How the native core works on images: on the process's threads, until the signal aborts. */
+export type PreprocessOptions = Pick<KernelOptions, 'threads' | 'signal'>;
+
 /**
  * Images as a model's `pixel_values`, [n, 3, imageSize, imageSize]: resized, cut out of the middle, rescaled, normalised. In the
  * order and with the roundings of the usual Python processors; see {@link resizeImage} for how close it is.
+ *
+ * Fails with INVALID_DATA for an image that is smaller than the model's.
  */
 export async function preprocessImages(
   images: readonly RgbImage[],
   preprocessing: Preprocessing,
+  options: PreprocessOptions = {},
 ): Promise<Float32Array> {
-  const { imageSize, mean, std, rescale } = preprocessing;
-  const plane = imageSize * imageSize;
-  const pixels = new Float32Array(images.length * 3 * plane);
-  // 256 values a channel: a table instead of three operations a pixel.
-  const tables = mean.map((m, c) =>
-    Float32Array.from({ length: 256 }, (_, value) => (value * rescale - m) / std[c]),
-  );
-  await Promise.all(
-    images.map(async (image, index) => {
-      const { data, width, left, top } = await fitImage(image, preprocessing);
-      for (let c = 0; c < 3; c++) {
-        const table = tables[c];
-        let to = (index * 3 + c) * plane;
-        for (let y = 0; y < imageSize; y++) {
-          let from = ((top + y) * width + left) * 3 + c;
-          for (let x = 0; x < imageSize; x++, from += 3) pixels[to++] = table[data[from]];
-        }
-      }
-    }),
-  );
+  const { imageSize, kernel } = preprocessing;
+  const area = 3 * imageSize * imageSize;
+  const pixels = new Float32Array(images.length * area);
+  const done = await fitSources(images, preprocessing, [255, 255, 255], pixels, options);
+  for (const [i, image] of images.entries()) {
+    if (done[i] === 1) continue;
+    const [width, height] = resizedSize(image, preprocessing);
+    if (width < imageSize || height < imageSize) {
+      throw new CidError(
+        'INVALID_DATA',
+        `An image of ${width}×${height} is smaller than the model's ${imageSize} pixels`,
+      );
+    }
+    // Where the native core cannot reduce, sharp does, and nothing is left to resize.
+    const resized = await resizeImage(image, width, height, kernel);
+    const part = pixels.subarray(i * area, (i + 1) * area);
+    await fitSources([resized], { ...preprocessing, resize: undefined }, [255, 255, 255], part, options);
+  }
   return pixels;
 }
 
-/** The resized image, and where in it the crop starts. */
-async function fitImage(
-  image: RgbImage,
-  { resize, kernel, imageSize }: Preprocessing,
-): Promise<RgbImage & { left: number; top: number }> {
-  let { width, height } = image;
-  if (resize && 'shortest' in resize) {
-    const { shortest } = resize;
-    const short = Math.min(width, height);
-    [width, height] = [width, height].map((side) =>
-      side === short ? shortest : Math.floor((shortest * side) / short),
-    ) as [number, number];
-  } else if (resize) {
-    ({ width, height } = resize);
+/** Images of a data set as a model's input. */
+export interface PreprocessedImages {
+  /** [sound, 3, imageSize, imageSize], one after the other. */
+  readonly pixels: Float32Array;
+  /** Their indices in the data set, in the order asked for. */
+  readonly sound: readonly number[];
+  /** The others, and why. */
+  readonly broken: readonly { readonly index: number; readonly error: CidError }[];
+}
+
+/**
+ * {@link loadImages} and {@link preprocessImages} in one, so that no more decoded images are in memory than there are threads.
+ *
+ * @param background CSS colour that transparent images are laid on. Defaults to '#ffffff'.
+ */
+export async function preprocessDataset(
+  dataset: Dataset,
+  indices: ArrayLike<number>,
+  preprocessing: Preprocessing,
+  { background = BACKGROUND, ...options }: PreprocessOptions & { background?: string } = {},
+): Promise<PreprocessedImages> {
+  const wanted = Array.from(indices);
+  const area = 3 * preprocessing.imageSize ** 2;
+  const pixels = new Float32Array(wanted.length * area);
+  const colour = colourOf(background);
+  const parts = wanted.map((index) => dataset.part(index));
+  const done =
+    colour && hasLibvips() ? await fitSources(parts, preprocessing, colour, pixels, options) : undefined;
+  const errors = await Promise.all(
+    wanted.map(async (index, i) => {
+      if (done?.[i] === 1) return undefined;
+      try {
+        const image = await decodeImage(await dataset.read(index), { background });
+        pixels.set(await preprocessImages([image], preprocessing, options), i * area);
+        return undefined;
+      } catch (error) {
+        return brokenImage(error);
+      }
+    }),
+  );
+  const sound: number[] = [];
+  const broken: { index: number; error: CidError }[] = [];
+  for (const [i, error] of errors.entries()) {
+    if (error) {
+      broken.push({ index: wanted[i]!, error });
+    } else {
+      if (broken.length > 0) pixels.copyWithin(sound.length * area, i * area, (i + 1) * area);
+      sound.push(wanted[i]!);
+    }
   }
-  if (width < imageSize || height < imageSize) {
-    throw new CidError(
-      'INVALID_DATA',
-      `An image of ${width}×${height} is smaller than the model's ${imageSize} pixels`,
-    );
+  return { pixels: pixels.subarray(0, sound.length * area), sound, broken };
+}
+
+/** 1 for each source that is done by the native core. */
+function fitSources(
+  sources: readonly (NativeImageFile | NativeImage)[],
+  { resize, kernel, imageSize, rescale, mean, std }: Preprocessing,
+  background: ArrayLike<number>,
+  out: Float32Array,
+  options: PreprocessOptions,
+): Promise<Uint8Array> {
+  hasLibvips();
+  // 256 values a channel: a table instead of three operations a pixel.
+  const table = new Float32Array(3 * 256);
+  for (const [channel, m] of mean.entries()) {
+    for (let value = 0; value < 256; value++)
+      table[256 * channel + value] = (value * rescale - m) / std[channel]!;
   }
-  const resized = await resizeImage(image, width, height, kernel);
-  const [left, top] = [width - imageSize, height - imageSize].map((rest) => Math.floor(rest / 2));
-  return { ...resized, left, top };
+  const target = { shortest: 0, width: 0, height: 0, ...resize };
+  return runNative({ ...options, device: 'cpu' }, 0, (addon, context) =>
+    addon.fitImages(
+      context,
+      sources,
+      Uint8Array.from(background),
+      { ...target, kernel, size: imageSize, table },
+      out,
+    ),
+  );
+}
+
+function resizedSize({ width, height }: RgbImage, { resize }: Preprocessing): [number, number] {
+  if (!resize) return [width, height];
+  if (!('shortest' in resize)) return [resize.width, resize.height];
+  const { shortest } = resize;
+  const short = Math.min(width, height);
+  const scaled = (side: number) => (side === short ? shortest : Math.floor((shortest * side) / short));
+  return [scaled(width), scaled(height)];
 }

@@ -1,5 +1,6 @@
 import type { Dataset, Item } from '../data/dataset.ts';
-import { decodeImage, type RgbImage } from '../data/image.ts';
+import type { RgbImage } from '../data/image.ts';
+import { loadImages } from '../data/load.ts';
 import type { Encoder } from '../encoder/encoder.ts';
 import type { Matrix } from '../kernels/rows.ts';
 import { abortError, CidError } from '../native/errors.ts';
@@ -26,17 +27,19 @@ export async function embedData(
 ): Promise<Embedded> {
   const items: Item[] = [];
   const parts: Float32Array[] = [];
-  let next = decodeChunk(dataset, 0);
+  let next = loadChunk(dataset, 0);
   for (let from = 0; from < dataset.length; from += CHUNK) {
     if (signal?.aborted) throw abortError();
     const images = await next;
-    next = decodeChunk(dataset, from + CHUNK);
+    next = loadChunk(dataset, from + CHUNK);
     // An embedding that fails leaves this behind, and nobody to wait for it.
     next.catch(() => undefined);
-    const usable = images.filter((image) => image !== undefined);
-    images.forEach((image, i) => {
-      if (image !== undefined) items.push(dataset.item(from + i));
-    });
+    const usable: RgbImage[] = [];
+    for (const [i, image] of images.entries()) {
+      if (image instanceof CidError) continue;
+      usable.push(image);
+      items.push(dataset.item(from + i));
+    }
     if (usable.length > 0) parts.push(await encoder.embedImages(usable));
     onProgress?.({
       label,
@@ -60,18 +63,10 @@ export async function embedData(
   };
 }
 
-function decodeChunk(dataset: Dataset, from: number): Promise<(RgbImage | undefined)[]> {
+function loadChunk(dataset: Dataset, from: number): Promise<(RgbImage | CidError)[]> {
   const count = Math.max(0, Math.min(CHUNK, dataset.length - from));
-  return Promise.all(
-    Array.from({ length: count }, async (_, i) => {
-      try {
-        return await decodeImage(await dataset.read(from + i));
-      } catch (error) {
-        const broken =
-          error instanceof CidError && (error.code === 'FILE_FORMAT' || error.code === 'FILE_NOT_FOUND');
-        if (broken) return undefined;
-        throw error;
-      }
-    }),
+  return loadImages(
+    dataset,
+    Array.from({ length: count }, (_, i) => from + i),
   );
 }

@@ -356,6 +356,21 @@ export interface NativeEngineState {
   ema?: Float32Array;
 }
 
+export type NativeKernel = 'nearest' | 'linear' | 'cubic' | 'lanczos3';
+
+/** Resized, cut out of the middle, and looked up. */
+export interface NativeFit {
+  /** Shorter side after resizing; or width and height; or all 0 for as it is. */
+  shortest: number;
+  width: number;
+  height: number;
+  kernel: NativeKernel;
+  /** Side of the square. */
+  size: number;
+  /** [3, 256] result for each value of each channel. */
+  table: Float32Array;
+}
+
 export interface NativeAddon {
   /** Version of the native core; must equal the package's. */
   readonly version: string;
@@ -473,6 +488,28 @@ export interface NativeAddon {
     background: Uint8Array,
     shortest: number,
   ): Promise<(NativeImage | undefined)[]>;
+  /**
+   * Stretches images: what is enlarged along a side, or 'nearest', as PIL does; what is reduced as libvips does, and undefined where that is
+   * not there.
+   */
+  resizeImages(
+    context: NativeContext,
+    images: readonly NativeImage[],
+    width: number,
+    height: number,
+    kernel: NativeKernel,
+  ): Promise<(NativeImage | undefined)[]>;
+  /**
+   * Encoded or decoded images as a model's input, [n, 3, size, size] into `out`. 1 for each that is done; 0 for what {@link decodeImages}
+   * refuses, what is smaller than the square, and what cannot be resized here.
+   */
+  fitImages(
+    context: NativeContext,
+    sources: readonly (NativeImageFile | NativeImage)[],
+    background: Uint8Array,
+    options: NativeFit,
+    out: Float32Array,
+  ): Promise<Uint8Array>;
   /**
    * Views into `out` from element `offset` on, one after the other: [3, size, size] planes of `value · scale + shift` as float32, or
    * [size, size, 3] bytes. `views` [n, 19] is packed as native/images/view.h says; `normalise` holds the scales and shifts of the channels.

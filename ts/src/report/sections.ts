@@ -1,7 +1,7 @@
 import { percent } from '../eval/format.ts';
 import type { Json } from '../run/hash.ts';
 import type { MetricsRecord } from '../run/metrics.ts';
-import { describeSpeed, SpeedMeter, type TrainingSpeed } from '../student/speed.ts';
+import { describeSpeed, type Speed, SpeedMeter } from '../run/speed.ts';
 import { barChart, lineChart, type Series } from './charts.ts';
 import type { ClusterSample } from './clusters.ts';
 import { formatNumber, formatSeconds, type Html, html, section, table } from './html.ts';
@@ -146,14 +146,13 @@ const SPEEDS: Readonly<Record<string, string>> = {
   'speed/loader': 'loader while at work',
 };
 
-function speedOf(records: readonly MetricsRecord[]): TrainingSpeed | undefined {
+function speedOf(records: readonly MetricsRecord[]): Speed | undefined {
   const meter = new SpeedMeter();
   for (const record of records) {
-    const [items, step, loader, waited] = ['items', 'step', 'loader', 'waited'].map(
-      (name) => record[`speed/${name}`],
-    );
-    if (typeof items === 'number' && typeof step === 'number' && typeof loader === 'number')
-      meter.add({ items, step, loader, waited: Number(waited) });
+    const [items, step, loader] = ['items', 'step', 'loader'].map((name) => Number(record[`speed/${name}`]));
+    if (!items || !step || !loader) continue;
+    // Batches are of one size, so that times may be those of one row.
+    meter.add({ rows: 1, seconds: 1 / items, waited: 1 / items - 1 / step, worked: 1 / loader });
   }
   return meter.total;
 }

@@ -1,8 +1,8 @@
 import type { Device } from '../native/devices.ts';
 import type { ExecutorName } from '../program/create.ts';
+import type { Speed } from '../run/speed.ts';
 import type { AugmentOptions } from './augment.ts';
 import type { StudentName, StudentOptions } from './config.ts';
-import type { TrainingSpeed } from './speed.ts';
 import type { StepReport } from './types.ts';
 
 /** What every training has in common: the optimiser, the data's order, and what is written when. */
@@ -113,5 +113,5 @@ export interface TrainedStudent {
   /** Images that could not be read; others took their place. */
   skipped: number;
   /** How fast loader and steps were, of the steps that this call made. */
-  speed: TrainingSpeed | undefined;
+  speed: Speed | undefined;
 }

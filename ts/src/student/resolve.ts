@@ -10,8 +10,8 @@ import { threads } from '../native/devices.ts';
 import { EXECUTORS, type ExecutorName } from '../program/create.ts';
 import { type Augmentation, resolveAugmentation } from './augment.ts';
 import type { TrainerOptions, TrainingOptions } from './options.ts';
-import { PREFETCH_BYTES } from './prefetch.ts';
 import { permutation, Random, streams } from './random.ts';
+import { PREFETCH_BYTES } from './trainer.ts';
 
 /** {@link TrainerOptions} with defaults filled in, for a number of training items. */
 export interface ResolvedTrainer {

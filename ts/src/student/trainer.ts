@@ -4,12 +4,23 @@ import { expectInteger, expectPositive, failRange } from '../native/check.ts';
 import { abortError, CidError } from '../native/errors.ts';
 import type { ExecutorState, Tensor, Tensors } from '../program/executor.ts';
 import { MetricsWriter } from '../run/metrics.ts';
+import { Prefetch } from '../run/prefetch.ts';
+import { SpeedMeter } from '../run/speed.ts';
 import { type CheckpointInfo, readCheckpoint, writeCheckpoint } from './checkpoint.ts';
-import { PREFETCH_BYTES, Prefetch } from './prefetch.ts';
 import { learningRate } from './schedule.ts';
-import { SpeedMeter } from './speed.ts';
 import { concatenateRows, rowsOf } from './tensors.ts';
 import type { LossResult, TowerOutputs, TrainOptions, TrainResult, Validation } from './types.ts';
+
+/** Bytes of batches prepared ahead where none are given. */
+export const PREFETCH_BYTES = 2 ** 30;
+/** Most batches that are, however small: more would not even out anything. */
+const MOST_AHEAD = 8;
+
+/** How many batches are prepared ahead: as many as fit, and one at least; one where nobody knows their size. */
+export function batchesAhead(batchBytes: number | undefined, bytes: number): number {
+  if (batchBytes === undefined) return 1;
+  return Math.max(1, Math.min(MOST_AHEAD, Math.floor(bytes / batchBytes)));
+}
 
 /** Files of a training folder. */
 export function checkpointPath(folder: string, which: 'last' | 'best'): string {
@@ -53,8 +64,15 @@ export async function train<Batch>(options: TrainOptions<Batch>): Promise<TrainR
   const validateEvery = options.validateEvery ?? schedule.steps;
 
   const speeds = new SpeedMeter();
-  const { signal, prefetchBytes = PREFETCH_BYTES } = options;
-  const batches = new Prefetch(source, info.step, schedule.steps, prefetchBytes, signal);
+  const { signal } = options;
+  const batches = new Prefetch({
+    prepare: (step, stop) =>
+      source.batch(Math.floor(step / source.stepsPerEpoch), step % source.stepsPerEpoch, stop),
+    from: info.step,
+    to: schedule.steps,
+    ahead: batchesAhead(source.batchBytes, options.prefetchBytes ?? PREFETCH_BYTES),
+    signal,
+  });
 
   try {
     while (info.step < schedule.steps) {
@@ -67,7 +85,7 @@ export async function train<Batch>(options: TrainOptions<Batch>): Promise<TrainR
         await checkpoint();
         throw abortError();
       }
-      const { batch, waited, rate: loader } = prepared;
+      const { value: batch, waited, worked } = prepared;
       const epoch = Math.floor(info.step / source.stepsPerEpoch);
       const step = info.step + 1;
       const { terms } = await accumulate(options, batch, step);
@@ -89,9 +107,7 @@ export async function train<Batch>(options: TrainOptions<Batch>): Promise<TrainR
       }
       info.step = step;
       const seconds = (performance.now() - started) / 1000;
-      const items = source.batchSize / seconds;
-      const speed = { items, step: source.batchSize / (seconds - waited), loader, waited };
-      speeds.add(speed);
+      const speed = speeds.add({ rows: source.batchSize, seconds, waited, worked });
       const parts = { ...prefix('loss', terms), ...prefix('speed', { ...speed }) };
       metrics.write({ stage, step, epoch, rate, gradientNorm, ...parts });
       options.onStep?.({ step, steps: schedule.steps, epoch, rate, gradientNorm, terms, speed });

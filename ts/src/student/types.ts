@@ -1,5 +1,5 @@
 import type { Executor, Tensors } from '../program/executor.ts';
-import type { StepSpeed, TrainingSpeed } from './speed.ts';
+import type { Speed, StepSpeed } from '../run/speed.ts';
 
 /** A graph of the executor together with how a batch feeds it. */
 export interface Tower<Batch> {
@@ -112,5 +112,5 @@ export interface TrainResult {
   /** The last validation. */
   readonly validation: Validation | undefined;
   /** Of the steps that this call made, where it made any. */
-  readonly speed: TrainingSpeed | undefined;
+  readonly speed: Speed | undefined;
 }

@@ -1,8 +1,10 @@
 import { readFile } from 'node:fs/promises';
+import fc from 'fast-check';
+import sharp from 'sharp';
 import { describe, expect, it } from 'vitest';
-import { decodeImage, resizeImage } from '../../src/data/image.ts';
-import { resample } from '../../src/data/resample.ts';
+import { decodeImage, type ResizeKernel, type RgbImage, resizeImage } from '../../src/data/image.ts';
 import { setThreads, threads } from '../../src/native/devices.ts';
+import { resample } from '../reference/resample.ts';
 
 const fixture = (name: string) => readFile(new URL(`../fixtures/images/${name}`, import.meta.url));
 const pixels = async (name: string, count: number) => [
@@ -65,9 +67,65 @@ describe('resizeImage', () => {
     const { data, width, height } = await resizeImage(image, 7, 9, 'cubic');
     expect([width, height, data.length]).toEqual([7, 9, 7 * 9 * 3]);
   });
+
+  const kernels: ResizeKernel[] = ['nearest', 'linear', 'cubic', 'lanczos3'];
+  const sides = fc.integer({ min: 1, max: 90 });
+  const noise = (width: number, height: number): RgbImage => ({
+    width,
+    height,
+    data: Uint8Array.from(
+      { length: 3 * width * height },
+      (_, i) => (Math.imul(i + 1, 2654435761) >>> 13) & 255,
+    ),
+  });
+
+  it('gives what PIL gives where it enlarges, and with nearest', async () => {
+    await fc.assert(
+      fc.asyncProperty(
+        sides,
+        sides,
+        sides,
+        sides,
+        fc.constantFrom(...kernels),
+        async (w, h, x, y, kernel) => {
+          // To the same size there is nothing to do; reducing is another's.
+          if ((w === x && h === y) || (kernel !== 'nearest' && x <= w && y <= h)) return;
+          const image = noise(w, h);
+          expect(await resizeImage(image, x, y, kernel)).toEqual(resample(image, x, y, kernel));
+        },
+      ),
+      { numRuns: 150, seed: 5 },
+    );
+  });
+
+  it('gives what sharp gives where it reduces', async () => {
+    await fc.assert(
+      fc.asyncProperty(
+        sides,
+        sides,
+        sides,
+        sides,
+        fc.constantFrom(...kernels.slice(1)),
+        async (a, b, c, d, kernel) => {
+          const [width, height] = [Math.max(a, c), Math.max(b, d)];
+          const [x, y] = [Math.min(a, c), Math.min(b, d)];
+          if (width === x && height === y) return;
+          const image = noise(width, height);
+          const raw = { width, height, channels: 3 as const };
+          const expected = await sharp(image.data, { raw })
+            .resize(x, y, { fit: 'fill', kernel })
+            .raw()
+            .toBuffer();
+          const { data } = await resizeImage(image, x, y, kernel);
+          expect(Buffer.compare(data, expected)).toBe(0);
+        },
+      ),
+      { numRuns: 150, seed: 6 },
+    );
+  });
 });
 
-describe('resample', () => {
+describe('the reference of resampling', () => {
   it('gives what PIL gives, to the bit, also where it reduces', async () => {
     // PIL 9.4: rgb.png resized to 42 × 32, bicubic, and its middle cut out.
     const [source, reference] = await Promise.all([

@@ -1,7 +1,13 @@
 import { readFile } from 'node:fs/promises';
 import { describe, expect, it } from 'vitest';
-import { decodeImage, type RgbImage } from '../../src/data/image.ts';
-import { parsePreprocessing, preprocessImages } from '../../src/encoder/preprocess.ts';
+import { openDataset } from '../../src/data/dataset.ts';
+import { decodeImage, type RgbImage, resizeImage } from '../../src/data/image.ts';
+import {
+  type Preprocessing,
+  parsePreprocessing,
+  preprocessDataset,
+  preprocessImages,
+} from '../../src/encoder/preprocess.ts';
 
 const load = async (name: string) =>
   decodeImage(await readFile(new URL(`../fixtures/${name}`, import.meta.url)));
@@ -133,5 +139,77 @@ describe('parsePreprocessing', () => {
         expect.objectContaining({ code, message: expect.stringMatching(message) }),
       );
     }
+  });
+});
+
+/** The same in plain steps: resized, cut, and each value for itself. */
+async function plainly(image: RgbImage, preprocessing: Preprocessing): Promise<Float32Array> {
+  const { resize, kernel, imageSize, rescale, mean, std } = preprocessing;
+  let [width, height] = [image.width, image.height];
+  if (resize && 'shortest' in resize) {
+    const factor = resize.shortest / Math.min(width, height);
+    [width, height] = [width, height].map((side) => Math.floor(side * factor + 1e-9)) as [number, number];
+  } else if (resize) {
+    ({ width, height } = resize);
+  }
+  const { data } = await resizeImage(image, width, height, kernel);
+  const [left, top] = [Math.floor((width - imageSize) / 2), Math.floor((height - imageSize) / 2)];
+  const pixels = new Float32Array(3 * imageSize ** 2);
+  for (let c = 0; c < 3; c++)
+    for (let y = 0; y < imageSize; y++)
+      for (let x = 0; x < imageSize; x++) {
+        const value = data[3 * ((top + y) * width + left + x) + c]!;
+        pixels[(c * imageSize + y) * imageSize + x] = (value * rescale - mean[c]!) / std[c]!;
+      }
+  return pixels;
+}
+
+describe('preprocessDataset', () => {
+  const folder = new URL('../fixtures/images/', import.meta.url).pathname;
+  const configs: Record<string, unknown>[] = [
+    { size: 16, crop_size: 16 },
+    { size: { shortest_edge: 20 }, crop_size: 12, resample: 2 },
+    { size: { height: 24, width: 24 }, do_center_crop: false, resample: 1 },
+    { size: 50, crop_size: 50, resample: 3 },
+  ];
+
+  it.each(configs)('gives what decoding and preprocessing one by one give (%j)', async (config) => {
+    const preprocessing = parse(config);
+    const data = await openDataset(folder, { captions: false });
+    const indices = Array.from({ length: data.length }, (_, i) => i).reverse();
+    for (const background of ['#ffffff', 'teal']) {
+      const { pixels, sound, broken } = await preprocessDataset(data, indices, preprocessing, { background });
+      const expected: number[] = [];
+      const kept: number[] = [];
+      for (const index of indices) {
+        try {
+          const image = await decodeImage(await data.read(index), { background });
+          expected.push(...(await plainly(image, preprocessing)));
+          kept.push(index);
+        } catch {}
+      }
+      expect(sound).toEqual(kept);
+      expect(Array.from(pixels)).toEqual(expected);
+      expect(broken.map(({ index, error }) => [data.item(index).key, error.code])).toEqual([
+        ['cut.jpg', 'FILE_FORMAT'],
+      ]);
+    }
+    await data.dispose();
+    await expect(preprocessDataset(data, [0], preprocessing)).rejects.toMatchObject({ code: 'DISPOSED' });
+  });
+
+  it('leaves out what is smaller than the model takes, and stops when told to', async () => {
+    const data = await openDataset(folder, { captions: false });
+    const photo = Array.from({ length: data.length }, (_, i) => i).find(
+      (i) => data.item(i).key === 'photo.jpg',
+    )!;
+    const preprocessing = parse({ do_resize: false, crop_size: 35 });
+    const { sound, broken } = await preprocessDataset(data, [photo], preprocessing);
+    expect(sound).toEqual([]);
+    expect(broken[0]!.error.message).toBe("An image of 40×30 is smaller than the model's 35 pixels");
+    const signal = AbortSignal.abort();
+    await expect(preprocessDataset(data, [photo], parse({}), { signal })).rejects.toMatchObject({
+      code: 'ABORTED',
+    });
   });
 });

@@ -4,10 +4,10 @@ import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { CidError } from '../../src/native/errors.ts';
 import type { Executor } from '../../src/program/executor.ts';
+import type { StepSpeed } from '../../src/run/speed.ts';
 import { learningRate } from '../../src/student/schedule.ts';
-import type { StepSpeed } from '../../src/student/speed.ts';
 import { float32 } from '../../src/student/tensors.ts';
-import { train } from '../../src/student/trainer.ts';
+import { batchesAhead, train } from '../../src/student/trainer.ts';
 import type { BatchSource, Loss, TrainOptions } from '../../src/student/types.ts';
 import { linearExecutor } from './linear-executor.ts';
 
@@ -225,6 +225,15 @@ describe('train', () => {
     }
     expect(result.speed!.waitedShare).toBeGreaterThanOrEqual(0);
     expect(result.speed!.waitedShare).toBeLessThan(1);
+  });
+
+  it.each<[number | undefined, number, number]>([
+    [undefined, 1e9, 1],
+    [100, 99, 1],
+    [100, 350, 3],
+    [100, 1e9, 8],
+  ])('prepares as many batches as fit: of %s bytes in %i are %i', (batchBytes, bytes, ahead) => {
+    expect(batchesAhead(batchBytes, bytes)).toBe(ahead);
   });
 
   it('stops at once where it waits for data, to go on from there', async () => {

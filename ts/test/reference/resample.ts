@@ -1,4 +1,4 @@
-import type { ResizeKernel, RgbImage } from './image.ts';
+import type { ResizeKernel, RgbImage } from '../../src/data/image.ts';
 
 /** Bits after the point of a weight: products of 8-bit values and their sums stay within 32 bits. */
 const BITS = 22;
@@ -40,7 +40,7 @@ interface Axis {
 /**
  * Stretches an image, first along its rows and then along its columns, with pixel centres at halves, the support widened
  * where it shrinks, weights cut off and made to sum to 1 at the edges, and 8-bit values in between: to the bit what PIL gives.
- * Works on the calling thread; meant for enlarging, where the source is small.
+ * What native/images/resize.cpp must give.
  */
 export function resample(image: RgbImage, width: number, height: number, kernel: ResizeKernel): RgbImage {
   const rows = alongRows(axisOf(image.width, width, kernel), image.data, image.width);
