@@ -32,6 +32,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   define("adamw", adamw);
   define("useLibvips", useLibvips);
   define("decodeImages", decodeImages);
+  define("releaseImages", releaseImages);
   define("resizeImages", resizeImages);
   define("fitImages", fitImages);
   define("renderViews", renderViews);

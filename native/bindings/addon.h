@@ -24,6 +24,7 @@ Napi::Value softTargets(const Napi::CallbackInfo& info);
 Napi::Value adamw(const Napi::CallbackInfo& info);
 Napi::Value useLibvips(const Napi::CallbackInfo& info);
 Napi::Value decodeImages(const Napi::CallbackInfo& info);
+Napi::Value releaseImages(const Napi::CallbackInfo& info);
 Napi::Value resizeImages(const Napi::CallbackInfo& info);
 Napi::Value fitImages(const Napi::CallbackInfo& info);
 Napi::Value renderViews(const Napi::CallbackInfo& info);

@@ -48,17 +48,49 @@ Kernel kernelOf(const Napi::Value& value) {
   throwExpected(value.Env(), "'nearest', 'linear', 'cubic' or 'lanczos3'", "kernel");
 }
 
-// A NativeImage around memory that is handed over.
-Napi::Object wrapImage(Napi::Env env, Image& image) {
+constexpr napi_type_tag kImageTag = {0x3b8d5a1f0c7e4296, 0xa41e7c90d25b683f};
+
+// What the `data` of an image is that the core holds: an object around this. Empty once it is released.
+using HeldImage = std::shared_ptr<Image>;
+
+// Null for anything else.
+HeldImage* heldOf(const Napi::Value& value) {
+  bool tagged = false;
+  void* held = nullptr;
+  const bool good = value.IsObject() && !value.IsTypedArray() &&
+                    napi_check_object_type_tag(value.Env(), value, &kImageTag, &tagged) == napi_ok &&
+                    tagged && napi_unwrap(value.Env(), value, &held) == napi_ok;
+  return good ? static_cast<HeldImage*>(held) : nullptr;
+}
+
+Napi::Object describeImage(Napi::Env env, const Napi::Value& data, const Image& image) {
+  const Napi::Object object = Napi::Object::New(env);
+  object.Set("data", data);
+  object.Set("width", Napi::Number::New(env, static_cast<double>(image.width)));
+  object.Set("height", Napi::Number::New(env, static_cast<double>(image.height)));
+  return object;
+}
+
+// A NativeImage that the core holds. It costs the collector nothing, which would otherwise run for every hundred images; its memory is
+// freed when it is released, or collected.
+Napi::Object keepImage(Napi::Env env, Image& image) {
+  const Napi::Object data = Napi::Object::New(env);
+  auto held = std::make_unique<HeldImage>(std::make_shared<Image>(std::move(image)));
+  const auto drop = [](napi_env, void* memory, void*) { delete static_cast<HeldImage*>(memory); };
+  if (napi_type_tag_object(env, data, &kImageTag) != napi_ok ||
+      napi_wrap(env, data, held.get(), drop, nullptr, nullptr) != napi_ok) {
+    throw Napi::Error::New(env, "An image could not be wrapped");
+  }
+  return describeImage(env, data, **held.release());
+}
+
+// A NativeImage in JavaScript's memory, handed over.
+Napi::Object giveImage(Napi::Env env, Image& image) {
   const auto bytes = static_cast<size_t>(image.bytes());
   const auto buffer = Napi::ArrayBuffer::New(env, image.data.get(), bytes,
                                              [](Napi::Env, void* memory) { std::free(memory); });
   image.data.release();
-  const Napi::Object object = Napi::Object::New(env);
-  object.Set("data", Napi::Uint8Array::New(env, bytes, buffer, 0));
-  object.Set("width", Napi::Number::New(env, static_cast<double>(image.width)));
-  object.Set("height", Napi::Number::New(env, static_cast<double>(image.height)));
-  return object;
+  return describeImage(env, Napi::Uint8Array::New(env, bytes, buffer, 0), image);
 }
 
 // An operation over encoded or decoded images.
@@ -68,10 +100,18 @@ class ImageOperation : public Operation {
 
   ImageView holdImage(const Napi::Value& value) {
     const Napi::Object image = objectOf(value, "images");
+    const Napi::Value data = image.Get("data");
+    if (const HeldImage* held = heldOf(data)) {
+      if (!*held) {
+        throw makeError(value.Env(), {Code::kInvalidArgument, "An image was released before it was used"});
+      }
+      kept_.push_back(*held);
+      return (*held)->view();
+    }
     ImageView view;
     view.width = integerOf(image.Get("width"), "width", 1, kMostSide);
     view.height = integerOf(image.Get("height"), "height", 1, kMostSide);
-    view.data = hold(arrayOf<uint8_t>(image.Get("data"), "data", 3 * view.width * view.height)).Data();
+    view.data = hold(arrayOf<uint8_t>(data, "data", 3 * view.width * view.height)).Data();
     return view;
   }
 
@@ -88,17 +128,21 @@ class ImageOperation : public Operation {
   static void endThread() {
     if (const Libvips* vips = libvips()) vips->endThread();
   }
+
+ private:
+  std::vector<HeldImage> kept_;
 };
 
 class DecodeImages final : public ImageOperation {
  public:
   DecodeImages(Napi::Env env, const Napi::Value& context, const Napi::Value& filesValue,
-               const Napi::Value& backgroundValue, const Napi::Value& shortest)
+               const Napi::Value& backgroundValue, const Napi::Value& shortest, const Napi::Value& keep)
       : ImageOperation(env, context) {
     const Napi::Array files = listOf(filesValue, "files");
     const auto background = arrayOf<uint8_t>(backgroundValue, "background", 3);
     std::memcpy(args_.background, background.Data(), 3);
     args_.shortest = integerOf(shortest, "shortest", 0, kMostSize * 2);
+    keep_ = booleanOf(keep, "keep");
     for (uint32_t i = 0; i < files.Length(); ++i) files_.push_back(holdFile(files.Get(i)));
     images_.resize(files_.size());
   }
@@ -125,13 +169,14 @@ class DecodeImages final : public ImageOperation {
   Napi::Value result(Napi::Env env) override {
     const Napi::Array list = Napi::Array::New(env, images_.size());
     for (uint32_t i = 0; i < images_.size(); ++i) {
-      if (images_[i].data) list.Set(i, wrapImage(env, images_[i]));
+      if (images_[i].data) list.Set(i, keep_ ? keepImage(env, images_[i]) : giveImage(env, images_[i]));
     }
     return list;
   }
 
  private:
   DecodeArgs args_;
+  bool keep_;
   std::vector<ImageFile> files_;
   std::vector<Image> images_;
 };
@@ -221,7 +266,7 @@ class ResizeImages final : public ImageOperation {
   Napi::Value result(Napi::Env env) override {
     const Napi::Array list = Napi::Array::New(env, resized_.size());
     for (uint32_t i = 0; i < resized_.size(); ++i) {
-      if (resized_[i].data) list.Set(i, wrapImage(env, resized_[i]));
+      if (resized_[i].data) list.Set(i, giveImage(env, resized_[i]));
     }
     return list;
   }
@@ -303,13 +348,21 @@ Napi::Value useLibvips(const Napi::CallbackInfo& info) {
 }
 
 Napi::Value decodeImages(const Napi::CallbackInfo& info) {
-  return Operation::start(info.Env(),
-                          std::make_unique<DecodeImages>(info.Env(), info[0], info[1], info[2], info[3]));
+  return Operation::start(
+      info.Env(), std::make_unique<DecodeImages>(info.Env(), info[0], info[1], info[2], info[3], info[4]));
 }
 
 Napi::Value renderViews(const Napi::CallbackInfo& info) {
   return Operation::start(info.Env(),
                           std::make_unique<RenderViews>(info.Env(), info[0], info[1], info[2], info[3]));
+}
+
+Napi::Value releaseImages(const Napi::CallbackInfo& info) {
+  const Napi::Array images = listOf(info[0], "images");
+  for (uint32_t i = 0; i < images.Length(); ++i) {
+    if (HeldImage* held = heldOf(objectOf(images.Get(i), "images").Get("data"))) held->reset();
+  }
+  return info.Env().Undefined();
 }
 
 Napi::Value resizeImages(const Napi::CallbackInfo& info) {

@@ -5,6 +5,7 @@ import type { Work } from '../bench/works.ts';
 import { expectInteger, expectNumber, expectOneOf } from '../native/check.ts';
 import type { KernelOptions } from '../native/context.ts';
 import type { Device } from '../native/devices.ts';
+import { loaderBench } from './bench-loader.ts';
 import { type CommonFlags, number, outputFlags, runCommand, type Session, simdFlag } from './common.ts';
 
 /** Flags of every operation: where, and how often. */
@@ -26,7 +27,7 @@ interface Flags extends TimingFlags {
 export function benchCommand(program: Command): void {
   const bench = program
     .command('bench')
-    .description('measure kernels and training on this machine, on seeded data')
+    .description('measure kernels, training and the loading of images on this machine, on seeded data')
     .addHelpText(
       'after',
       `
@@ -37,6 +38,7 @@ Examples:
   $ clip-cid bench nearest --queries 10000 --rows 100000 --k 10
   $ clip-cid bench loss --batch 1024 --clusters 20000 --cached
   $ clip-cid bench train --model vit-w512
+  $ clip-cid bench loader --image photo --size 224
 
 GFLOP/s are those that brute force would need for the same result in the same time, and the peak is what the threads reach with float32
 multiply-adds in registers: the share is over 1 where less is computed, or in lower precision. Times are medians.`,
@@ -131,6 +133,7 @@ Examples:
       ),
     );
   trainOperation(bench);
+  loaderBench(bench);
 }
 
 /** A subcommand with the flags that all of them have. */

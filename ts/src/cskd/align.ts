@@ -231,6 +231,7 @@ function viewSource(
     stepsPerEpoch,
     batchSize,
     batchBytes: batchSize * renderer.rowBytes,
+    reuse: ({ pixels }) => renderer.reuse(pixels),
     async batch(epoch, step, signal) {
       const start = step * batchSize;
       const wanted = mixture.places(epoch).slice(start, start + batchSize);

@@ -76,6 +76,9 @@ export function scoreSource(options: ScoreSourceOptions): BatchSource<ScoreBatch
       (sum, { supervised, guided }) => sum + batchSize * supervised.rowBytes + more * guided.rowBytes,
       0,
     ),
+    reuse: ({ pixels }) => {
+      for (const { graph, supervised } of learners) supervised.reuse(pixels[graph]!);
+    },
     async batch(epoch, step, signal) {
       const start = step * batchSize;
       const chosen = orderOf(epoch).slice(start, start + batchSize);

@@ -1,5 +1,5 @@
 import type { Dataset } from '../data/dataset.ts';
-import type { RgbImage } from '../data/image.ts';
+import type { LoadedImage } from '../data/load.ts';
 import type { CidError } from '../native/errors.ts';
 import { ImageCache, loadForViews, TrainingImages } from '../student/images.ts';
 import type { PlacedImage, PlacedImages } from '../student/views.ts';
@@ -29,6 +29,7 @@ export class ImagePool implements PlacedImages {
   readonly offsets: readonly number[];
   readonly length: number;
   readonly #sets: readonly TrainingImages[];
+  readonly #cache: ImageCache;
 
   constructor(sets: readonly PoolSet[], { viewSize, cacheBytes, onSkip }: PoolOptions) {
     const offsets: number[] = [];
@@ -45,7 +46,7 @@ export class ImagePool implements PlacedImages {
       return { data, item: items[place - offsets[set]!]! };
     };
     const cache = new ImageCache(async (places, signal) => {
-      const images = new Array<RgbImage | CidError>(places.length);
+      const images = new Array<LoadedImage | CidError>(places.length);
       for (const [set, { data, items }] of sets.entries()) {
         const own = Array.from(places.keys()).filter((i) => this.setOf(places[i]!) === set);
         const wanted = own.map((i) => items[places[i]! - offsets[set]!]!);
@@ -54,6 +55,7 @@ export class ImagePool implements PlacedImages {
       }
       return images;
     }, cacheBytes);
+    this.#cache = cache;
     this.#sets = sets.map(({ items }, set) => {
       const places = Int32Array.from(items, (_, i) => offsets[set]! + i);
       return new TrainingImages(cache, places, (place, reason) => {
@@ -88,5 +90,9 @@ export class ImagePool implements PlacedImages {
       for (const [k, { place, image }] of placed.entries()) found[own[k]!] = { place: offset + place, image };
     }
     return found;
+  }
+  done(placed: readonly PlacedImage[]): void {
+    // All sets share one cache.
+    this.#cache.done(placed.map(({ image }) => image));
   }
 }

@@ -1,10 +1,10 @@
 import type { Dataset } from '../data/dataset.ts';
 import type { RgbImage } from '../data/image.ts';
+import { loadImages } from '../data/load.ts';
 import { CidError } from '../native/errors.ts';
 import type { Executor } from '../program/executor.ts';
 import { centreView } from '../student/augment.ts';
 import type { Backbone } from '../student/backbone.ts';
-import { loadForViews } from '../student/images.ts';
 import type { ResolvedTrainer } from '../student/resolve.ts';
 import { concatenateRows } from '../student/tensors.ts';
 import type { Tower } from '../student/types.ts';
@@ -23,10 +23,10 @@ export async function centralPixels<T extends { readonly data: Dataset; readonly
   const kept: T[] = [];
   const pixels = new Float32Array(wanted.length * area);
   for (const run of runs(wanted)) {
-    const loaded = await loadForViews(
+    const loaded = await loadImages(
       run[0]!.data,
       run.map(({ item }) => item),
-      imageSize,
+      { shortest: 2 * imageSize },
     );
     const sound = loaded.flatMap((image, i) =>
       image instanceof CidError ? [] : [{ image, entry: run[i]! }],

@@ -1,7 +1,8 @@
-import type { NativeImageFile } from '../native/addon.ts';
+import type { NativeImage, NativeImageFile } from '../native/addon.ts';
 import { expectInteger, expectString } from '../native/check.ts';
 import { type KernelOptions, runNative } from '../native/context.ts';
 import { CidError } from '../native/errors.ts';
+import { loadAddon } from '../native/loader.ts';
 import type { Dataset } from './dataset.ts';
 import {
   BACKGROUND,
@@ -17,6 +18,9 @@ export interface LoadOptions extends DecodeOptions, Pick<KernelOptions, 'threads
   shortest?: number;
 }
 
+/** A decoded image whose pixels may be held by the native core, out of reach but for what works there. */
+export type LoadedImage = NativeImage;
+
 /**
  * Images of a data set, many at once on all threads, each read, decoded and shrunk; in place of one that cannot be, why. Same pixels as
  * {@link decodeImage} and {@link resizeImage} give.
@@ -31,9 +35,35 @@ export async function loadImages(
   indices: ArrayLike<number>,
   options: LoadOptions = {},
 ): Promise<(RgbImage | CidError)[]> {
+  return (await loadFrom(dataset, indices, options, false)) as (RgbImage | CidError)[];
+}
+
+/**
+ * {@link loadImages} for work that goes on in the native core, which holds the pixels: so they cost the garbage collector nothing. Their memory is
+ * freed by {@link releaseImages}.
+ */
+export function holdImages(
+  dataset: Dataset,
+  indices: ArrayLike<number>,
+  options: LoadOptions = {},
+): Promise<(LoadedImage | CidError)[]> {
+  return loadFrom(dataset, indices, options, true);
+}
+
+/** Frees the pixels of images that the native core holds, at once or when the work on them ends; they cannot be used again. */
+export function releaseImages(images: readonly LoadedImage[]): void {
+  loadAddon().releaseImages(images);
+}
+
+function loadFrom(
+  dataset: Dataset,
+  indices: ArrayLike<number>,
+  options: LoadOptions,
+  keep: boolean,
+): Promise<(LoadedImage | CidError)[]> {
   const wanted = Array.from(indices);
   const files = wanted.map((index) => dataset.part(index));
-  return load(files, async (i) => dataset.read(wanted[i]!), options);
+  return load(files, async (i) => dataset.read(wanted[i]!), options, keep);
 }
 
 /** {@link loadImages} from encoded bytes. */
@@ -41,17 +71,18 @@ export async function decodeImages(
   files: readonly Uint8Array[],
   options: LoadOptions = {},
 ): Promise<(RgbImage | CidError)[]> {
-  return load(files, async (i) => files[i]!, options);
+  return (await load(files, async (i) => files[i]!, options, false)) as (RgbImage | CidError)[];
 }
 
 async function load(
   files: readonly NativeImageFile[],
   read: (i: number) => Promise<Uint8Array>,
   options: LoadOptions,
-): Promise<(RgbImage | CidError)[]> {
+  keep: boolean,
+): Promise<(LoadedImage | CidError)[]> {
   const background = expectString('background', options.background ?? BACKGROUND);
   const shortest = expectInteger('shortest', options.shortest ?? 0, 0, 32_768);
-  const decoded = await nativeImages(files, background, shortest, options);
+  const decoded = await nativeImages(files, background, shortest, keep, options);
   return Promise.all(
     files.map(async (_, i) => {
       const image = decoded[i];
@@ -69,14 +100,15 @@ async function nativeImages(
   files: readonly NativeImageFile[],
   background: string,
   shortest: number,
+  keep: boolean,
   { threads, signal }: LoadOptions,
-): Promise<(RgbImage | undefined)[]> {
+): Promise<(LoadedImage | undefined)[]> {
   const colour = colourOf(background);
   if (colour === undefined || !hasLibvips()) return [];
   return runNative(
     { device: 'cpu', ...(threads !== undefined && { threads }), ...(signal && { signal }) },
     0,
-    (addon, context) => addon.decodeImages(context, files, colour, shortest),
+    (addon, context) => addon.decodeImages(context, files, colour, shortest, keep),
   );
 }
 

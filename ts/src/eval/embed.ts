@@ -4,6 +4,7 @@ import { loadImages } from '../data/load.ts';
 import type { Encoder } from '../encoder/encoder.ts';
 import type { Matrix } from '../kernels/rows.ts';
 import { abortError, CidError } from '../native/errors.ts';
+import { Prefetch } from '../run/prefetch.ts';
 import type { OnProgress } from '../run/progress.ts';
 import type { DataSummary } from './types.ts';
 import { matrix } from './vectors.ts';
@@ -15,7 +16,7 @@ export interface Embedded {
   readonly summary: DataSummary;
 }
 
-/** Images decoded at once; the next ones are read while the model works on these. */
+/** Images decoded at once. */
 const CHUNK = 256;
 
 /** Embeds every image of a data set in order. Images that cannot be read or decoded are left out and counted. */
@@ -27,26 +28,34 @@ export async function embedData(
 ): Promise<Embedded> {
   const items: Item[] = [];
   const parts: Float32Array[] = [];
-  let next = loadChunk(dataset, 0);
-  for (let from = 0; from < dataset.length; from += CHUNK) {
-    if (signal?.aborted) throw abortError();
-    const images = await next;
-    next = loadChunk(dataset, from + CHUNK);
-    // An embedding that fails leaves this behind, and nobody to wait for it.
-    next.catch(() => undefined);
-    const usable: RgbImage[] = [];
-    for (const [i, image] of images.entries()) {
-      if (image instanceof CidError) continue;
-      usable.push(image);
-      items.push(dataset.item(from + i));
+  // The next ones are decoded while the model works on these.
+  const prefetch = new Prefetch({
+    prepare: (chunk, stop) => loadChunk(dataset, chunk * CHUNK, stop),
+    from: 0,
+    to: Math.ceil(dataset.length / CHUNK),
+    ahead: 1,
+    signal,
+  });
+  try {
+    for (let from = 0; from < dataset.length; from += CHUNK) {
+      if (signal?.aborted) throw abortError();
+      const { value: images } = await prefetch.next();
+      const usable: RgbImage[] = [];
+      for (const [i, image] of images.entries()) {
+        if (image instanceof CidError) continue;
+        usable.push(image);
+        items.push(dataset.item(from + i));
+      }
+      if (usable.length > 0) parts.push(await encoder.embedImages(usable));
+      onProgress?.({
+        label,
+        done: Math.min(from + CHUNK, dataset.length),
+        total: dataset.length,
+        unit: 'images',
+      });
     }
-    if (usable.length > 0) parts.push(await encoder.embedImages(usable));
-    onProgress?.({
-      label,
-      done: Math.min(from + CHUNK, dataset.length),
-      total: dataset.length,
-      unit: 'images',
-    });
+  } finally {
+    await prefetch.close();
   }
   if (items.length === 0) throw new CidError('INVALID_DATA', `No image of ${dataset.source} can be decoded`);
   const data = new Float32Array(items.length * encoder.dim);
@@ -63,10 +72,11 @@ export async function embedData(
   };
 }
 
-function loadChunk(dataset: Dataset, from: number): Promise<(RgbImage | CidError)[]> {
-  const count = Math.max(0, Math.min(CHUNK, dataset.length - from));
+function loadChunk(dataset: Dataset, from: number, signal: AbortSignal): Promise<(RgbImage | CidError)[]> {
+  const count = Math.min(CHUNK, dataset.length - from);
   return loadImages(
     dataset,
     Array.from({ length: count }, (_, i) => from + i),
+    { signal },
   );
 }

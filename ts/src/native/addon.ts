@@ -315,9 +315,14 @@ export type NativeImageFile =
   | Uint8Array
   | { readonly path: string; readonly offset?: number; readonly size?: number };
 
+/** Opaque: pixels that the core holds. */
+export interface NativePixels {
+  readonly heldImage: unique symbol;
+}
+
 /** RGB interleaved, 8 bits a channel. */
-export interface NativeImage {
-  readonly data: Uint8Array;
+export interface NativeImage<Data = Uint8Array | NativePixels> {
+  readonly data: Data;
   readonly width: number;
   readonly height: number;
 }
@@ -480,14 +485,17 @@ export interface NativeAddon {
   useLibvips(name: string): boolean;
   /**
    * Ordinary JPEG, PNG and WebP images; undefined for the others, for broken ones and for files that cannot be read. Transparent ones are
-   * laid on `background` [3]. With `shortest` over 0, a longer shorter side is shrunk to it.
+   * laid on `background` [3]. With `shortest` over 0, a longer shorter side is shrunk to it. With `keep`, the core holds the pixels.
    */
   decodeImages(
     context: NativeContext,
     files: readonly NativeImageFile[],
     background: Uint8Array,
     shortest: number,
+    keep: boolean,
   ): Promise<(NativeImage | undefined)[]>;
+  /** Frees what the core holds of images, now or when the work on them ends; nothing for others. They cannot be used again. */
+  releaseImages(images: readonly NativeImage[]): void;
   /**
    * Stretches images: what is enlarged along a side, or 'nearest', as PIL does; what is reduced as libvips does, and undefined where that is
    * not there.
@@ -498,7 +506,7 @@ export interface NativeAddon {
     width: number,
     height: number,
     kernel: NativeKernel,
-  ): Promise<(NativeImage | undefined)[]>;
+  ): Promise<(NativeImage<Uint8Array> | undefined)[]>;
   /**
    * Encoded or decoded images as a model's input, [n, 3, size, size] into `out`. 1 for each that is done; 0 for what {@link decodeImages}
    * refuses, what is smaller than the square, and what cannot be resized here.

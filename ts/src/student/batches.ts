@@ -67,6 +67,7 @@ export function imageTextSource(options: ImageTextSourceOptions): BatchSource<Im
     stepsPerEpoch,
     batchSize,
     batchBytes: batchSize * renderer.rowBytes,
+    reuse: ({ pixels }) => renderer.reuse(pixels),
     async batch(epoch, step, signal) {
       const start = step * batchSize;
       const wanted = placesOf(epoch).slice(start, start + batchSize);

@@ -1,6 +1,5 @@
 import type { Dataset } from '../data/dataset.ts';
-import type { RgbImage } from '../data/image.ts';
-import { type LoadOptions, loadImages } from '../data/load.ts';
+import { holdImages, type LoadedImage, type LoadOptions, releaseImages } from '../data/load.ts';
 import { CidError } from '../native/errors.ts';
 import type { PlacedImage, PlacedImages } from './views.ts';
 
@@ -8,23 +7,28 @@ import type { PlacedImage, PlacedImages } from './views.ts';
 export type DecodeMany = (
   indices: readonly number[],
   signal?: AbortSignal,
-) => Promise<readonly (RgbImage | CidError)[]>;
+) => Promise<readonly (LoadedImage | CidError)[]>;
 
-/** Images of items, no larger than what crops of `viewSize` pixels can still use: photographs take less memory so. */
+/**
+ * Images of items, no larger than what crops of `viewSize` pixels can still use: photographs take less memory so. The native core holds them
+ * until {@link releaseImages}.
+ */
 export function loadForViews(
   data: Dataset,
   items: ArrayLike<number>,
   viewSize: number,
   options: Pick<LoadOptions, 'threads' | 'signal'> = {},
-): Promise<(RgbImage | CidError)[]> {
-  return loadImages(data, items, { ...options, shortest: 2 * viewSize });
+): Promise<(LoadedImage | CidError)[]> {
+  return holdImages(data, items, { ...options, shortest: 2 * viewSize });
 }
 
-/** Decoded images, the least recently used dropped first when they take more than `bytes`. */
+/** Decoded images, the least recently used dropped first when they take more than `bytes`; one in use is freed when it is not any more. */
 export class ImageCache {
   readonly #decode: DecodeMany;
   readonly #limit: number;
-  readonly #images = new Map<number, RgbImage>();
+  readonly #images = new Map<number, LoadedImage>();
+  /** Uses of an image, dropped ones too; and 1 more where it is held here. */
+  readonly #uses = new Map<LoadedImage, number>();
   #bytes = 0;
 
   constructor(decode: DecodeMany, bytes: number) {
@@ -37,39 +41,70 @@ export class ImageCache {
     return this.#bytes;
   }
 
-  /** Images in the order asked for, those that are not held decoded together; in place of a broken one, why it is. */
-  async many(indices: readonly number[], signal?: AbortSignal): Promise<(RgbImage | CidError)[]> {
-    const found = new Map<number, RgbImage | CidError>();
-    for (const index of indices) {
+  /**
+   * Images in the order asked for, those that are not held decoded together; in place of a broken one, why it is. The caller gives them back
+   * with {@link done}.
+   */
+  async many(indices: readonly number[], signal?: AbortSignal): Promise<(LoadedImage | CidError)[]> {
+    const found = new Map<number, LoadedImage | CidError>();
+    for (const index of new Set(indices)) {
       const known = this.#images.get(index);
       if (!known) continue;
       found.set(index, known);
+      // While others are decoded, it may be dropped.
+      this.#use(known, 1);
       // A map keeps the order of insertion: to the end with it.
       this.#images.delete(index);
       this.#images.set(index, known);
     }
-    const missing = [...new Set(indices)].filter((index) => !found.has(index));
-    if (missing.length > 0) {
-      const decoded = await this.#decode(missing, signal);
+    const known = [...found.values()] as LoadedImage[];
+    try {
+      const missing = [...new Set(indices)].filter((index) => !found.has(index));
+      const decoded = missing.length === 0 ? [] : await this.#decode(missing, signal);
+      for (const [i, index] of missing.entries()) found.set(index, decoded[i]!);
+      const asked = indices.map((index) => found.get(index)!);
+      for (const image of asked) if (!(image instanceof CidError)) this.#use(image, 1);
       for (const [i, index] of missing.entries()) {
         const image = decoded[i]!;
-        found.set(index, image);
         if (!(image instanceof CidError)) this.#hold(index, image);
       }
+      return asked;
+    } finally {
+      this.done(known);
     }
-    return indices.map((index) => found.get(index)!);
   }
 
-  #hold(index: number, image: RgbImage): void {
-    if (this.#images.has(index)) return;
-    this.#images.set(index, image);
-    this.#bytes += image.data.byteLength;
-    for (const [oldest, { data }] of this.#images) {
-      if (this.#bytes <= this.#limit) break;
-      this.#images.delete(oldest);
-      this.#bytes -= data.byteLength;
+  /** Ends the use of images that {@link many} gave. */
+  done(images: readonly LoadedImage[]): void {
+    for (const image of images) this.#use(image, -1);
+  }
+
+  #use(image: LoadedImage, more: 1 | -1): void {
+    const uses = (this.#uses.get(image) ?? 0) + more;
+    if (uses > 0) {
+      this.#uses.set(image, uses);
+    } else {
+      this.#uses.delete(image);
+      releaseImages([image]);
     }
   }
+
+  #hold(index: number, image: LoadedImage): void {
+    if (this.#images.has(index)) return;
+    this.#images.set(index, image);
+    this.#use(image, 1);
+    this.#bytes += bytesOf(image);
+    for (const [oldest, dropped] of this.#images) {
+      if (this.#bytes <= this.#limit) break;
+      this.#images.delete(oldest);
+      this.#bytes -= bytesOf(dropped);
+      this.#use(dropped, -1);
+    }
+  }
+}
+
+function bytesOf({ width, height }: LoadedImage): number {
+  return 3 * width * height;
 }
 
 /**
@@ -100,6 +135,20 @@ export class TrainingImages implements PlacedImages {
   /** The images at places of `items`, and the places that they came from. */
   async many(places: Int32Array, signal?: AbortSignal): Promise<PlacedImage[]> {
     const found = new Array<PlacedImage>(places.length);
+    try {
+      await this.#find(found, places, signal);
+    } catch (error) {
+      this.done(found.filter((placed) => placed !== undefined));
+      throw error;
+    }
+    return found;
+  }
+
+  done(placed: readonly PlacedImage[]): void {
+    this.#cache.done(placed.map(({ image }) => image));
+  }
+
+  async #find(found: PlacedImage[], places: Int32Array, signal: AbortSignal | undefined): Promise<void> {
     let open = Array.from(places.keys());
     const candidates = Int32Array.from(places);
     while (open.length > 0) {
@@ -120,7 +169,6 @@ export class TrainingImages implements PlacedImages {
       }
       open = rest;
     }
-    return found;
   }
 
   /** The first place from this one on that is not known to be broken. */

@@ -102,6 +102,7 @@ export async function train<Batch>(options: TrainOptions<Batch>): Promise<TrainR
         .catch((error: unknown) => {
           throw divergedAt(step, error);
         });
+      source.reuse?.(batch);
       if (!Number.isFinite(gradientNorm)) {
         throw new CidError('DIVERGED', `The norm of the gradient is ${gradientNorm} at step ${step}`);
       }

@@ -21,6 +21,8 @@ export interface BatchSource<Batch> {
    * @param signal Stops the preparation, which then rejects with ABORTED.
    */
   batch(epoch: number, step: number, signal?: AbortSignal): Promise<Batch>;
+  /** Takes back a batch that is used no more: its memory may become another's. */
+  reuse?(batch: Batch): void;
 }
 
 /** Outputs of every tower over the whole batch (concatenated over micro-batches), by graph and output name. */

@@ -89,6 +89,7 @@ async function centralPixels(
     const pictures = used.map(({ image }) => image);
     const views = pictures.map(({ width, height }) => centreView(width, height));
     await renderPixels(pictures, views, imageSize, normalisation, pixels, kept.length);
+    images.done(sound.map(({ image }) => image));
     kept.push(...used.map(({ i }) => i));
   }
   return { pixels: pixels.subarray(0, kept.length * area), kept };

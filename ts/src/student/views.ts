@@ -1,4 +1,5 @@
 import type { RgbImage } from '../data/image.ts';
+import type { LoadedImage } from '../data/load.ts';
 import { type KernelOptions, runNative } from '../native/context.ts';
 import { type Augmentation, centreView, drawView, packViews, type View } from './augment.ts';
 import type { Random } from './random.ts';
@@ -23,7 +24,7 @@ export type RenderOptions = Pick<KernelOptions, 'threads' | 'signal'>;
  * bits for any number of threads; see `native/images/view.h` for what a view is.
  */
 export async function renderPixels(
-  images: readonly RgbImage[],
+  images: readonly LoadedImage[],
   views: readonly View[],
   size: number,
   { mean, std }: Normalisation,
@@ -41,7 +42,7 @@ export async function renderPixels(
 
 /** {@link renderPixels} as images of 8 bits, for a model with preprocessing of its own. */
 export async function renderImages(
-  images: readonly RgbImage[],
+  images: readonly LoadedImage[],
   views: readonly View[],
   size: number,
   options: RenderOptions = {},
@@ -72,12 +73,14 @@ export interface RowRendererOptions {
 /** An image, and the place that it came from. */
 export interface PlacedImage {
   readonly place: number;
-  readonly image: RgbImage;
+  readonly image: LoadedImage;
 }
 
 /** Images by place, some of which may be broken: for each place given the image there, or the one that takes its part. */
 export interface PlacedImages {
   many(places: Int32Array, signal?: AbortSignal): Promise<PlacedImage[]>;
+  /** Ends the use of images that {@link many} gave. */
+  done(placed: readonly PlacedImage[]): void;
 }
 
 /** Where rendered rows go. */
@@ -100,6 +103,8 @@ const IN_FLIGHT = 3;
 export class RowRenderer {
   readonly #options: RowRendererOptions;
   readonly #slots = new Slots(IN_FLIGHT);
+  /** Memory of batches that are used no more. */
+  readonly #spare: Float32Array[] = [];
 
   constructor(options: RowRendererOptions) {
     this.#options = options;
@@ -111,9 +116,17 @@ export class RowRenderer {
     return 3 * (4 * imageSize ** 2 + viewSize ** 2);
   }
 
-  /** Room for a batch of so many rows. */
+  /** Room for a batch of so many rows, which all are to be rendered. */
   rows(count: number): RenderedRows {
-    return { pixels: new Float32Array(count * 3 * this.#options.imageSize ** 2), views: [] };
+    const length = count * 3 * this.#options.imageSize ** 2;
+    const spare = this.#spare.findIndex((pixels) => pixels.length === length);
+    const pixels = spare < 0 ? new Float32Array(length) : this.#spare.splice(spare, 1)[0]!;
+    return { pixels, views: [] };
+  }
+
+  /** Takes back the pixels of a batch that is used no more, for another: new memory is dear to get. */
+  reuse(pixels: Float32Array): void {
+    if (!this.#spare.includes(pixels)) this.#spare.push(pixels);
   }
 
   /**
@@ -140,18 +153,22 @@ export class RowRenderer {
     const chunk = async (from: number) => {
       if (failure) return;
       const found = await images.many(wanted.subarray(from, from + CHUNK), signal);
-      const views = found.map(({ place, image }, k) => {
-        const draws = random(from + k);
-        onRow(from + k, place, draws);
-        return augmentation
-          ? drawView(augmentation, image.width, image.height, draws)
-          : centreView(image.width, image.height);
-      });
-      const pictures = found.map(({ image }) => image);
-      await renderPixels(pictures, views, imageSize, normalisation, out.pixels, first + from, options);
-      if (viewSize === undefined) return;
-      const rendered = await renderImages(pictures, views, viewSize, options);
-      for (const [k, view] of rendered.entries()) out.views[firstView + from + k] = view;
+      try {
+        const views = found.map(({ place, image }, k) => {
+          const draws = random(from + k);
+          onRow(from + k, place, draws);
+          return augmentation
+            ? drawView(augmentation, image.width, image.height, draws)
+            : centreView(image.width, image.height);
+        });
+        const pictures = found.map(({ image }) => image);
+        await renderPixels(pictures, views, imageSize, normalisation, out.pixels, first + from, options);
+        if (viewSize === undefined) return;
+        const rendered = await renderImages(pictures, views, viewSize, options);
+        for (const [k, view] of rendered.entries()) out.views[firstView + from + k] = view;
+      } finally {
+        images.done(found);
+      }
     };
     const starts = Array.from({ length: Math.ceil(wanted.length / CHUNK) }, (_, i) => i * CHUNK);
     // All of them end before this does, so that a failure leaves nothing at work.

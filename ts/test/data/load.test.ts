@@ -7,9 +7,17 @@ import { pack } from 'tar-stream';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { openDataset, subset } from '../../src/data/dataset.ts';
 import { decodeImage, type RgbImage, resizeImage } from '../../src/data/image.ts';
-import { decodeImages, loadImages } from '../../src/data/load.ts';
+import {
+  decodeImages,
+  holdImages,
+  type LoadedImage,
+  loadImages,
+  releaseImages,
+} from '../../src/data/load.ts';
 import { CidError } from '../../src/native/errors.ts';
 import { loadAddon } from '../../src/native/loader.ts';
+import { centreView } from '../../src/student/augment.ts';
+import { renderPixels } from '../../src/student/views.ts';
 
 const fixtures = new URL('../fixtures/images/', import.meta.url).pathname;
 let root: string;
@@ -108,7 +116,13 @@ describe('decodeImages', () => {
   it('has ordinary images decoded by the native core', async () => {
     await decodeImages([files.png!]);
     const context = { device: 'cpu', threads: 2, seed: 0 };
-    const found = await loadAddon().decodeImages(context, Object.values(files), Uint8Array.of(1, 2, 3), 0);
+    const found = await loadAddon().decodeImages(
+      context,
+      Object.values(files),
+      Uint8Array.of(1, 2, 3),
+      0,
+      false,
+    );
     const done = Object.keys(files).filter((_, i) => found[i] !== undefined);
     expect(done).toEqual(expect.arrayContaining(ordinary));
     for (const name of ['jpeg-turned', 'png-16', 'png-grey-alpha', 'cmyk.jpg', 'cut.jpg', 'palette.gif']) {
@@ -213,6 +227,39 @@ describe('loadImages', () => {
       code: 'FILE_FORMAT',
       message: expect.stringContaining('cannot be decoded'),
     });
+  });
+
+  it('leaves pixels with the native core, which frees them when they are released', async () => {
+    const data = await openDataset(fixtures, { captions: false });
+    const all = Array.from({ length: data.length }, (_, i) => i);
+    const held = await holdImages(data, all);
+    const plainImages = await loadImages(data, all);
+    const normalisation = { mean: [0.1, 0.2, 0.3], std: [1, 2, 3] };
+    for (const [i, image] of held.entries()) {
+      const other = plainImages[i]!;
+      if (image instanceof CidError || other instanceof CidError) {
+        expect(plain(other)).toBe((image as CidError).message);
+        continue;
+      }
+      const view = centreView(image.width, image.height);
+      const [a, b] = [new Float32Array(300), new Float32Array(300)];
+      await renderPixels([image], [view], 10, normalisation, a);
+      await renderPixels([other], [view], 10, normalisation, b);
+      expect(a).toEqual(b);
+    }
+    const sound = held.filter((image) => !(image instanceof CidError)) as LoadedImage[];
+    const out = new Float32Array(300 * sound.length);
+    const views = sound.map(({ width, height }) => centreView(width, height));
+    // Work that has begun keeps them.
+    const working = renderPixels(sound, views, 10, normalisation, out);
+    releaseImages(sound);
+    releaseImages(sound);
+    await working;
+    expect(out.some((value) => value !== 0)).toBe(true);
+    const again = new Float32Array(300);
+    const [first] = sound.filter(({ data: pixels }) => !(pixels instanceof Uint8Array));
+    const late = renderPixels([first!], [centreView(4, 4)], 10, normalisation, again);
+    await expect(late).rejects.toThrow(/released before it was used/);
   });
 
   it('checks its options', async () => {

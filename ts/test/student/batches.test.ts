@@ -1,7 +1,9 @@
-import { describe, expect, it } from 'vitest';
+import { describe, expect, it, vi } from 'vitest';
 import type { Dataset } from '../../src/data/dataset.ts';
 import type { RgbImage } from '../../src/data/image.ts';
+import type { LoadedImage } from '../../src/data/load.ts';
 import { CidError } from '../../src/native/errors.ts';
+import { loadAddon } from '../../src/native/loader.ts';
 import { resolveAugmentation } from '../../src/student/augment.ts';
 import { imageTextSource } from '../../src/student/batches.ts';
 import { tabulateCaptions } from '../../src/student/captions.ts';
@@ -126,6 +128,33 @@ describe('imageTextSource', () => {
     const images = new TrainingImages(cache, Int32Array.of(0, 1), (item) => reported.push(item));
     await expect(images.many(Int32Array.of(0))).rejects.toMatchObject({ code: 'DISPOSED' });
     expect(reported).toEqual([]);
+  });
+
+  it('frees an image when it is neither held nor in use', async () => {
+    const released: LoadedImage[] = [];
+    const spy = vi.spyOn(loadAddon(), 'releaseImages').mockImplementation((images) => {
+      released.push(...images);
+    });
+    const bytes = 8 * 8 * 3;
+    const cache = new ImageCache(async (indices) => indices.map(image), 2 * bytes);
+    const [first, second] = (await cache.many([0, 1])) as LoadedImage[];
+    expect(cache.bytes).toBe(2 * bytes);
+    // Makes room for two others; the first ones are still in use.
+    const others = (await cache.many([2, 3, 3])) as LoadedImage[];
+    expect([cache.bytes, released]).toEqual([2 * bytes, []]);
+    cache.done([first!]);
+    expect(released).toEqual([first]);
+    cache.done(others);
+    expect(released).toEqual([first]);
+    cache.done([second!]);
+    expect(released).toEqual([first, second]);
+    // A decoding that fails gives back what was held.
+    await cache.many([4]).then((images) => cache.done(images as LoadedImage[]));
+    const failing = new ImageCache(async () => {
+      throw new CidError('ABORTED', 'stopped');
+    }, 2 * bytes);
+    await expect(failing.many([0])).rejects.toMatchObject({ code: 'ABORTED' });
+    spy.mockRestore();
   });
 
   it('holds decoded images up to its bytes', async () => {

@@ -217,6 +217,20 @@ describe('batches under way', () => {
     }
   });
 
+  it('come in the memory of batches that were given back, and are the same', async () => {
+    const batches = source(colour, 17);
+    const first = await batches.batch(2, 0);
+    const [digestOfFirst, { pixels }] = [digest(first), first];
+    batches.reuse!(first);
+    batches.reuse!(first);
+    const second = await batches.batch(2, 1);
+    expect(second.pixels).toBe(pixels);
+    const third = await batches.batch(2, 0);
+    expect(third.pixels).not.toBe(pixels);
+    expect(digest(third)).toBe(digestOfFirst);
+    expect(digest(second)).toBe(digest(await source(colour, 17).batch(2, 1)));
+  });
+
   it('end with their failure, and leave nothing at work', async () => {
     let running = 0;
     let fail = false;
