@@ -105,7 +105,8 @@ export async function distill(options: DistillOptions): Promise<TrainedStudent> 
       ...guide,
     }),
     identity: identityOf(options, guidance),
-    ...(guidance.guided && guidance.targets === 'online' && { viewSize: options.teacher!.imageSize }),
+    ...(guidance.guided &&
+      guidance.targets === 'online' && { viewSize: options.teacher!.imageSize, targets: guide.targets }),
   });
 }
 

@@ -21,7 +21,7 @@ import { type Backbone, type BackboneChoice, chooseBackbone } from '../student/b
 import { imageTower } from '../student/batches.ts';
 import { exportImageModel } from '../student/image-model.ts';
 import { buildMlp } from '../student/mlp.ts';
-import { decisiveTraining, optimise } from '../student/optimise.ts';
+import { decisiveTraining, oncePerBatch, optimise } from '../student/optimise.ts';
 import type { TrainerOptions } from '../student/options.ts';
 import { Random, streams } from '../student/random.ts';
 import { type ResolvedTrainer, resolveTrainer, splitItems } from '../student/resolve.ts';
@@ -141,12 +141,14 @@ export async function align(options: AlignOptions): Promise<AlignedBackbone> {
     weights[0] === undefined ? undefined : (weights as number[]),
     seed,
   );
+  const frozen = await targetsOf(options, resolved, sets);
   const { result, values, parameters } = await optimise({
     graphs: { image: { ...program, outputs: program.outputs.filter(({ name }) => name === 'image_embeds') } },
     parameters: [...backbone.parameters, ...projector.parameters],
     towers: [imageTower],
     source: viewSource(pool, mixture, backbone, training, viewSize),
-    loss: lossOver(resolved, await targetsOf(options, resolved, sets)),
+    loss: lossOver(resolved, frozen),
+    targets: targets === 'online' ? frozen : undefined,
     training,
     options,
     stage: 'align',
@@ -247,7 +249,7 @@ function viewSource(
   };
 }
 
-type Targets = (batch: ViewBatch) => Promise<Float32Array>;
+type Targets = (batch: ViewBatch, signal?: AbortSignal) => Promise<Float32Array>;
 
 function lossOver({ weights, temperature, dim }: Resolved, targets: Targets): Loss<ViewBatch> {
   return async (outputs, batch) => {
@@ -265,7 +267,8 @@ async function targetsOf(
   { targets, dim }: Resolved,
   sets: readonly UsedSet[],
 ): Promise<Targets> {
-  if (targets === 'online') return ({ views }) => options.frozen!.embedImages(views);
+  if (targets === 'online')
+    return oncePerBatch(({ views }, signal) => options.frozen!.embedImages(views, signal));
   const features = options.sets.map((set) => set.features!.data as Float32Array);
   // Row of the features for each place, over all sets.
   const rows = sets.flatMap(({ items }, set) => Array.from(items, (item) => ({ set, item })));

@@ -142,7 +142,7 @@ export function scoreTower(graph: string): Tower<Pick<ScoreBatch, 'pixels' | 'im
     inputs: ({ pixels, imageSizes }, from, to) => {
       const size = imageSizes[graph]!;
       const area = 3 * size * size;
-      const rows = pixels[graph]!.slice(from * area, to * area);
+      const rows = pixels[graph]!.subarray(from * area, to * area);
       return { pixel_values: float32(rows, [to - from, 3, size, size]) };
     },
   };

@@ -17,7 +17,7 @@ import type { TrainerOptions } from '../student/options.ts';
 import { type ResolvedTrainer, resolveTrainer } from '../student/resolve.ts';
 import type { Validation } from '../student/types.ts';
 import { LARGEST_VALIDATION } from '../student/validate.ts';
-import { scoreSource, scoreTower } from './batches.ts';
+import { type ScoreBatch, scoreSource, scoreTower } from './batches.ts';
 import { type EmdForm, softmaxRows } from './emd.ts';
 import { Mixture } from './mixture.ts';
 import { ImagePool } from './pool.ts';
@@ -162,6 +162,8 @@ export interface Guidance {
   readonly primary: string;
   readonly viewSize: number | undefined;
   readonly pseudo: Pseudo;
+  /** What of them is made along with a batch, while earlier steps train. */
+  readonly targets?: ((batch: ScoreBatch, signal?: AbortSignal) => Promise<unknown>) | undefined;
   readonly identity: Json;
 }
 
@@ -231,6 +233,7 @@ export async function trainLearners(
       form: run.form,
       pseudo: guidance.pseudo,
     }),
+    targets: guidance.targets,
     training,
     options,
     stage: guidance.stage,

@@ -3,6 +3,7 @@ import { describeScale, type ScoreScale, sameBins } from '../data/rated/scale.ts
 import { expectOneOf, failRange, failType } from '../native/check.ts';
 import { CidError } from '../native/errors.ts';
 import { hashBytes } from '../run/hash.ts';
+import { oncePerBatch } from '../student/optimise.ts';
 import type { ScoreBatch } from './batches.ts';
 import { softmaxRows } from './emd.ts';
 import {
@@ -55,13 +56,14 @@ export async function trainScorer(options: TrainScorerOptions): Promise<TrainedS
   const run = await prepare(options, { scorer: options });
   const pseudo =
     targets === 'online'
-      ? (batch: ScoreBatch) => teacher!.embedImages(batch.views)
+      ? oncePerBatch((batch: ScoreBatch, signal?: AbortSignal) => teacher!.embedImages(batch.views, signal))
       : cachedPseudo(unlabelled, bins);
   return trainLearners(options, run, {
     stage: 'train',
     primary: 'scorer',
     viewSize: targets === 'online' ? teacher?.imageSize : undefined,
     pseudo: async (batch) => ({ scorer: await pseudo(batch) }),
+    targets: targets === 'online' ? pseudo : undefined,
     identity: {
       targets: unlabelled.length > 0 ? targets : null,
       teacher: targets === 'online' ? (teacher?.hash ?? null) : null,

@@ -4,7 +4,7 @@ import { concat } from '../data/concat.ts';
 import type { RgbImage } from '../data/image.ts';
 import { expectFloat32, expectInteger, expectString } from '../native/check.ts';
 import { threads } from '../native/devices.ts';
-import { CidError } from '../native/errors.ts';
+import { abortError, CidError } from '../native/errors.ts';
 import { hashFile, hashValue } from '../run/hash.ts';
 import { type InputSizes, type Modality, ModelFile, type ModelInput } from './model-file.ts';
 import { type Preprocessing, preprocessImages, readPreprocessing } from './preprocess.ts';
@@ -24,8 +24,8 @@ export interface ImageEncoder {
   preprocess(images: readonly RgbImage[]): Promise<Float32Array>;
   /** [n, 3, imageSize, imageSize] → [n, dim], as the model gives them (not normalised). */
   embedPixels(pixels: Float32Array): Promise<Float32Array>;
-  /** [n, dim]. */
-  embedImages(images: readonly RgbImage[]): Promise<Float32Array>;
+  /** [n, dim]. The signal stops it between two runs of the model; it then rejects with ABORTED. */
+  embedImages(images: readonly RgbImage[], signal?: AbortSignal): Promise<Float32Array>;
   dispose(): Promise<void>;
 }
 
@@ -186,12 +186,13 @@ export class OnnxImageEncoder implements ImageEncoder {
     });
   }
 
-  async embedImages(images: readonly RgbImage[]): Promise<Float32Array> {
+  async embedImages(images: readonly RgbImage[], signal?: AbortSignal): Promise<Float32Array> {
     const batchSize = this.#batchSize;
     const result = new Float32Array(images.length * this.dim);
     let next = this.preprocess(images.slice(0, batchSize));
     for (let from = 0; from < images.length; from += batchSize) {
       const pixels = await next;
+      if (signal?.aborted) throw abortError();
       // The next ones are resized while the model works on these.
       next = this.preprocess(images.slice(from + batchSize, from + 2 * batchSize));
       next.catch(() => undefined);

@@ -96,14 +96,12 @@ export function imageTextSource(options: ImageTextSourceOptions): BatchSource<Im
   };
 }
 
-// Slices are copies: a view would take the whole batch with it to another thread.
-
 export const imageTower: Tower<Pick<ImageTextBatch, 'pixels' | 'imageSize'>> = {
   graph: 'image',
   inputs: ({ pixels, imageSize }, from, to) => {
     const area = 3 * imageSize * imageSize;
     return {
-      pixel_values: float32(pixels.slice(from * area, to * area), [to - from, 3, imageSize, imageSize]),
+      pixel_values: float32(pixels.subarray(from * area, to * area), [to - from, 3, imageSize, imageSize]),
     };
   },
 };
@@ -117,7 +115,7 @@ export function textTower(graph: Graph): Tower<Texts> {
     graph: 'text',
     inputs: ({ tokens, mask, contextLength }, from, to) => {
       const rows = (values: BigInt64Array) =>
-        int64(values.slice(from * contextLength, to * contextLength), [to - from, contextLength]);
+        int64(values.subarray(from * contextLength, to * contextLength), [to - from, contextLength]);
       return { input_ids: rows(tokens), ...(masked && { attention_mask: rows(mask) }) };
     },
   };

@@ -10,6 +10,7 @@ import { type CaptionTable, type TokenTable, tabulateCaptions } from './captions
 import { exportStudent } from './export.ts';
 import { buildHeads, HEADS, type HeadsConfig, initialLogScale } from './heads.ts';
 import { ImageCache, loadForViews, TrainingImages } from './images.ts';
+import type { Targets } from './losses.ts';
 import { type StudentModel, tokenizerOf } from './model.ts';
 import { decisiveTraining, optimise } from './optimise.ts';
 import type { TrainedStudent, TrainingOptions } from './options.ts';
@@ -79,8 +80,9 @@ export interface FitOptions {
   readonly loss: Loss<ImageTextBatch>;
   /** What decides the outcome beside the data, the student and the training options. */
   readonly identity: Json;
-  /** Side of the views that a teacher is run on, where one is. */
+  /** Side of the views that a teacher is run on, where one is; and what it says of a batch, made ahead of the step. */
   readonly viewSize?: number;
+  readonly targets?: Targets | undefined;
 }
 
 /** Trains a student with any loss over images and captions, and exports it to `model` in the folder. */
@@ -130,6 +132,7 @@ export async function fitStudent(fit: FitOptions): Promise<TrainedStudent> {
     heads: HEADS,
     source,
     loss: fit.loss,
+    targets: fit.targets,
     training,
     options,
     stage: fit.stage,

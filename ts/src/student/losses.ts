@@ -11,6 +11,7 @@ import type { KernelOptions } from '../native/context.ts';
 import type { Tensors } from '../program/executor.ts';
 import type { ImageTextBatch } from './batches.ts';
 import { HEADS } from './heads.ts';
+import { oncePerBatch } from './optimise.ts';
 import { float32, pickRows } from './tensors.ts';
 import type { Loss, TowerOutputs } from './types.ts';
 
@@ -23,7 +24,10 @@ export interface TermWeights {
 }
 
 /** The teacher's embeddings of a batch, [B, Dt] each. */
-export type Targets = (batch: ImageTextBatch) => Promise<{ image: Float32Array; text: Float32Array }>;
+export type Targets = (
+  batch: ImageTextBatch,
+  signal?: AbortSignal,
+) => Promise<{ image: Float32Array; text: Float32Array }>;
 
 export interface CidLossOptions {
   readonly weights: TermWeights;
@@ -178,8 +182,8 @@ export function cachedTargets(image: Float32Array, text: Float32Array, dim: numb
 
 /** The teacher run on the views that the student sees; captions are the same in every view, so theirs come from before. */
 export function onlineTargets(teacher: Encoder, text: Float32Array): Targets {
-  return async ({ views, texts }) => ({
-    image: await teacher.embedImages(views!),
+  return oncePerBatch(async ({ views, texts }, signal) => ({
+    image: await teacher.embedImages(views!, signal),
     text: pickRows(text, texts, teacher.dim),
-  });
+  }));
 }

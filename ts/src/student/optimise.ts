@@ -7,13 +7,15 @@ import { readCheckpoint } from './checkpoint.ts';
 import type { TrainerOptions } from './options.ts';
 import type { ResolvedTrainer } from './resolve.ts';
 import { checkpointPath, train } from './trainer.ts';
-import type { TrainOptions, TrainResult, Validation } from './types.ts';
+import type { BatchSource, TrainOptions, TrainResult, Validation } from './types.ts';
 
 /** Programs, data and a loss, to be trained as options say. */
 export interface Optimisation<Batch>
   extends Pick<TrainOptions<Batch>, 'towers' | 'heads' | 'source' | 'loss'> {
   readonly graphs: Readonly<Record<string, Graph>>;
   readonly parameters: readonly Parameter[];
+  /** Made along with a batch, while earlier steps train: what a teacher says of it. The loss finds it made; see {@link oncePerBatch}. */
+  readonly targets?: ((batch: Batch, signal?: AbortSignal) => Promise<unknown>) | undefined;
   readonly training: ResolvedTrainer;
   readonly options: TrainerOptions;
   /** Name of the stage in the metrics, where the options give none. */
@@ -30,6 +32,30 @@ export interface Optimised {
   readonly values: ReadonlyMap<string, Float32Array>;
   /** Numbers that are learned or kept. */
   readonly parameters: number;
+}
+
+/** A function whose result is made once for each batch, whoever asks first. */
+export function oncePerBatch<Batch extends object, T>(
+  make: (batch: Batch, signal?: AbortSignal) => Promise<T>,
+): (batch: Batch, signal?: AbortSignal) => Promise<T> {
+  const made = new WeakMap<Batch, Promise<T>>();
+  return (batch, signal) => {
+    const known = made.get(batch) ?? make(batch, signal);
+    made.set(batch, known);
+    return known;
+  };
+}
+
+function withTargets<Batch>({ source, targets }: Optimisation<Batch>): BatchSource<Batch> {
+  if (targets === undefined) return source;
+  return {
+    ...source,
+    async batch(epoch, step, signal) {
+      const batch = await source.batch(epoch, step, signal);
+      await targets(batch, signal);
+      return batch;
+    },
+  };
 }
 
 /** Trains with an executor of its own, or goes on with what is in the folder; see `train`. */
@@ -51,7 +77,7 @@ export async function optimise<Batch>(optimisation: Optimisation<Batch>): Promis
       executor,
       towers: optimisation.towers,
       ...(optimisation.heads !== undefined && { heads: optimisation.heads }),
-      source: optimisation.source,
+      source: withTargets(optimisation),
       loss: optimisation.loss,
       schedule: training,
       microBatch: training.microBatch,

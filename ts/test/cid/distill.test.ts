@@ -8,6 +8,7 @@ import { type Dataset, openDataset } from '../../src/data/dataset.ts';
 import { decodeImage } from '../../src/data/image.ts';
 import { type Encoder, openEncoder } from '../../src/encoder/encoder.ts';
 import type { Matrix } from '../../src/kernels/rows.ts';
+import { CidError } from '../../src/native/errors.ts';
 import { tinyStudent, writeShapes } from './shapes.ts';
 
 let root: string;
@@ -135,6 +136,29 @@ describe('distill', () => {
     const online = await termsOf(options('online-views', { augment, targets: 'online' }));
     expect(online[0]!.clip).toBe(cached[0]!.clip);
     expect(Math.abs(online[0]!.clusterKl! - cached[0]!.clusterKl!)).toBeGreaterThan(1e-3);
+  });
+
+  it('asks the teacher once for each batch, ahead of the step', async () => {
+    const asked: number[] = [];
+    const as = (embedImages: Encoder['embedImages']): Encoder =>
+      new Proxy(teacher, {
+        get(target, name) {
+          if (name === 'embedImages') return embedImages;
+          const value: unknown = Reflect.get(target, name, target);
+          return typeof value === 'function' ? value.bind(target) : value;
+        },
+      });
+    const watched = as((images, signal) => {
+      asked.push(images.length);
+      expect(signal).toBeInstanceOf(AbortSignal);
+      return teacher.embedImages(images, signal);
+    });
+    await distill({ ...options('asked', { targets: 'online', steps: 3 }), teacher: watched });
+    expect(asked).toEqual(Array(3).fill(asked[0]));
+    // A teacher that fails ends the training with its error, and leaves nothing at work.
+    const failing = as(async () => Promise.reject(new CidError('INTERNAL', 'no teacher')));
+    const failed = distill({ ...options('failed', { targets: 'online', steps: 3 }), teacher: failing });
+    await expect(failed).rejects.toThrow('no teacher');
   });
 
   it('takes some items alone, with rows of the teacher in their order', async () => {

@@ -3,7 +3,7 @@ import { describe, expect, it } from 'vitest';
 import { encodeModel } from '../../src/onnx/model.ts';
 import { exportModel } from '../../src/program/export.ts';
 import type { Graph } from '../../src/program/graph.ts';
-import { studentConfig } from '../../src/student/config.ts';
+import { type StudentName, studentConfig, studentNames } from '../../src/student/config.ts';
 import { buildExportedText, buildStudent, type StudentProgram } from '../../src/student/towers.ts';
 
 const tiny = studentConfig({
@@ -105,15 +105,76 @@ describe('parameters', () => {
     }
   });
 
-  it('are as many as in CLIP ViT-B/32', () => {
-    const count = (layers: number) => {
-      const student = studentConfig({ base: 'vit-b-32', vision: { layers }, text: { layers, vocabSize: 8 } });
-      return buildStudent(student, 0).parameters.reduce((sum, { value }) => sum + value.length, 0);
+  /** Learned numbers of both towers at their full size, from towers of one and two layers. */
+  function count(base: StudentName): { image: number; text: number } {
+    const full = studentConfig(base);
+    const of = (layers: number) => {
+      const { parameters } = buildStudent(
+        studentConfig({ base, vision: { layers }, text: { layers, vocabSize: 8 } }),
+        0,
+      );
+      const sum = (tower: string) =>
+        parameters
+          .filter(({ name }) => name.startsWith(`${tower}.`))
+          .reduce((total, { value }) => total + value.length, 0);
+      return { image: sum('vision'), text: sum('text') };
     };
-    const one = count(1);
-    const twelve = one + 11 * (count(2) - one) + (49_408 - 8) * 512;
-    // OpenAI's model has 151,277,313, of which one is the logit scale, and 768 the class token apart from its position.
-    expect(twelve).toBe(151_277_313 - 1 - 768);
+    const [one, two] = [of(1), of(2)];
+    return {
+      image: one.image + (full.vision.layers - 1) * (two.image - one.image),
+      text:
+        one.text +
+        (full.text.layers - 1) * (two.text - one.text) +
+        (full.text.vocabSize - 8) * full.text.width,
+    };
+  }
+
+  // OpenCLIP's profiles: millions of each tower, the text's with the logit scale; and the models that OpenAI published, in all. The class
+  // token, a row as wide as the image tower, is one with its position here.
+  it.each<[StudentName, number, number, number | undefined]>([
+    ['vit-s-32', 22.64, 40.44, undefined],
+    ['vit-s-16', 21.81, 40.44, undefined],
+    ['vit-b-32', 87.85, 63.43, 151_277_313],
+    ['vit-b-16', 86.19, 63.43, 149_620_737],
+    ['vit-l-14', 303.97, 123.65, 427_616_513],
+  ])('are as many as published: %s', (name, imageMillions, textMillions, all) => {
+    const { width } = studentConfig(name).vision;
+    const { image, text } = count(name);
+    expect((image + width) / 1e6).toBeCloseTo(imageMillions, 2);
+    expect((text + 1) / 1e6).toBeCloseTo(textMillions, 2);
+    if (all !== undefined) expect(image + width + text + 1).toBe(all);
+  });
+
+  it("are as many as in DeiT-Ti/16, but for CLIP's first norm and projection and DeiT's biases and class token", () => {
+    // 5,717,416 with a head for 1,000 classes.
+    const deit = 5_717_416 - (192 * 1000 + 1000);
+    expect(count('vit-ti-16').image).toBe(deit + 2 * 192 + 192 * 256 - 192 - 192);
+  });
+});
+
+describe('architectures by name', () => {
+  it.each(studentNames)('%s makes towers that fit together', (name) => {
+    const { embedDim, vision, text } = studentConfig(name);
+    // One layer tells the shapes, and a large vocabulary only takes time.
+    const { image, text: words } = buildStudent(
+      studentConfig({ base: name, vision: { layers: 1 }, text: { layers: 1, vocabSize: 8 } }),
+      0,
+    );
+    expect(image.inputs).toMatchObject([
+      { name: 'pixel_values', dims: ['batch', 3, vision.imageSize, vision.imageSize] },
+    ]);
+    expect(words.inputs).toMatchObject([{ name: 'input_ids', dims: ['batch', text.contextLength] }]);
+    expect(image.outputs).toMatchObject([{ name: 'image_embeds', dims: ['batch', embedDim] }]);
+    expect(words.outputs).toMatchObject([{ name: 'text_embeds', dims: ['batch', embedDim] }]);
+    expect(vision.width % vision.heads).toBe(0);
+    if (name.startsWith('vit-')) {
+      expect(vision.imageSize).toBe(224);
+      expect(`-${vision.patchSize}`).toBe(name.slice(-3));
+      // As CLIP: heads of 64.
+      expect([vision.width / vision.heads, text.width / text.heads, text.contextLength]).toEqual([
+        64, 64, 77,
+      ]);
+    }
   });
 });
 

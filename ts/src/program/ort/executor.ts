@@ -3,7 +3,7 @@ import { CidError } from '../../native/errors.ts';
 import { WorkerChannel } from '../../onnx/channel.ts';
 import { startWorker } from '../../run/worker.ts';
 import { checkGradients, checkInputs, checkOptions } from '../checks.ts';
-import type { Executor, ExecutorOptions, ExecutorState } from '../executor.ts';
+import type { Executor, ExecutorOptions, ExecutorState, Tensor, Tensors } from '../executor.ts';
 import { layOut } from '../parameters.ts';
 
 /**
@@ -33,12 +33,16 @@ export async function createExecutor(options: ExecutorOptions): Promise<Executor
     parameters: layOut(parameters),
     forward: async (graph, inputs, { keep = false, training = keep, parameters: which = 'current' } = {}) => {
       checkInputs(graphs, graph, inputs);
-      return channel.call('forward', { graph, inputs, training, parameters: which });
+      return channel.call('forward', { graph, inputs: alone(inputs), training, parameters: which });
     },
     backward: async (graph, inputs, outputGradients) => {
       checkInputs(graphs, graph, inputs);
       checkGradients(graphs[graph]!, outputGradients);
-      await channel.call('backward', { graph, inputs, outputGradients });
+      await channel.call('backward', {
+        graph,
+        inputs: alone(inputs),
+        outputGradients: alone(outputGradients),
+      });
     },
     addGradient: (name, value) => channel.call('addGradient', { name, value }),
     update: (update) => channel.call('update', update),
@@ -46,4 +50,15 @@ export async function createExecutor(options: ExecutorOptions): Promise<Executor
     load: (state) => channel.call('load', state),
     dispose: () => channel.dispose(),
   };
+}
+
+/** With memory of their own: a view into a batch would take the whole batch with it to the other thread. */
+function alone(tensors: Tensors): Tensors {
+  return Object.fromEntries(
+    Object.entries(tensors).map(([name, tensor]) => {
+      const { data } = tensor;
+      const whole = data.byteLength === data.buffer.byteLength;
+      return [name, whole ? tensor : ({ ...tensor, data: data.slice() } as Tensor)];
+    }),
+  );
 }
