@@ -18,7 +18,7 @@
 namespace clipcid {
 namespace {
 
-constexpr int64_t kChunk = 512;          // steps of a sum
+constexpr int64_t kChunk = 1024;         // steps of a sum
 constexpr int64_t kHeld = 16 << 10;      // floats of sums that a task holds, about
 constexpr int64_t kTasks = 24;           // wanted
 constexpr int64_t kLeastWork = 1 << 19;  // multiply-adds of a part
@@ -115,9 +115,15 @@ Rows rowsOf(const Work& work, const Task& task) {
   return {task.block * height, std::min(work.rows, (task.block + 1) * height)};
 }
 
-// sums [taps, rows of the block, panelWidth] = over the target pixels of some chunks.
+// Where a row of a task begins in the gradient.
+int64_t placeOf(const Work& work, const Task& task, int64_t row) {
+  return ((task.group * work.rows + row) * work.columns + task.panel * work.panelWidth) * work.taps;
+}
+
+// sums [taps, rows of the block, panelWidth] = over the target pixels of some chunks. `gradient`, unless null, is what
+// they will be added to: it is asked for a little at a time, so that it is there by then.
 void multiply(const Work& work, const Task& task, int64_t firstChunk, int64_t endChunk, float* sums,
-              std::vector<Segment>& segments) {
+              const float* gradient, std::vector<Segment>& segments) {
   const ConvShape& shape = work.shape;
   const Rows rows = rowsOf(work, task);
   const int64_t across = divideUp(shape.outWidth, work.chunkWidth);
@@ -125,6 +131,8 @@ void multiply(const Work& work, const Task& task, int64_t firstChunk, int64_t en
   const int64_t vectors = divideUp(columns, work.kernels.width);
   const int64_t horizontalTaps = static_cast<int64_t>(work.runs.size());
   const int64_t tapSize = (rows.end - rows.first) * work.panelWidth;
+  const int64_t rowsAhead = divideUp(rows.end - rows.first, work.taps * work.tilesAtOnce);
+  int64_t next = rows.first;
   bool add = false;
   for (int64_t chunk = firstChunk; chunk < endChunk; ++chunk, add = true) {
     const int64_t top = chunk / across * work.chunkHeight;
@@ -132,6 +140,11 @@ void multiply(const Work& work, const Task& task, int64_t firstChunk, int64_t en
     const int64_t left = chunk % across * work.chunkWidth;
     const int64_t right = std::min(shape.outWidth, left + work.chunkWidth);
     for (int64_t tap = 0; tap < work.taps; ++tap) {
+      ConvTile tile;
+      tile.strideA = work.planar ? work.sourceStep : work.targetStep;
+      tile.b = work.b + task.group * work.groupB + task.panel * work.panelWidth;
+      tile.strideB = work.planar ? work.targetStep : work.sourceStep;
+      tile.unitB = 1;
       segments.clear();
       for (int64_t y = top; y < bottom; ++y) {
         for (const Tap& down : work.vertical.of(y)) {
@@ -143,15 +156,20 @@ void multiply(const Work& work, const Task& task, int64_t firstChunk, int64_t en
             const int64_t source = down.source * work.sourceRow +
                                    (run.source + (from - run.target) * work.step) * work.sourceColumn;
             const int64_t depth = (to - from) * shape.images;
-            segments.push_back({work.planar ? source : target, work.planar ? target : source, depth});
+            const Segment segment = {work.planar ? source : target, work.planar ? target : source, depth};
+            if (!segments.empty()) {
+              // Rows of an image that follow one another on both sides are one run.
+              Segment& before = segments.back();
+              if (before.a + before.depth * tile.strideA == segment.a &&
+                  before.b + before.depth * tile.strideB == segment.b) {
+                before.depth += depth;
+                continue;
+              }
+            }
+            segments.push_back(segment);
           }
         }
       }
-      ConvTile tile;
-      tile.strideA = work.planar ? work.sourceStep : work.targetStep;
-      tile.b = work.b + task.group * work.groupB + task.panel * work.panelWidth;
-      tile.strideB = work.planar ? work.targetStep : work.sourceStep;
-      tile.unitB = 1;
       tile.segments = segments.data();
       tile.count = static_cast<int64_t>(segments.size());
       tile.strideC = work.panelWidth;
@@ -163,6 +181,12 @@ void multiply(const Work& work, const Task& task, int64_t firstChunk, int64_t en
         tile.a = work.a + task.group * work.groupA + row;
         tile.c = sums + tap * tapSize + (row - rows.first) * work.panelWidth;
         work.kernels.along[height - 1][vectors - 1](tile);
+        if (gradient == nullptr || chunk + 1 < endChunk) continue;
+        constexpr int64_t kLine = 16;
+        for (const int64_t end = std::min(rows.end, next + rowsAhead); next < end; ++next) {
+          const float* line = gradient + placeOf(work, task, next);
+          for (int64_t at = 0; at < columns * work.taps; at += kLine) __builtin_prefetch(line + at, 1);
+        }
       }
     }
   }
@@ -175,8 +199,7 @@ void write(const Work& work, const Task& task, const float* sums, float* line, f
   const int64_t tapSize = (rows.end - rows.first) * work.panelWidth;
   for (int64_t row = rows.first; row < rows.end; ++row) {
     const float* from = sums + (row - rows.first) * work.panelWidth;
-    float* to =
-        dWeights + ((task.group * work.rows + row) * work.columns + task.panel * work.panelWidth) * work.taps;
+    float* to = dWeights + placeOf(work, task, row);
     if (work.taps == 1) {
       for (int64_t j = 0; j < columns; ++j) to[j] += from[j];
       continue;
@@ -228,7 +251,7 @@ void run(Team& team, const Work& work, int64_t packed, float* dWeights) {
     const int64_t part = index % work.parts;
     float* sums = work.parts == 1 ? team.of(worker) : partial + index * held;
     multiply(work, task, work.chunks * part / work.parts, work.chunks * (part + 1) / work.parts, sums,
-             segments[static_cast<size_t>(worker)]);
+             work.parts == 1 && !work.planar ? dWeights : nullptr, segments[static_cast<size_t>(worker)]);
     if (work.parts == 1) finish(task, sums, worker);
   });
   if (work.parts == 1) return;
