@@ -6,6 +6,7 @@
 
 #include "cpu/ops/ops.h"
 #include "cpu/ops/window_sums.h"
+#include "cpu/ops/winograd.h"
 
 namespace clipcid {
 namespace {
@@ -66,6 +67,13 @@ void packBackward(const ConvKernels& kernels, const float* weights, int64_t outp
   }
 }
 
+// Whether Winograd's algorithm computes this.
+bool isThreeByThree(const ConvShape& shape) {
+  return shape.kernelHeight == 3 && shape.kernelWidth == 3 && shape.strideHeight == 1 &&
+         shape.strideWidth == 1 && shape.dilationHeight == 1 && shape.dilationWidth == 1 &&
+         shape.groups == 1 && !shape.planar;
+}
+
 }  // namespace
 
 InputRows::InputRows(const ConvShape& shape)
@@ -97,54 +105,102 @@ void InputRows::fill(Team& team, const float* x, float* out) const {
   });
 }
 
+namespace {
+
+// A convolution of 3 x 3 in one group, as Winograd's algorithm computes it; dx is that of dy with the taps turned round.
+Winograd winogradOf(const ConvShape& shape, bool backward) {
+  Winograd winograd;
+  winograd.images = shape.images;
+  winograd.sourceHeight = backward ? shape.outHeight : shape.height;
+  winograd.sourceWidth = backward ? shape.outWidth : shape.width;
+  winograd.depth = backward ? shape.outChannels : shape.channels;
+  winograd.targetHeight = backward ? shape.height : shape.outHeight;
+  winograd.targetWidth = backward ? shape.width : shape.outWidth;
+  winograd.columns = backward ? shape.channels : shape.outChannels;
+  winograd.padTop = backward ? 2 - shape.padTop : shape.padTop;
+  winograd.padLeft = backward ? 2 - shape.padLeft : shape.padLeft;
+  winograd.flipped = backward;
+  return winograd;
+}
+
+WindowSums sumsOf(const ConvShape& shape, const Taps& vertical, const Taps& horizontal, bool backward) {
+  const int64_t inputs = shape.channels / shape.groups, outputs = shape.outChannels / shape.groups;
+  WindowSums sums;
+  sums.images = shape.images;
+  sums.vertical = &vertical;
+  sums.horizontal = &horizontal;
+  sums.verticalTaps = shape.kernelHeight;
+  sums.horizontalTaps = shape.kernelWidth;
+  sums.groups = shape.groups;
+  sums.depth = sums.sourceGroup = backward ? outputs : inputs;
+  sums.columns = backward ? inputs : outputs;
+  sums.sourceImage = backward ? shape.outChannels : shape.channels;
+  sums.sourceColumn = shape.images * sums.sourceImage;
+  sums.sourceRow = (backward ? shape.outWidth : shape.width) * sums.sourceColumn;
+  return sums;
+}
+
+void fromRows(Team& team, const ConvArgs& args) {
+  const ConvShape& shape = args.shape;
+  const InputRows rows(shape);
+  float* packed = team.shared(rows.floats());
+  rows.fill(team, args.x, packed);
+  const Taps vertical = Taps::forward(verticalAxis(shape));
+  const Taps starts = Taps::forward({shape.outWidth, shape.outWidth, 1, 1, 1, 0});
+  WindowSums sums = sumsOf(shape, vertical, starts, false);
+  sums.horizontalTaps = 1;
+  sums.depth = shape.kernelWidth * shape.channels;
+  sums.source = packed;
+  sums.sourceImage = rows.image();
+  sums.sourceColumn = shape.strideWidth * shape.channels;
+  sums.sourceRow = rows.row();
+  sums.target = args.y;
+  sums.bias = args.bias;
+  const int64_t size = shape.channels * shape.kernelHeight * shape.kernelWidth;
+  sums.pack = [&](int64_t, int64_t first, int64_t count, int64_t stride, float* panel) {
+    packRows(shape, args.weights + first * size, count, stride, panel);
+  };
+  run(team, sums);
+}
+
+}  // namespace
+
 Status run(Team& team, const ConvArgs& args) {
   const ConvShape& shape = args.shape;
   if (isDepthwise(shape)) {
     depthwise(team, args);
     return {};
   }
-  const ConvKernels& kernels = convKernels();
-  const Taps vertical = Taps::forward(verticalAxis(shape)), horizontal = Taps::forward(horizontalAxis(shape));
-  const int64_t inputs = shape.channels / shape.groups, taps = shape.kernelHeight * shape.kernelWidth;
-  WindowSums sums;
-  sums.images = shape.images;
-  sums.vertical = &vertical;
-  sums.verticalTaps = shape.kernelHeight;
-  sums.groups = shape.groups;
-  sums.columns = shape.outChannels / shape.groups;
-  sums.target = args.y;
-  sums.bias = args.bias;
-  const auto weightsOf = [&](int64_t group, int64_t first) {
-    return args.weights + (group * sums.columns + first) * inputs * taps;
-  };
-  if (!shape.planar) {
-    sums.horizontal = &horizontal;
-    sums.horizontalTaps = shape.kernelWidth;
-    sums.depth = inputs;
-    sums.source = args.x;
-    sums.sourceImage = shape.channels;
-    sums.sourceColumn = shape.images * shape.channels;
-    sums.sourceRow = shape.width * sums.sourceColumn;
-    sums.sourceGroup = inputs;
-    sums.pack = [&](int64_t group, int64_t first, int64_t count, int64_t stride, float* panel) {
-      packForward(kernels, weightsOf(group, first), inputs, taps, count, stride, panel);
-    };
-    run(team, sums);
+  if (shape.planar) {
+    fromRows(team, args);
     return {};
   }
-  const InputRows rows(shape);
-  float* packed = team.shared(rows.floats());
-  rows.fill(team, args.x, packed);
-  const Taps starts = Taps::forward({shape.outWidth, shape.outWidth, 1, 1, 1, 0});
-  sums.horizontal = &starts;
-  sums.depth = shape.kernelWidth * shape.channels;
-  sums.source = packed;
-  sums.sourceImage = rows.image();
-  sums.sourceColumn = shape.strideWidth * shape.channels;
-  sums.sourceRow = rows.row();
-  sums.pack = [&](int64_t, int64_t first, int64_t count, int64_t stride, float* panel) {
-    packRows(shape, weightsOf(0, first), count, stride, panel);
+  const ConvKernels& kernels = convKernels();
+  const int64_t inputs = shape.channels / shape.groups, outputs = shape.outChannels / shape.groups;
+  const int64_t taps = shape.kernelHeight * shape.kernelWidth;
+  const auto pack = [&](int64_t group, int64_t first, int64_t count, int64_t stride, float* panel) {
+    packForward(kernels, args.weights + (group * outputs + first) * inputs * taps, inputs, taps, count,
+                stride, panel);
   };
+  if (isThreeByThree(shape)) {
+    Winograd winograd = winogradOf(shape, false);
+    if (pays(winograd)) {
+      winograd.source = args.x;
+      winograd.target = args.y;
+      winograd.bias = args.bias;
+      winograd.pack = [&](int64_t first, int64_t count, int64_t stride, float* panel) {
+        pack(0, first, count, stride, panel);
+      };
+      run(team, winograd);
+      return {};
+    }
+  }
+  const Taps vertical = Taps::forward(verticalAxis(shape)), horizontal = Taps::forward(horizontalAxis(shape));
+  WindowSums sums = sumsOf(shape, vertical, horizontal, false);
+  sums.source = args.x;
+  sums.target = args.y;
+  sums.bias = args.bias;
+  sums.pack = pack;
   run(team, sums);
   return {};
 }
@@ -156,30 +212,32 @@ Status run(Team& team, const ConvInputGradientArgs& args) {
     return {};
   }
   const ConvKernels& kernels = convKernels();
-  const Taps vertical = Taps::backward(verticalAxis(shape)),
-             horizontal = Taps::backward(horizontalAxis(shape));
   const int64_t inputs = shape.channels / shape.groups, outputs = shape.outChannels / shape.groups;
   const int64_t taps = shape.kernelHeight * shape.kernelWidth;
-  WindowSums sums;
-  sums.images = shape.images;
-  sums.vertical = &vertical;
-  sums.horizontal = &horizontal;
-  sums.verticalTaps = shape.kernelHeight;
-  sums.horizontalTaps = shape.kernelWidth;
-  sums.groups = shape.groups;
-  sums.depth = outputs;
-  sums.columns = inputs;
-  sums.source = args.dy;
-  sums.sourceImage = shape.outChannels;
-  sums.sourceColumn = shape.images * shape.outChannels;
-  sums.sourceRow = shape.outWidth * sums.sourceColumn;
-  sums.sourceGroup = outputs;
-  sums.target = args.dx;
-  sums.add = args.add;
-  sums.pack = [&](int64_t group, int64_t first, int64_t count, int64_t stride, float* panel) {
+  const auto pack = [&](int64_t group, int64_t first, int64_t count, int64_t stride, float* panel) {
     packBackward(kernels, args.weights + (group * outputs * inputs + first) * taps, outputs, inputs, taps,
                  count, stride, panel);
   };
+  if (isThreeByThree(shape)) {
+    Winograd winograd = winogradOf(shape, true);
+    if (pays(winograd)) {
+      winograd.source = args.dy;
+      winograd.target = args.dx;
+      winograd.add = args.add;
+      winograd.pack = [&](int64_t first, int64_t count, int64_t stride, float* panel) {
+        pack(0, first, count, stride, panel);
+      };
+      run(team, winograd);
+      return {};
+    }
+  }
+  const Taps vertical = Taps::backward(verticalAxis(shape)),
+             horizontal = Taps::backward(horizontalAxis(shape));
+  WindowSums sums = sumsOf(shape, vertical, horizontal, true);
+  sums.source = args.dy;
+  sums.target = args.dx;
+  sums.add = args.add;
+  sums.pack = pack;
   run(team, sums);
   return {};
 }

@@ -29,6 +29,18 @@ struct ConvTile {
   bool add = false;
 };
 
+// Of Winograd's F(2 x 2, 3 x 3): turns the products of one tile into its 2 x 2 targets.
+struct WinogradOutput {
+  const float* products = nullptr;  // of each of the 16 points: [rows, whole vectors of columns]
+  int64_t stride = 0;               // elements from point to point
+  int64_t strideRow = 0;
+  int64_t rows = 0, columns = 0;
+  const float* bias = nullptr;  // [columns], or null
+  bool add = false;             // to the targets
+  float* y[4] = {};             // the targets of the tile row by row; null where there is none
+  int64_t strideY = 0;
+};
+
 constexpr int kMostConvRows = 12;
 constexpr int kMostConvVectors = 4;
 
@@ -46,6 +58,12 @@ struct ConvKernels {
 
   // out[j, i] = in[i, j] for i < rows and j < columns, both at most `width`.
   void (*transpose)(const float* in, int64_t strideIn, int rows, int columns, float* out, int64_t strideOut);
+
+  // Winograd's F(2 x 2, 3 x 3): a tile of 4 x 4 slabs of `length` becomes its 16 points, and so do 3 x 3 taps. Points lie
+  // `stride` apart.
+  void (*winogradInput)(const float* const* sources, int64_t length, float* out, int64_t stride);
+  void (*winogradWeights)(const float* const* taps, int64_t length, float* out, int64_t stride);
+  void (*winogradOutput)(const WinogradOutput& args);
 
   // Depthwise. Slabs are [images, channels] of one pixel; what is by channel is repeated up to `period` elements, a
   // multiple of both channels and width.
