@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "check.h"
+#include "cpu/ops/conv.h"
 #include "cpu/ops/conv_kernels.h"
 #include "cpu/ops/ops.h"
 
@@ -232,6 +233,27 @@ void planar() {
   }
 }
 
+// Shapes that Winograd's algorithm takes, forward or backward: with tiles that are cut, far and no padding, few and many
+// images, and more of the weights than of the images as well as less.
+void winograd() {
+  const auto check = [](int64_t images, int64_t height, int64_t width, int64_t channels, int64_t outChannels,
+                        int64_t before, int64_t behind) {
+    const Sizes sizes = {images, height, width,  channels,         outChannels,     1,
+                         {3, 3}, {1, 1}, {1, 1}, {before, before}, {behind, behind}};
+    CHECK(winogradPays(shapeOf(sizes)));
+    checkShape(sizes);
+  };
+  check(1, 8, 8, 40, 48, 1, 1);
+  check(3, 15, 13, 64, 33, 1, 1);
+  check(2, 12, 10, 50, 70, 0, 0);
+  check(2, 10, 10, 35, 40, 2, 0);
+  check(5, 7, 8, 100, 77, 0, 2);
+  check(33, 8, 8, 36, 40, 1, 1);
+  check(2, 4, 4, 130, 150, 1, 1);
+  check(40, 4, 4, 40, 200, 1, 1);
+  check(1, 30, 30, 40, 40, 1, 1);
+}
+
 // Sizes at which work is parted: panels in blocks, pixels and rows in parts.
 void parts() {
   checkShape({8, 9, 9, 40, 24, 1, {3, 3}, {1, 1}, {1, 1}, {1, 1}, {1, 1}});
@@ -249,6 +271,7 @@ int main() {
   clipcid::tiles();
   clipcid::windows();
   clipcid::planar();
+  clipcid::winograd();
   clipcid::parts();
   return clipcid::test::report("conv");
 }

@@ -67,14 +67,22 @@ void packBackward(const ConvKernels& kernels, const float* weights, int64_t outp
   }
 }
 
-// Whether Winograd's algorithm computes this.
-bool isThreeByThree(const ConvShape& shape) {
-  return shape.kernelHeight == 3 && shape.kernelWidth == 3 && shape.strideHeight == 1 &&
-         shape.strideWidth == 1 && shape.dilationHeight == 1 && shape.dilationWidth == 1 &&
-         shape.groups == 1 && !shape.planar;
-}
-
 }  // namespace
+
+Winograd winogradOf(const ConvShape& shape, bool backward) {
+  Winograd winograd;
+  winograd.images = shape.images;
+  winograd.sourceHeight = backward ? shape.outHeight : shape.height;
+  winograd.sourceWidth = backward ? shape.outWidth : shape.width;
+  winograd.depth = backward ? shape.outChannels : shape.channels;
+  winograd.targetHeight = backward ? shape.height : shape.outHeight;
+  winograd.targetWidth = backward ? shape.width : shape.outWidth;
+  winograd.columns = backward ? shape.channels : shape.outChannels;
+  winograd.padTop = backward ? 2 - shape.padTop : shape.padTop;
+  winograd.padLeft = backward ? 2 - shape.padLeft : shape.padLeft;
+  winograd.flipped = backward;
+  return winograd;
+}
 
 InputRows::InputRows(const ConvShape& shape)
     : shape(shape),
@@ -106,22 +114,6 @@ void InputRows::fill(Team& team, const float* x, float* out) const {
 }
 
 namespace {
-
-// A convolution of 3 x 3 in one group, as Winograd's algorithm computes it; dx is that of dy with the taps turned round.
-Winograd winogradOf(const ConvShape& shape, bool backward) {
-  Winograd winograd;
-  winograd.images = shape.images;
-  winograd.sourceHeight = backward ? shape.outHeight : shape.height;
-  winograd.sourceWidth = backward ? shape.outWidth : shape.width;
-  winograd.depth = backward ? shape.outChannels : shape.channels;
-  winograd.targetHeight = backward ? shape.height : shape.outHeight;
-  winograd.targetWidth = backward ? shape.width : shape.outWidth;
-  winograd.columns = backward ? shape.channels : shape.outChannels;
-  winograd.padTop = backward ? 2 - shape.padTop : shape.padTop;
-  winograd.padLeft = backward ? 2 - shape.padLeft : shape.padLeft;
-  winograd.flipped = backward;
-  return winograd;
-}
 
 WindowSums sumsOf(const ConvShape& shape, const Taps& vertical, const Taps& horizontal, bool backward) {
   const int64_t inputs = shape.channels / shape.groups, outputs = shape.outChannels / shape.groups;

@@ -25,6 +25,13 @@ inline bool isDepthwise(const ConvShape& shape) {
          !shape.planar;
 }
 
+// At every pixel a window of 3 x 3 in one group, as Winograd's algorithm takes it.
+inline bool isThreeByThree(const ConvShape& shape) {
+  return shape.kernelHeight == 3 && shape.kernelWidth == 3 && shape.strideHeight == 1 &&
+         shape.strideWidth == 1 && shape.dilationHeight == 1 && shape.dilationWidth == 1 &&
+         shape.groups == 1 && !shape.planar;
+}
+
 // A planar input in rows: [height, images, paddedWidth, channels], with the zeros that windows reach beside the image.
 // Then a row of a window is one run of kernelWidth * channels elements.
 struct InputRows {
@@ -42,6 +49,20 @@ struct InputRows {
 void depthwise(Team& team, const ConvArgs& args);
 void depthwise(Team& team, const ConvInputGradientArgs& args);
 void depthwise(Team& team, const ConvWeightGradientArgs& args);
+
+// Sums of the gradient of some weights: tap by tap, `rows` by `columns` of output and input channels.
+struct TapSums {
+  const float* data;
+  int64_t taps, strideTap, strideRow;
+  int64_t rows, columns;
+};
+
+// weights[row, column, tap] += the sums, rows `stride` apart. `line` holds columns * taps floats, and a vector more.
+void addTaps(const TapSums& sums, float* line, float* weights, int64_t stride);
+
+// Whether the gradient of these weights is found faster by Winograd's algorithm, and what finds it.
+bool winogradPays(const ConvShape& shape);
+void winogradWeights(Team& team, const ConvWeightGradientArgs& args);
 
 // sums[c] += the sum of column c of x, [rows, channels].
 void addColumnSums(Team& team, const float* x, int64_t rows, int64_t channels, float* sums);

@@ -64,6 +64,14 @@ struct ConvKernels {
   void (*winogradInput)(const float* const* sources, int64_t length, float* out, int64_t stride);
   void (*winogradWeights)(const float* const* taps, int64_t length, float* out, int64_t stride);
   void (*winogradOutput)(const WinogradOutput& args);
+  // For the gradient of the weights, four points at a time: those of a row of the 16. Of `sources`, 4 x 4 of x or 2 x 2
+  // of dy, `rows` by `columns` are read, rows `strideSource` apart; `out` is dense, with points `stride` apart.
+  void (*winogradInputRow)(int row, const float* const* sources, int64_t rows, int64_t columns,
+                           int64_t strideSource, float* out, int64_t stride);
+  void (*winogradTargetRow)(int row, const float* const* sources, int64_t rows, int64_t columns,
+                            int64_t strideSource, float* out, int64_t stride);
+  // 16 points of `length`, `stride` apart, into 3 x 3 taps, `strideTap` apart.
+  void (*winogradTaps)(const float* points, int64_t length, int64_t stride, float* taps, int64_t strideTap);
 
   // Depthwise. Slabs are [images, channels] of one pixel; what is by channel is repeated up to `period` elements, a
   // multiple of both channels and width.

@@ -195,25 +195,9 @@ void multiply(const Work& work, const Task& task, int64_t firstChunk, int64_t en
 // Adds a task's sums to the gradient; `line` holds taps * panelWidth floats.
 void write(const Work& work, const Task& task, const float* sums, float* line, float* dWeights) {
   const Rows rows = rowsOf(work, task);
-  const int64_t columns = columnsOf(work, task), width = work.kernels.width;
-  const int64_t tapSize = (rows.end - rows.first) * work.panelWidth;
-  for (int64_t row = rows.first; row < rows.end; ++row) {
-    const float* from = sums + (row - rows.first) * work.panelWidth;
-    float* to = dWeights + placeOf(work, task, row);
-    if (work.taps == 1) {
-      for (int64_t j = 0; j < columns; ++j) to[j] += from[j];
-      continue;
-    }
-    for (int64_t j = 0; j < columns; j += width) {
-      const int lanes = static_cast<int>(std::min(width, columns - j));
-      for (int64_t tap = 0; tap < work.taps; tap += width) {
-        const int some = static_cast<int>(std::min(width, work.taps - tap));
-        work.kernels.transpose(from + tap * tapSize + j, tapSize, some, lanes, line + j * work.taps + tap,
-                               work.taps);
-      }
-    }
-    for (int64_t i = 0; i < columns * work.taps; ++i) to[i] += line[i];
-  }
+  const int64_t count = rows.end - rows.first;
+  addTaps({sums, work.taps, count * work.panelWidth, work.panelWidth, count, columnsOf(work, task)}, line,
+          dWeights + placeOf(work, task, rows.first), work.columns * work.taps);
 }
 
 // The same with rows [kernelWidth, channels] and columns of output channels.
@@ -269,6 +253,27 @@ void run(Team& team, const Work& work, int64_t packed, float* dWeights) {
 
 }  // namespace
 
+void addTaps(const TapSums& sums, float* line, float* weights, int64_t stride) {
+  const ConvKernels& kernels = convKernels();
+  const int64_t width = kernels.width;
+  for (int64_t row = 0; row < sums.rows; ++row, weights += stride) {
+    const float* from = sums.data + row * sums.strideRow;
+    if (sums.taps == 1) {
+      for (int64_t j = 0; j < sums.columns; ++j) weights[j] += from[j];
+      continue;
+    }
+    for (int64_t j = 0; j < sums.columns; j += width) {
+      const int lanes = static_cast<int>(std::min(width, sums.columns - j));
+      for (int64_t tap = 0; tap < sums.taps; tap += width) {
+        const int some = static_cast<int>(std::min(width, sums.taps - tap));
+        kernels.transpose(from + tap * sums.strideTap + j, sums.strideTap, some, lanes,
+                          line + j * sums.taps + tap, sums.taps);
+      }
+    }
+    for (int64_t i = 0; i < sums.columns * sums.taps; ++i) weights[i] += line[i];
+  }
+}
+
 Status run(Team& team, const ConvWeightGradientArgs& args) {
   const ConvShape& shape = args.shape;
   if (args.dBias != nullptr) {
@@ -277,6 +282,10 @@ Status run(Team& team, const ConvWeightGradientArgs& args) {
   }
   if (isDepthwise(shape)) {
     depthwise(team, args);
+    return {};
+  }
+  if (winogradPays(shape)) {
+    winogradWeights(team, args);
     return {};
   }
   Work work = {.kernels = convKernels(), .shape = shape};

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <functional>
 
+#include "clipcid/ops.h"
 #include "cpu/ops/team.h"
 
 namespace clipcid {
@@ -25,6 +26,9 @@ struct Winograd {
   // Writes the weights of targets [first, first + count) as [9, depth, stride]; what is beyond `count` has been cleared.
   std::function<void(int64_t first, int64_t count, int64_t stride, float* panel)> pack;
 };
+
+// The sizes of a convolution of 3 x 3, or of the gradient of its input, which is one of dy with the taps turned round.
+Winograd winogradOf(const ConvShape& shape, bool backward);
 
 // Whether it is faster than sums over the windows.
 bool pays(const Winograd& winograd);
