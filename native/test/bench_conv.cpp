@@ -1,7 +1,7 @@
-// How fast the convolutions of two networks are, layer by layer, at images of 64 pixels in batches of 32: milliseconds, and
-// GFLOP/s of the products that are not with padding.
+// How fast the convolutions of two networks are, layer by layer: milliseconds, and GFLOP/s of the products that are not
+// with padding, where sums over the windows make them.
 //
-//   bench_conv [threads]
+//   bench_conv [threads, 2] [images, 32] [pixels, 64]
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -49,17 +49,19 @@ constexpr Layer kMobilenet[] = {
     {"10.project", 2, 2, 576, 96, 1, 1, 1},
 };
 
-ConvShape shapeOf(const Layer& layer, int64_t images) {
+ConvShape shapeOf(const Layer& layer, int64_t images, int64_t pixels) {
+  // Of squeeze and excitation there is one pixel, whatever the image.
+  const int64_t size = layer.size == 1 ? 1 : layer.size * pixels / 64;
   ConvShape shape;
   shape.images = images;
-  shape.height = shape.width = layer.size;
+  shape.height = shape.width = size;
   shape.channels = layer.channels;
   shape.outChannels = layer.outChannels;
   shape.groups = layer.groups;
   shape.kernelHeight = shape.kernelWidth = layer.kernel;
   shape.strideHeight = shape.strideWidth = layer.stride;
   shape.padTop = shape.padLeft = layer.kernel / 2;
-  shape.outHeight = shape.outWidth = (layer.size + 2 * (layer.kernel / 2) - layer.kernel) / layer.stride + 1;
+  shape.outHeight = shape.outWidth = (size + 2 * (layer.kernel / 2) - layer.kernel) / layer.stride + 1;
   shape.planar = layer.channels == 3;
   return shape;
 }
@@ -88,12 +90,11 @@ double best(Team& team, Run run) {
 }
 
 template <size_t kLayers>
-void measure(Team& team, const char* name, const Layer (&layers)[kLayers]) {
-  constexpr int64_t kImages = 32;
+void measure(Team& team, const char* name, const Layer (&layers)[kLayers], int64_t images, int64_t pixels) {
   std::printf("%-12s %4s %28s %28s %28s\n", name, "", "forward, ms and GFLOP/s", "input", "weights");
   double total[3] = {}, work = 0;
   for (const Layer& layer : layers) {
-    const ConvShape s = shapeOf(layer, kImages);
+    const ConvShape s = shapeOf(layer, images, pixels);
     const int64_t inputs = s.height * s.width * s.images * s.channels;
     const int64_t outputs = s.outHeight * s.outWidth * s.images * s.outChannels;
     const int64_t weights = s.outChannels * s.channels / s.groups * s.kernelHeight * s.kernelWidth;
@@ -133,16 +134,19 @@ void measure(Team& team, const char* name, const Layer (&layers)[kLayers]) {
 
 int main(int argc, char** argv) {
   using namespace clipcid;
-  const int threads = argc > 1 ? std::atoi(argv[1]) : 2;
+  const auto argument = [&](int index, int fallback) {
+    return argc > index ? std::atoi(argv[index]) : fallback;
+  };
+  const int threads = argument(1, 2), images = argument(2, 32), pixels = argument(3, 64);
   Context context;
   context.threads = threads;
   Peak peak;
   if (!measurePeak(context, &peak).ok()) return 1;
   std::printf("%d threads, float32 peak %.0f GFLOP/s\n\n", threads, peak.float32);
   TeamMemory memory(threads);
-  Team::run(threads, memory, [](Team& team) {
-    measure(team, "ResNet-18", kResnet);
-    measure(team, "MobileNetV3", kMobilenet);
+  Team::run(threads, memory, [&](Team& team) {
+    measure(team, "ResNet-18", kResnet, images, pixels);
+    measure(team, "MobileNetV3", kMobilenet, images, pixels);
   });
   return 0;
 }
