@@ -76,11 +76,12 @@ struct ConvKernels {
   // Depthwise. Slabs are [images, channels] of one pixel; what is by channel is repeated up to `period` elements, a
   // multiple of both channels and width.
   //
-  // y[i] = bias[i] + sum over taps of weights[tap, i mod period] sources[tap][i], i < length; or the sum added to y.
-  void (*depthwise)(const float* const* sources, const float* weights, int64_t taps, const float* bias,
+  // y[i] = bias[i] + sum over taps of weights[tap][i mod period] sources[tap][i], i < length; or the sum added to y.
+  void (*depthwise)(const float* const* sources, const float* const* weights, int64_t taps, const float* bias,
                     int64_t length, int64_t period, bool add, float* y);
-  // sums[j] += sum over i = j mod period of a[i] b[i], i < length.
-  void (*productSums)(const float* a, const float* b, int64_t length, int64_t period, float* sums);
+  // sums[j] += sum over slabs and over i = j mod period, i < length, of a[slab][i] b[slab][i].
+  void (*productSums)(const float* const* a, const float* const* b, int64_t slabs, int64_t length,
+                      int64_t period, float* sums);
 };
 
 const ConvKernels& convKernels();

@@ -10,22 +10,49 @@
 namespace clipcid {
 namespace {
 
-constexpr int64_t kLeastWork = 1 << 15;  // multiply-adds that are worth handing over
+constexpr int64_t kLeastWork = 1 << 17;  // multiply-adds that are worth handing over
 constexpr int64_t kMostParts = 16;       // of the weights' gradient
+constexpr int64_t kNear = 4096 << 10;    // floats that stay in the first cache beside what else is there
 
 // What is by channel is repeated to this length.
 int64_t periodOf(const ConvKernels& kernels, int64_t channels) {
   return std::lcm<int64_t>(channels, kernels.width);
 }
 
-void repeat(const float* values, int64_t stride, int64_t channels, int64_t period, float* out) {
-  for (int64_t i = 0; i < channels; ++i) out[i] = values[i * stride];
-  for (int64_t i = channels; i < period; ++i) out[i] = out[i - channels];
+// Elements from `channels` on as those before.
+void repeat(float* values, int64_t channels, int64_t period) {
+  for (int64_t i = channels; i < period; ++i) values[i] = values[i - channels];
 }
+
+// Weights [channels, taps] as [taps, period].
+void repeatTaps(const ConvKernels& kernels, const float* weights, int64_t taps, int64_t channels,
+                int64_t period, float* out) {
+  const int64_t width = kernels.width;
+  for (int64_t c = 0; c < channels; c += width) {
+    const int lanes = static_cast<int>(std::min(width, channels - c));
+    for (int64_t tap = 0; tap < taps; tap += width) {
+      const int some = static_cast<int>(std::min(width, taps - tap));
+      kernels.transpose(weights + c * taps + tap, taps, lanes, some, out + tap * period + c, period);
+    }
+  }
+  for (int64_t tap = 0; tap < taps; ++tap) repeat(out + tap * period, channels, period);
+}
+
+// Slabs in pieces of some periods: what windows share of a piece stays near from one to the next.
+struct Pieces {
+  Pieces(int64_t slab, int64_t period, int64_t slabs) : slab(slab) {
+    size = std::max<int64_t>(1, kNear / slabs / period) * period;
+    count = (slab + size - 1) / size;
+  }
+  int64_t begin(int64_t piece) const { return piece * size; }
+  int64_t length(int64_t piece) const { return std::min(size, slab - piece * size); }
+
+  int64_t slab, size, count;
+};
 
 struct Sides {
   Taps vertical, horizontal;
-  int64_t sourceWidth;
+  int64_t sourceHeight, sourceWidth;
 };
 
 // Targets as sums over their sources.
@@ -37,40 +64,36 @@ void sumSources(Team& team, const ConvShape& shape, const Sides& sides, const fl
   const int64_t slab = shape.images * shape.channels;
   const int64_t height = sides.vertical.targets(), width = sides.horizontal.targets();
   float* repeated = team.shared((taps + 1) * period);
-  for (int64_t tap = 0; tap < taps; ++tap)
-    repeat(weights + tap, taps, shape.channels, period, repeated + tap * period);
-  float* offset = repeated + taps * period;
-  if (bias != nullptr) repeat(bias, 1, shape.channels, period, offset);
-  // A task's taps, and the weights that go with them.
-  team.own(taps * period);
-  const int64_t work = height * width * slab * taps;
-  const int64_t tasks = std::clamp<int64_t>(work / kLeastWork, 1, height);
-  std::vector<std::vector<const float*>> pointers(static_cast<size_t>(team.threads()));
+  repeatTaps(kernels, weights, taps, shape.channels, period, repeated);
+  float* offset = bias == nullptr ? nullptr : repeated + taps * period;
+  if (bias != nullptr) {
+    std::copy(bias, bias + shape.channels, offset);
+    repeat(offset, shape.channels, period);
+  }
+  const Pieces pieces(slab, period, std::min(shape.kernelHeight, sides.sourceHeight) * sides.sourceWidth);
+  const int64_t units = pieces.count * height;
+  const int64_t tasks = std::clamp<int64_t>(height * width * slab * taps / kLeastWork, 1, units);
+  struct Own {
+    std::vector<const float*> sources, weights;
+  };
+  std::vector<Own> owns(static_cast<size_t>(team.threads()));
   team.each(tasks, [&](int64_t index, int worker) {
-    std::vector<const float*>& from = pointers[static_cast<size_t>(worker)];
-    for (int64_t y = height * index / tasks; y < height * (index + 1) / tasks; ++y) {
-      const std::span<const Tap> down = sides.vertical.of(y);
+    Own& own = owns[static_cast<size_t>(worker)];
+    for (int64_t unit = units * index / tasks; unit < units * (index + 1) / tasks; ++unit) {
+      const int64_t y = unit % height, piece = unit / height;
+      const int64_t begin = pieces.begin(piece);
       for (int64_t x = 0; x < width; ++x) {
-        const std::span<const Tap> across = sides.horizontal.of(x);
-        from.clear();
-        for (const Tap& row : down) {
-          for (const Tap& column : across)
-            from.push_back(sources + (row.source * sides.sourceWidth + column.source) * slab);
-        }
-        const auto count = static_cast<int64_t>(from.size());
-        const float* used = repeated;
-        if (count != taps) {
-          float* to = team.of(worker);
-          for (const Tap& row : down) {
-            for (const Tap& column : across) {
-              const float* weight = repeated + (row.kernel * shape.kernelWidth + column.kernel) * period;
-              to = std::copy(weight, weight + period, to);
-            }
+        own.sources.clear();
+        own.weights.clear();
+        for (const Tap& row : sides.vertical.of(y)) {
+          for (const Tap& column : sides.horizontal.of(x)) {
+            own.sources.push_back(sources + (row.source * sides.sourceWidth + column.source) * slab + begin);
+            own.weights.push_back(repeated + (row.kernel * shape.kernelWidth + column.kernel) * period);
           }
-          used = team.of(worker);
         }
-        kernels.depthwise(from.data(), used, count, bias == nullptr ? nullptr : offset, slab, period, add,
-                          targets + (y * width + x) * slab);
+        kernels.depthwise(own.sources.data(), own.weights.data(), static_cast<int64_t>(own.sources.size()),
+                          offset, pieces.length(piece), period, add,
+                          targets + (y * width + x) * slab + begin);
       }
     }
   });
@@ -80,14 +103,15 @@ void sumSources(Team& team, const ConvShape& shape, const Sides& sides, const fl
 
 void depthwise(Team& team, const ConvArgs& args) {
   const ConvShape& shape = args.shape;
-  const Sides sides = {Taps::forward(verticalAxis(shape)), Taps::forward(horizontalAxis(shape)), shape.width};
+  const Sides sides = {Taps::forward(verticalAxis(shape)), Taps::forward(horizontalAxis(shape)), shape.height,
+                       shape.width};
   sumSources(team, shape, sides, args.weights, args.bias, args.x, false, args.y);
 }
 
 void depthwise(Team& team, const ConvInputGradientArgs& args) {
   const ConvShape& shape = args.shape;
   const Sides sides = {Taps::backward(verticalAxis(shape)), Taps::backward(horizontalAxis(shape)),
-                       shape.outWidth};
+                       shape.outHeight, shape.outWidth};
   sumSources(team, shape, sides, args.weights, nullptr, args.dy, args.add, args.dx);
 }
 
@@ -101,32 +125,47 @@ void depthwise(Team& team, const ConvWeightGradientArgs& args) {
   const int64_t slab = shape.images * shape.channels;
   const int64_t work = shape.outHeight * shape.outWidth * slab * taps;
   const int64_t parts = std::clamp<int64_t>(work / kLeastWork, 1, std::min(shape.outHeight, kMostParts));
-  float* sums = team.shared(parts * taps * period);
-  team.each(parts, [&](int64_t part, int) {
-    float* own = sums + part * taps * period;
-    std::fill_n(own, taps * period, 0.0f);
-    for (int64_t y = shape.outHeight * part / parts; y < shape.outHeight * (part + 1) / parts; ++y) {
-      for (int64_t x = 0; x < shape.outWidth; ++x) {
-        const float* dy = args.dy + (y * shape.outWidth + x) * slab;
+  float* sums = team.shared((parts + 1) * taps * period + taps * kernels.width);
+  float* line = sums + parts * taps * period;
+  const Pieces pieces(slab, period, (std::min(shape.kernelHeight, shape.height) + 1) * shape.width);
+  struct Own {
+    std::vector<const float*> x, dy;
+  };
+  std::vector<Own> owns(static_cast<size_t>(team.threads()));
+  team.each(parts, [&](int64_t part, int worker) {
+    Own& own = owns[static_cast<size_t>(worker)];
+    float* to = sums + part * taps * period;
+    std::fill_n(to, taps * period, 0.0f);
+    for (int64_t piece = 0; piece < pieces.count; ++piece) {
+      const int64_t begin = pieces.begin(piece);
+      for (int64_t y = shape.outHeight * part / parts; y < shape.outHeight * (part + 1) / parts; ++y) {
         for (const Tap& row : vertical.of(y)) {
-          for (const Tap& column : horizontal.of(x)) {
-            kernels.productSums(dy, args.x + (row.source * shape.width + column.source) * slab, slab, period,
-                                own + (row.kernel * shape.kernelWidth + column.kernel) * period);
+          for (int64_t tap = 0; tap < shape.kernelWidth; ++tap) {
+            own.x.clear();
+            own.dy.clear();
+            for (int64_t x = 0; x < shape.outWidth; ++x) {
+              for (const Tap& column : horizontal.of(x)) {
+                if (column.kernel != tap) continue;
+                own.x.push_back(args.x + (row.source * shape.width + column.source) * slab + begin);
+                own.dy.push_back(args.dy + (y * shape.outWidth + x) * slab + begin);
+              }
+            }
+            kernels.productSums(own.dy.data(), own.x.data(), static_cast<int64_t>(own.x.size()),
+                                pieces.length(piece), period,
+                                to + (row.kernel * shape.kernelWidth + tap) * period);
           }
         }
       }
     }
   });
-  for (int64_t tap = 0; tap < taps; ++tap) {
-    for (int64_t c = 0; c < shape.channels; ++c) {
-      float sum = 0;
-      for (int64_t part = 0; part < parts; ++part) {
-        for (int64_t at = c; at < period; at += shape.channels)
-          sum += sums[(part * taps + tap) * period + at];
-      }
-      args.dWeights[c * taps + tap] += sum;
-    }
+  for (int64_t part = 1; part < parts; ++part) {
+    for (int64_t i = 0; i < taps * period; ++i) sums[i] += sums[part * taps * period + i];
   }
+  for (int64_t tap = 0; tap < taps; ++tap) {
+    float* of = sums + tap * period;
+    for (int64_t i = shape.channels; i < period; ++i) of[i % shape.channels] += of[i];
+  }
+  addTaps({sums, taps, period, 0, 1, shape.channels}, line, args.dWeights, 0);
 }
 
 }  // namespace clipcid
