@@ -12,7 +12,7 @@ namespace {
 
 constexpr int64_t kLeastWork = 1 << 17;  // multiply-adds that are worth handing over
 constexpr int64_t kMostParts = 16;       // of the weights' gradient
-constexpr int64_t kNear = 4096 << 10;    // floats that stay in the first cache beside what else is there
+constexpr int64_t kNear = 32 << 10;      // floats that stay in the second-level cache
 
 // What is by channel is repeated to this length.
 int64_t periodOf(const ConvKernels& kernels, int64_t channels) {
