@@ -12,7 +12,6 @@
 import { mkdirSync, renameSync, writeFileSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 import { pathToFileURL } from 'node:url';
-import { parseArgs } from 'node:util';
 import {
   clipCid,
   columns,
@@ -23,6 +22,7 @@ import {
   show,
   teacherFolder,
 } from './common.mjs';
+import { readOptions, readSeeds } from './options.mjs';
 import { prepare } from './prepare.mjs';
 import { demo, splitSeed } from './settings.mjs';
 
@@ -115,17 +115,11 @@ function writeWhole(path, value) {
 }
 
 if (process.argv[1] !== undefined && import.meta.url === pathToFileURL(resolve(process.argv[1])).href) {
-  const { values } = parseArgs({
-    options: {
-      out: { type: 'string' },
-      seed: { type: 'string', default: '0' },
-    },
+  const values = readOptions('node examples/emoji/demo.mjs [--out DIR] [--seed N]', {
+    out: { type: 'string' },
+    seed: { type: 'string', default: '0' },
   });
-  const seed = Number(values.seed);
-  if (!Number.isSafeInteger(seed) || seed < 0) {
-    console.error(`Expected an integer of at least 0 for --seed but received ${values.seed}`);
-    process.exit(2);
-  }
+  const [seed] = readSeeds('--seed', values.seed);
   const out = resolve(values.out ?? `runs/emoji-${seed}`);
   const { balance, models, seconds } = await runDemo(out, seed);
   const [variations] = balance.grouping;

@@ -25,7 +25,7 @@ import { existsSync, mkdirSync, readFileSync, renameSync, writeFileSync } from '
 import { createRequire } from 'node:module';
 import { dirname, join, relative, resolve, sep } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { parseArgs } from 'node:util';
+import { readOptions, readSeeds } from './options.mjs';
 
 export const vendors = ['google', 'twitter'];
 
@@ -267,14 +267,13 @@ export function prepare({ out, seed = 0, share = 0.2 }) {
 }
 
 if (process.argv[1] !== undefined && resolve(process.argv[1]) === fileURLToPath(import.meta.url)) {
-  const { values } = parseArgs({
-    options: { out: { type: 'string' }, seed: { type: 'string', default: '0' } },
-  });
-  const seed = Number(values.seed);
-  if (values.out === undefined || !Number.isSafeInteger(seed)) {
-    console.error('Usage: node examples/emoji/prepare.mjs --out DIR [--seed N]');
+  const usage = 'node examples/emoji/prepare.mjs --out DIR [--seed N]';
+  const values = readOptions(usage, { out: { type: 'string' }, seed: { type: 'string', default: '0' } });
+  if (values.out === undefined) {
+    console.error(`Expected a folder for --out but received nothing\n\nUsage: ${usage}`);
     process.exit(2);
   }
+  const [seed] = readSeeds('--seed', values.seed);
   const report = prepare({ out: values.out, seed });
   console.log(
     `${report.images.train} images of ${report.concepts.train} concepts to train on, ` +

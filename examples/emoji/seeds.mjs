@@ -7,18 +7,15 @@
  */
 import { writeFileSync } from 'node:fs';
 import { join, resolve } from 'node:path';
-import { parseArgs } from 'node:util';
 import { columns, show } from './common.mjs';
 import { runDemo } from './demo.mjs';
+import { readOptions, readSeeds } from './options.mjs';
 
-const { values } = parseArgs({
-  options: { seeds: { type: 'string', default: '0,1,2' }, out: { type: 'string', default: 'runs' } },
+const values = readOptions('node examples/emoji/seeds.mjs [--seeds 0,1,2] [--out DIR]', {
+  seeds: { type: 'string', default: '0,1,2' },
+  out: { type: 'string', default: 'runs' },
 });
-const seeds = values.seeds.split(',').map(Number);
-if (!seeds.every((seed) => Number.isSafeInteger(seed) && seed >= 0)) {
-  console.error(`Expected integers with commas between them for --seeds but received ${values.seeds}`);
-  process.exit(2);
-}
+const seeds = readSeeds('--seeds', values.seeds);
 
 const { spread } = await import('../../dist/index.js');
 const runs = [];

@@ -8,16 +8,14 @@
  */
 import { cpSync, mkdirSync, rmSync, writeFileSync } from 'node:fs';
 import { join, resolve } from 'node:path';
-import { parseArgs } from 'node:util';
 import { clipCid, columns, evalSection, headline, readJson, show, teacherFolder } from './common.mjs';
+import { readOptions } from './options.mjs';
 import { prepare } from './prepare.mjs';
 import { splitSeed, teacher } from './settings.mjs';
 
-const { values } = parseArgs({
-  options: {
-    out: { type: 'string', default: 'runs/emoji-teacher' },
-    install: { type: 'boolean', default: false },
-  },
+const values = readOptions('node examples/emoji/train-teacher.mjs [--out DIR] [--install]', {
+  out: { type: 'string', default: 'runs/emoji-teacher' },
+  install: { type: 'boolean', default: false },
 });
 const out = resolve(values.out);
 const data = join(out, 'data');
