@@ -8,6 +8,7 @@ import { distillCommand } from './distill.ts';
 import { doctorCommand } from './doctor.ts';
 import { embedCommand } from './embed.ts';
 import { evalCommand } from './eval.ts';
+import { explainCommand } from './explain.ts';
 import { pretrainCommand } from './pretrain.ts';
 import { reportCommand } from './report.ts';
 import { runPipelineCommand } from './run.ts';
@@ -45,6 +46,7 @@ Environment: CLIP_CID_DEBUG=1 shows where an error came from.`,
     evalCommand,
     aestheticsCommand,
     reportCommand,
+    explainCommand,
     doctorCommand,
     benchCommand,
   ]) {

@@ -24,11 +24,7 @@ export function chain(first: Graph, second: Graph, outputs: readonly string[]): 
   const known = [...first.outputs, ...second.outputs];
   const chosen = outputs.map((name): GraphValue => {
     const own = second.outputs.find((value) => value.name === name);
-    const value = own ? { ...own, name: to(name) } : known.find((other) => other.name === name);
-    if (value) return value;
-    throw new RangeError(
-      `Expected one of ${known.map((other) => other.name).join(', ')} for outputs but received ${name}`,
-    );
+    return own ? { ...own, name: to(name) } : outputNamed(known, name);
   });
   return prune({
     name: first.name,
@@ -55,6 +51,20 @@ export function chain(first: Graph, second: Graph, outputs: readonly string[]): 
       })),
     ],
   });
+}
+
+function outputNamed(outputs: readonly GraphValue[], name: string): GraphValue {
+  const found = outputs.find((value) => value.name === name);
+  if (found) return found;
+  const names = outputs.map((value) => value.name).join(', ');
+  throw new RangeError(`Expected one of ${names} for outputs but received ${name}`);
+}
+
+/** The graph with some of its outputs, what they need, and the inputs that are used. A name that it does not have is a RangeError. */
+export function outputsOnly(graph: Graph, names: readonly string[]): Graph {
+  const pruned = prune({ ...graph, outputs: names.map((name) => outputNamed(graph.outputs, name)) });
+  const read = new Set([...names, ...pruned.nodes.flatMap(({ inputs }) => inputs)]);
+  return { ...pruned, inputs: graph.inputs.filter(({ name }) => read.has(name)) };
 }
 
 /** The graph with only what its outputs need; inputs stay. */

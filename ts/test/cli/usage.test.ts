@@ -20,6 +20,7 @@ const commands = [
   'pretrain',
   'eval',
   'report',
+  'explain',
   'doctor',
   'bench',
 ];

@@ -19,6 +19,8 @@ export interface Block {
 export interface MemoryPlan {
   readonly arenaBytes: number;
   readonly blocks: ReadonlyMap<Storage, Block>;
+  /** What the forward pass leaves for the backward pass, all parts of it. */
+  readonly saved: readonly { readonly name: string; readonly bytes: number }[];
 }
 
 const ALIGNMENT = 64;
@@ -114,7 +116,10 @@ export function planMemory(
       blocks.set(life.storage, { offset, step: life.whole ? bytes / parts : 0, bytes });
     }
   }
-  return { arenaBytes, blocks };
+  const saved = [...lives.values()]
+    .filter(({ first, last }) => first < middle && last > middle)
+    .map((life) => ({ name: life.storage.name, bytes: bytesOf(life) }));
+  return { arenaBytes, blocks, saved };
 }
 
 function touch(lives: Map<Storage, Life>, storage: Storage, position: number): void {

@@ -21,9 +21,20 @@ export function inferNode(
   values: ReadonlyMap<string, ValueInfo>,
   constants: ReadonlyMap<string, Constant>,
 ): readonly ValueInfo[] {
-  const rule = fusedOperator(node)?.shape ?? (DOMAINS.includes(node.domain) ? RULES[node.op] : undefined);
-  if (!rule) throw unsupported(node, 'is not supported in training');
+  const rule = shapeRule(node);
+  if (!rule) throw unsupported(node, UNKNOWN);
   return rule(contextOf(node, opset, values, constants));
+}
+
+const UNKNOWN = 'is not supported in training';
+
+function shapeRule(node: GraphNode): ShapeRules[string] | undefined {
+  return fusedOperator(node)?.shape ?? (DOMAINS.includes(node.domain) ? RULES[node.op] : undefined);
+}
+
+/** Nodes whose operators have no rule, in the words of the error that they would cause. */
+export function unknownNodes(nodes: readonly GraphNode[]): { node: GraphNode; why: string }[] {
+  return nodes.filter((node) => !shapeRule(node)).map((node) => ({ node, why: UNKNOWN }));
 }
 
 export function contextOf(

@@ -1,0 +1,59 @@
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, beforeAll, expect, test } from 'vitest';
+import { encodeModel } from '../../src/onnx/model.ts';
+import { exportModel } from '../../src/program/export.ts';
+import { parametersOf, text } from '../program/support/models.ts';
+import { clipCid, objects } from './cli.ts';
+
+let folder: string;
+let model: string;
+beforeAll(() => {
+  folder = mkdtempSync(join(tmpdir(), 'clip-cid-explain-'));
+  model = join(folder, 'text.onnx');
+  const graph = text({ vocabulary: 50, length: 9, width: 16, depth: 2, heads: 2, out: 8 });
+  const values = new Map(parametersOf(graph).map(({ name, value }) => [name, value]));
+  writeFileSync(model, encodeModel(exportModel(graph, values)));
+});
+afterAll(() => rmSync(folder, { recursive: true, force: true }));
+
+test('a table for people', async () => {
+  const { code, stdout, stderr } = await clipCid(['explain', model, '--batch', '5']);
+  expect(stderr).toBe('');
+  expect(code).toBe(0);
+  expect(stdout).toMatch(/^input +ids: int64 \[5, 9\]$/m);
+  expect(stdout).toMatch(/^output +embedding: float32 \[5, 8\]$/m);
+  expect(stdout).toMatch(/^fused .*2 Attention/m);
+  expect(stdout).toMatch(/^missing +nothing/m);
+  expect(stdout).toMatch(/^outputs alone +runs +GFLOP +MB$/m);
+  expect(stdout).toMatch(/^ {2}attentionGradient +2 /m);
+  expect(stdout).toMatch(/^training holds .* MB: parameters .*, gradients .*, moments .*, activations/m);
+});
+
+test('one object with --json', async () => {
+  const [record, ...more] = objects(await clipCid(['explain', model, '--json', '--output', 'embedding']));
+  expect(more).toEqual([]);
+  expect(record).toMatchObject({ model, batch: 32, unsupported: [], inference: { parts: 1 } });
+  expect(record!.outputs).toEqual([{ name: 'embedding', type: 'float32', dims: [32, 8] }]);
+});
+
+test.each<[string[], RegExp, number]>([
+  [['--batch', '0'], /for batch but received 0/, 2],
+  [['--size', 'length'], /Expected AXIS=N for --size but received length/, 2],
+  [['--output', 'logits'], /Expected one of embedding for outputs but received logits/, 2],
+])('misuse %j', async (args, message, expected) => {
+  const { code, stdout, stderr } = await clipCid(['explain', model, ...args]);
+  expect(stderr).toMatch(message);
+  expect(code).toBe(expected);
+  expect(stdout).toBe('');
+});
+
+test('a file that is no model, or none', async () => {
+  const other = join(folder, 'other.onnx');
+  writeFileSync(other, 'hello');
+  expect((await clipCid(['explain', other])).stderr).toMatch(/other\.onnx is not an ONNX model/);
+  const { code, stderr } = await clipCid(['explain', join(folder, 'none.onnx')]);
+  expect(stderr).toMatch(/none\.onnx/);
+  expect(code).toBe(1);
+});
