@@ -119,10 +119,13 @@ Status projectBack(Backend& backend, const Context& context, const LossArgs& arg
   return backend.matmul(context, weights);
 }
 
+// Writes the gradients of both raw rows.
 Status clipTerm(Backend& backend, const Context& context, const LossArgs& args, const UnitRows& image,
                 const UnitRows& text, LossResult* result) {
-  const int64_t size = args.batch * args.dim;
-  std::vector<float> gradients(static_cast<size_t>(2 * size), 0.0f);
+  const auto bytes = static_cast<size_t>(args.batch * args.dim) * sizeof(float);
+  std::memset(result->image, 0, bytes);
+  std::memset(result->text, 0, bytes);
+  if (args.clipWeight == 0) return {};
   ContrastArgs term;
   term.x = image.data();
   term.y = text.data();
@@ -130,13 +133,13 @@ Status clipTerm(Backend& backend, const Context& context, const LossArgs& args, 
   term.dim = args.dim;
   term.scale = std::exp(args.clipLogScale);
   term.weight = args.clipWeight;
-  term.dx = gradients.data();
-  term.dy = gradients.data() + size;
+  term.dx = result->image;
+  term.dy = result->text;
   term.value = &result->clip;
   term.logScaleGradient = &result->clipLogScale;
   CLIPCID_TRY(backend.contrast(context, term));
-  throughNormalise(context, image, term.dx, 1, false, result->image);
-  throughNormalise(context, text, term.dy, 1, false, result->text);
+  throughNormalise(context, image, result->image, 1, false, result->image);
+  throughNormalise(context, text, result->text, 1, false, result->text);
   return {};
 }
 
@@ -220,13 +223,7 @@ Status clusterInstanceLoss(Backend& backend, const Context& context, const LossA
     UnitRows image, text;
     CLIPCID_TRY(normaliseRows(backend, context, "image", args.image, args.batch, args.dim, &image));
     CLIPCID_TRY(normaliseRows(backend, context, "text", args.text, args.batch, args.dim, &text));
-    if (args.clipWeight > 0) {
-      CLIPCID_TRY(clipTerm(backend, context, args, image, text, result));
-    } else {
-      const auto bytes = static_cast<size_t>(args.batch * args.dim) * sizeof(float);
-      std::memset(result->image, 0, bytes);
-      std::memset(result->text, 0, bytes);
-    }
+    CLIPCID_TRY(clipTerm(backend, context, args, image, text, result));
     if (args.useCluster() || args.useInstance())
       CLIPCID_TRY(distil(backend, context, args, image, text, result));
   } catch (const std::bad_alloc&) {

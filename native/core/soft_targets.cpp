@@ -59,6 +59,7 @@ Status softTargets(Backend& backend, const Context& context, const SoftTargetsAr
       pass.dim = dim;
       pass.keys = centres;
       pass.scale = 1 / args.temperature;
+      pass.keeps = true;
       pass.lse = lse.data();
       pass.sums = args.softCentroids + begin * dim;
       CLIPCID_TRY(backend.distil(context, pass));

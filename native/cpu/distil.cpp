@@ -21,18 +21,21 @@
 // Memory: (P and Q, the difference, and for each of kChunks chunks sums) times the lanes of a strip, which are as many as
 // fit about a quarter of what keys and queries themselves are; never less than one panel.
 //
-// Best measured, two threads, 1,024 x 512 with 20,000 keys: 140 ms with a teacher (450 of 512 GFLOP/s) and 95 ms without
-// (AMD Zen 5, AVX-512, November 2026).
+// Products are made in float32, or, where that is twice as fast, in fixed point (distil_fixed.cpp).
+//
+// Best measured, two threads, 1,024 x 512 with 20,000 keys: in float32 140 ms with a teacher (450 of 512 GFLOP/s) and 95 ms
+// without; the whole loss with all its terms then takes 157 and 112 ms, and in fixed point 136 and 102 ms (AMD Zen 5, AVX-512,
+// November 2026).
+#include "cpu/distil.h"
+
 #include <algorithm>
 #include <cmath>
 #include <cstring>
 
-#include "core/aligned.h"
 #include "core/parallel.h"
 #include "cpu/backend.h"
-#include "cpu/kernels.h"
+#include "cpu/distil_fixed.h"
 #include "cpu/product.h"
-#include "cpu/softmax_loss_rows.h"
 
 namespace clipcid {
 namespace {
@@ -41,7 +44,7 @@ constexpr int64_t kBlockBytes = 400 << 10;  // of keys
 constexpr int64_t kLeastBlockKeys = 96, kMostBlockKeys = 192;
 constexpr int64_t kChunks = 16;
 constexpr int64_t kMostLanes = 128;
-constexpr int64_t kLeastBytes = 16 << 20, kMostBytes = 256 << 20;  // of a strip
+constexpr int64_t kLeastBytes = 24 << 20, kMostBytes = 256 << 20;  // of a strip
 constexpr int64_t kFloatBytes = sizeof(float);
 constexpr double kMostNorm = 0x1p20;  // of keys that are read where they lie
 constexpr double kLn2 = 0.69314718055994531;
@@ -50,91 +53,7 @@ constexpr double kLog2e = 1.4426950408889634;
 int64_t divideUp(int64_t value, int64_t unit) { return (value + unit - 1) / unit; }
 int64_t roundUp(int64_t value, int64_t unit) { return divideUp(value, unit) * unit; }
 
-// One of the two softmaxes.
-struct Side {
-  const float* rows;
-  double scale;   // of logits in units of ln(2)
-  double weight;  // with its sign
-};
-
-// What is asked for during the tiles of a block: a stretch of memory, a part in each.
-class Ahead {
- public:
-  Ahead(const float* data, int64_t elements, int64_t tiles, const float* near)
-      : data_(data), near_(near), part_(data != nullptr ? divideUp(elements, tiles) : 0) {}
-
-  void next(TileArgs* tile) {
-    tile->ahead = data_ != nullptr ? data_ + part_ * at_++ : near_;
-    tile->aheadStep = divideUp(part_, tile->depth);
-  }
-
- private:
-  const float* data_;
-  const float* near_;  // what may be asked for where there is nothing else
-  int64_t part_;
-  int64_t at_ = 0;
-};
-
-// Memory of a strip: its logits, which become exponentials, and what belongs to them.
-struct Strip {
-  // Numbers of the strips whose logits are made and whose values are summed up, or -1.
-  int64_t logits = -1, values = -1;
-  // By side.
-  AlignedArray<float> panels[2];    // packed queries, [lanes / panel] of [dim, panel]
-  AlignedArray<float> z[2];         // [keys, lanes]
-  AlignedArray<float> maxima[2];    // [blocks, lanes]; then the factors of the exponentials in the weights
-  AlignedArray<float> sums[2];      // [blocks, lanes]
-  AlignedArray<float> differences;  // [blocks, lanes]
-  AlignedArray<float> totals;       // [chunks, dim, lanes] sums of values
-  AlignedArray<float> queries;      // [lanes, paddedDim_] of `values`
-};
-
-// Keys [first, first + count), and their rows as they are multiplied.
-struct Block {
-  int64_t index, first, count;
-  const float* rows;  // [count, dim]
-  const float* next;  // those of the next block of the chunk, where they are asked for ahead, or null
-};
-
-struct Scratch {
-  AlignedArray<float> keys;                // [block, dim], copied
-  AlignedArray<float> weights;             // [block, lanes]
-  AlignedArray<float> keySums;             // [block, paddedDim_]
-  std::vector<float> scales[2], inverses;  // [block]
-  std::vector<double> norms;               // [block]
-};
-
-class Distil {
- public:
-  Distil(const Context& context, const DistilArgs& args);
-  Status run();
-
- private:
-  int64_t firstBlock(int64_t chunk) const { return chunk * blocks_ / chunks_; }
-  int64_t keysOf(int64_t block) const { return std::min(blockKeys_, args_.keys.count - block * blockKeys_); }
-  int64_t queriesOf(int64_t strip) const { return std::min(lanes_, args_.rows - strip * lanes_); }
-
-  void plan();
-  void load(Strip& strip, int64_t index);
-  void chunk(Strip& strip, int64_t index, Scratch& scratch);
-  Block block(int64_t index, int64_t end, bool writesNorms, Scratch& scratch);
-  void makeLogits(Strip& strip, const Block& block, Scratch& scratch);
-  void takeTargets(const Strip& strip, const Block& block, const Scratch& scratch);
-  void addValues(Strip& strip, const Block& block, int64_t chunk, Scratch& scratch);
-  void addKeySums(const Strip& strip, const Block& block, Scratch& scratch);
-  void finishLogits(Strip& strip);
-  void finishValues(const Strip& strip, int64_t begin, int64_t end);
-
-  const Context& context_;
-  const DistilArgs& args_;
-  const Kernels& kernel_;
-  const SoftmaxRows& rows_;
-  std::vector<Side> sides_;
-  int64_t blockKeys_, blocks_, chunks_, lanes_, stripCount_, paddedDim_;
-  bool measured_ = false;  // whether keys.measured has been written
-  std::vector<Strip> strips_;
-  std::vector<Scratch> scratch_;  // by worker
-};
+}  // namespace
 
 Distil::Distil(const Context& context, const DistilArgs& args)
     : context_(context), args_(args), kernel_(kernels()), rows_(softmaxRows()) {
@@ -144,13 +63,16 @@ Distil::Distil(const Context& context, const DistilArgs& args)
   plan();
   for (Strip& strip : strips_) {
     for (size_t side = 0; side < sides_.size(); ++side) {
-      strip.panels[side] = AlignedArray<float>(lanes_ * args.dim);
-      strip.z[side] = AlignedArray<float>(args.keys.count * lanes_);
+      strip.z[side] = AlignedArray<float>((args.keys.count + kMostTileRows) * lanes_);
+      strip.largest[side].resize(static_cast<size_t>(lanes_));
+      strip.weights[side].resize(static_cast<size_t>(lanes_));
+      strip.sum[side].resize(static_cast<size_t>(lanes_));
       strip.maxima[side] = AlignedArray<float>(blocks_ * lanes_);
       strip.sums[side] = AlignedArray<float>(blocks_ * lanes_);
     }
     if (sides_.size() > 1) strip.differences = AlignedArray<float>(blocks_ * lanes_);
-    strip.totals = AlignedArray<float>(chunks_ * args.dim * lanes_);
+    strip.difference.resize(static_cast<size_t>(lanes_));
+    strip.totals = AlignedArray<float>(chunks_ * totalRows_ * lanes_);
     if (args.keySums != nullptr) strip.queries = AlignedArray<float>(lanes_ * paddedDim_);
   }
   const auto workers =
@@ -162,15 +84,26 @@ Distil::Distil(const Context& context, const DistilArgs& args)
     scratch.keys = AlignedArray<float>(blockKeys_ * args.dim);
     scratch.weights = AlignedArray<float>(blockKeys_ * lanes_);
     if (args.keySums != nullptr) scratch.keySums = AlignedArray<float>(blockKeys_ * paddedDim_);
-    for (std::vector<float>& scales : scratch.scales) scales.resize(keys);
+    for (size_t side = 0; side < sides_.size(); ++side) {
+      scratch.scales[side].resize(keys);
+      scratch.factors[side].resize(static_cast<size_t>(lanes_));
+    }
     scratch.inverses.resize(keys);
     scratch.norms.resize(keys);
+  }
+}
+
+void Distil::allocate() {
+  for (Strip& strip : strips_) {
+    for (size_t side = 0; side < sides_.size(); ++side)
+      strip.panels[side] = AlignedArray<float>(lanes_ * args_.dim);
   }
 }
 
 void Distil::plan() {
   const int64_t dim = args_.dim, keys = args_.keys.count, sides = static_cast<int64_t>(sides_.size());
   paddedDim_ = roundUp(dim, kernel_.panel);
+  totalRows_ = roundUp(dim, kernel_.tileRows);
   const int64_t fits = kBlockBytes / (dim * kFloatBytes);
   blockKeys_ = std::clamp(fits / kernel_.tileRows * kernel_.tileRows, kLeastBlockKeys, kMostBlockKeys);
   blocks_ = divideUp(keys, blockKeys_);
@@ -188,6 +121,7 @@ void Distil::plan() {
 }
 
 Status Distil::run() {
+  allocate();
   const auto beside = static_cast<int64_t>(strips_.size());
   for (int64_t pass = 0; (pass - 1) * beside < stripCount_; ++pass) {
     for (int64_t i = 0; i < beside; ++i) {
@@ -197,7 +131,7 @@ Status Distil::run() {
     }
     const int64_t units = lanes_ / kRowLanes;
     parallelFor(context_.threads, beside * units, [&](int64_t index, int) {
-      load(strips_[static_cast<size_t>(index / units)], index % units);
+      load(strips_[static_cast<size_t>(index / units)], index % units * kRowLanes);
     });
     parallelFor(context_.threads, beside * chunks_, [&](int64_t index, int worker) {
       chunk(strips_[static_cast<size_t>(index / chunks_)], index % chunks_,
@@ -213,33 +147,40 @@ Status Distil::run() {
       if (run < runs) {
         if (strip.values >= 0) finishValues(strip, run * kRun, std::min(args_.dim, (run + 1) * kRun));
       } else if (strip.logits >= 0) {
-        finishLogits(strip);
+        mergeLogits(strip);
       }
     });
+    CLIPCID_TRY(refine());
+    for (Strip& strip : strips_) {
+      if (strip.logits >= 0) finishLogits(strip);
+    }
   }
   return {};
 }
 
-// Queries [index, index + 1) times kRowLanes of the strip.
-void Distil::load(Strip& strip, int64_t index) {
-  const int64_t dim = args_.dim, begin = index * kRowLanes;
-  if (strip.logits >= 0) {
-    const Product& product = floatProduct();
-    for (int64_t lane = begin; lane < begin + kRowLanes; lane += product.columns) {
-      const int64_t first = strip.logits * lanes_ + lane;
-      const int64_t count = std::clamp<int64_t>(args_.rows - first, 0, product.columns);
-      for (size_t side = 0; side < sides_.size(); ++side)
-        product.packRightRows(sides_[side].rows + first * dim, dim, count, dim,
-                              strip.panels[side].get() + lane * dim);
-    }
-  }
+void Distil::load(Strip& strip, int64_t lane) {
+  const int64_t dim = args_.dim;
+  if (strip.logits >= 0) loadLanes(strip, lane);
   if (args_.keySums == nullptr || strip.values < 0) return;
-  for (int64_t lane = begin; lane < begin + kRowLanes; ++lane) {
-    const int64_t query = strip.values * lanes_ + lane;
-    float* to = strip.queries.get() + lane * paddedDim_;
+  for (int64_t i = lane; i < lane + kRowLanes; ++i) {
+    const int64_t query = strip.values * lanes_ + i;
+    float* to = strip.queries.get() + i * paddedDim_;
     const int64_t length = query < args_.rows ? dim : 0;
     if (length > 0) memcpy(to, args_.student + query * dim, static_cast<size_t>(dim * kFloatBytes));
     std::fill(to + length, to + paddedDim_, 0.0f);
+  }
+}
+
+void Distil::loadLanes(Strip& strip, int64_t lane) {
+  const Product& product = floatProduct();
+  const int64_t dim = args_.dim;
+  for (int64_t i = lane; i < lane + kRowLanes; i += product.columns) {
+    const int64_t first = strip.logits * lanes_ + i;
+    const int64_t count = std::clamp<int64_t>(args_.rows - first, 0, product.columns);
+    for (size_t side = 0; side < sides_.size(); ++side) {
+      product.packRightRows(sides_[side].rows + first * dim, dim, count, dim,
+                            strip.panels[side].get() + i * dim);
+    }
   }
 }
 
@@ -249,18 +190,17 @@ void Distil::chunk(Strip& strip, int64_t index, Scratch& scratch) {
   for (int64_t at = firstBlock(index); at < end; ++at) {
     if (context_.cancelled()) return;
     const Block keys = block(at, end, strip.logits == 0, scratch);
+    prepare(strip, keys, scratch);
     if (strip.values >= 0) addValues(strip, keys, index, scratch);
     if (strip.logits >= 0) makeLogits(strip, keys, scratch);
   }
 }
 
-Block Distil::block(int64_t index, int64_t end, bool writesNorms, Scratch& scratch) {
+Distil::Block Distil::block(int64_t index, int64_t end, bool writesNorms, Scratch& scratch) {
   const SoftmaxSide& keys = args_.keys;
   const int64_t dim = args_.dim;
   Block block = {index, index * blockKeys_, keysOf(index), nullptr, nullptr};
-  const auto row = [&](int64_t j) {
-    return keys.data + (keys.indices != nullptr ? keys.indices[block.first + j] : block.first + j) * dim;
-  };
+  const auto row = [&](int64_t j) { return keyRow(block.first + j); };
   bool wild = false;
   for (int64_t j = 0; j < block.count; ++j) {
     double norm = 1;
@@ -296,10 +236,24 @@ Block Distil::block(int64_t index, int64_t end, bool writesNorms, Scratch& scrat
 }
 
 void Distil::makeLogits(Strip& strip, const Block& block, Scratch& scratch) {
+  makeDots(strip, block, scratch);
+  const int64_t at = block.index * lanes_;
+  const LaneBlock first = {strip.z[0].get() + block.first * lanes_, scratch.scales[0].data()};
+  if (sides_.size() == 1) {
+    rows_.lanes(first, lanes_, block.count, lanes_, strip.maxima[0].get() + at, strip.sums[0].get() + at);
+    return;
+  }
+  const LaneBlock second = {strip.z[1].get() + block.first * lanes_, scratch.scales[1].data()};
+  rows_.twoLanes(first, second, lanes_, block.count, lanes_, strip.maxima[0].get() + at,
+                 strip.maxima[1].get() + at, strip.sums[0].get() + at, strip.sums[1].get() + at,
+                 strip.differences.get() + at);
+}
+
+void Distil::makeDots(Strip& strip, const Block& block, Scratch& scratch) {
   const int64_t dim = args_.dim, width = kernel_.panel, height = kernel_.tileRows;
-  const auto sides = static_cast<int64_t>(sides_.size());
   Ahead ahead(block.next, block.next != nullptr ? keysOf(block.index + 1) * dim : 0,
-              sides * (lanes_ / width) * divideUp(block.count, height), block.rows);
+              static_cast<int64_t>(sides_.size()) * (lanes_ / width) * divideUp(block.count, height),
+              block.rows);
   for (size_t side = 0; side < sides_.size(); ++side) {
     float* z = strip.z[side].get() + block.first * lanes_;
     for (int64_t lane = 0; lane < lanes_; lane += width) {
@@ -317,50 +271,49 @@ void Distil::makeLogits(Strip& strip, const Block& block, Scratch& scratch) {
       }
     }
   }
-  if (args_.targets != nullptr) takeTargets(strip, block, scratch);
-  const int64_t at = block.index * lanes_;
-  const LaneBlock first = {strip.z[0].get() + block.first * lanes_, scratch.scales[0].data()};
-  if (sides == 1) {
-    rows_.lanes(first, lanes_, block.count, lanes_, strip.maxima[0].get() + at, strip.sums[0].get() + at);
-    return;
-  }
-  const LaneBlock second = {strip.z[1].get() + block.first * lanes_, scratch.scales[1].data()};
-  rows_.twoLanes(first, second, lanes_, block.count, lanes_, strip.maxima[0].get() + at,
-                 strip.maxima[1].get() + at, strip.sums[0].get() + at, strip.sums[1].get() + at,
-                 strip.differences.get() + at);
-}
-
-// The target's logit as the softmax takes it.
-void Distil::takeTargets(const Strip& strip, const Block& block, const Scratch& scratch) {
-  const int64_t first = strip.logits * lanes_;
+  if (args_.targets == nullptr) return;
+  // The targets' logits as the softmax takes them.
+  const int64_t query = strip.logits * lanes_;
   for (int64_t lane = 0; lane < queriesOf(strip.logits); ++lane) {
-    const int64_t j = args_.targets[first + lane] - block.first;
+    const int64_t j = args_.targets[query + lane] - block.first;
     if (j < 0 || j >= block.count) continue;
     const float logit =
         strip.z[0].get()[(block.first + j) * lanes_ + lane] * scratch.scales[0][static_cast<size_t>(j)];
-    args_.targetLogit[first + lane] = static_cast<double>(logit) * kLn2;
+    args_.targetLogit[query + lane] = static_cast<double>(logit) * kLn2;
   }
 }
 
 void Distil::addValues(Strip& strip, const Block& block, int64_t chunk, Scratch& scratch) {
+  const int64_t at = block.index * lanes_, offset = block.first * lanes_;
+  for (size_t side = 0; side < sides_.size(); ++side) {
+    const float* softmax = strip.maxima[side].get() + at;
+    for (int64_t lane = 0; lane < lanes_; ++lane) {
+      const auto i = static_cast<size_t>(lane);
+      scratch.factors[side][i] = softmax[lane] * strip.weights[side][i];
+    }
+  }
+  const bool two = sides_.size() > 1;
+  rows_.weighLanes(strip.z[0].get() + offset, two ? strip.z[1].get() + offset : nullptr, lanes_, block.count,
+                   lanes_, scratch.factors[0].data(), two ? scratch.factors[1].data() : nullptr,
+                   scratch.weights.get());
+  patchWeights(strip, block, scratch);
+  if (args_.keySums != nullptr) addKeySums(strip, block, scratch);
+  addProducts(strip, block, chunk, scratch);
+}
+
+void Distil::addProducts(Strip& strip, const Block& block, int64_t chunk, Scratch& scratch) {
   const int64_t dim = args_.dim, width = kernel_.panel, height = kernel_.tileRows;
   const auto sides = static_cast<int64_t>(sides_.size());
-  const int64_t at = block.index * lanes_, offset = block.first * lanes_;
   float* weights = scratch.weights.get();
-  rows_.weighLanes(strip.z[0].get() + offset, sides > 1 ? strip.z[1].get() + offset : nullptr, lanes_,
-                   block.count, lanes_, strip.maxima[0].get() + at,
-                   sides > 1 ? strip.maxima[1].get() + at : nullptr, weights);
-  if (args_.keySums != nullptr) addKeySums(strip, block, scratch);
   rows_.scaleKeys(weights, lanes_, block.count, lanes_, scratch.inverses.data());
-  const bool add = block.index != firstBlock(chunk);
-  const bool more = block.index + 1 < firstBlock(chunk + 1);
   const int64_t tiles = divideUp(dim, height) * (lanes_ / width);
-  const int64_t next = more ? keysOf(block.index + 1) * lanes_ : 0;
-  Ahead ahead(more ? strip.z[0].get() + offset + block.count * lanes_ : nullptr, next, divideUp(tiles, sides),
-              weights);
-  Ahead second(more && sides > 1 ? strip.z[1].get() + offset + block.count * lanes_ : nullptr, next,
-               divideUp(tiles, sides), weights);
-  float* totals = strip.totals.get() + chunk * dim * lanes_;
+  // The exponentials of the next block.
+  const bool more = block.index + 1 < firstBlock(chunk + 1);
+  const int64_t next = (block.first + block.count) * lanes_;
+  const int64_t count = more ? keysOf(block.index + 1) * lanes_ : 0;
+  Ahead ahead(more ? strip.z[0].get() + next : nullptr, count, divideUp(tiles, sides), weights);
+  Ahead second(more && sides > 1 ? strip.z[1].get() + next : nullptr, count, divideUp(tiles, sides), weights);
+  float* totals = strip.totals.get() + chunk * totalRows_ * lanes_;
   int64_t done = 0;
   for (int64_t lane = 0; lane < lanes_; lane += width) {
     for (int64_t d = 0; d < dim; d += height) {
@@ -373,7 +326,7 @@ void Distil::addValues(Strip& strip, const Block& block, int64_t chunk, Scratch&
                        .strideC = lanes_,
                        .rows = static_cast<int>(std::min(height, dim - d)),
                        .transposedA = true,
-                       .add = add};
+                       .add = block.index != firstBlock(chunk)};
       (done++ * sides < tiles ? ahead : second).next(&tile);
       kernel_.tile(tile);
     }
@@ -407,55 +360,53 @@ void Distil::addKeySums(const Strip& strip, const Block& block, Scratch& scratch
   }
 }
 
-void Distil::finishLogits(Strip& strip) {
-  const auto lanes = static_cast<size_t>(lanes_);
-  std::vector<float> largest[2];
-  std::vector<double> sums[2], differences(lanes);
+void Distil::mergeLogits(Strip& strip) {
   for (size_t side = 0; side < sides_.size(); ++side) {
-    largest[side].resize(lanes);
-    sums[side].resize(lanes);
     rows_.mergeLanes(strip.maxima[side].get(), strip.sums[side].get(),
-                     side == 1 ? strip.differences.get() : nullptr, blocks_, lanes_, sides_[side].weight,
-                     largest[side].data(), sums[side].data(), differences.data());
+                     side == 1 ? strip.differences.get() : nullptr, blocks_, lanes_, 1,
+                     strip.largest[side].data(), strip.sum[side].data(), strip.difference.data());
+    std::fill(strip.weights[side].begin(), strip.weights[side].end(),
+              static_cast<float>(sides_[side].weight));
   }
+}
+
+void Distil::finishLogits(Strip& strip) {
   for (int64_t lane = 0; lane < queriesOf(strip.logits); ++lane) {
     const auto at = static_cast<size_t>(lane);
     const int64_t query = strip.logits * lanes_ + lane;
-    const double lse = static_cast<double>(largest[0][at]) + std::log2(sums[0][at]);
+    const double lse = static_cast<double>(strip.largest[0][at]) + std::log2(strip.sum[0][at]);
     args_.lse[query] = lse * kLn2;
     if (sides_.size() == 1 || args_.divergence == nullptr) continue;
-    const double teacherLse = static_cast<double>(largest[1][at]) + std::log2(sums[1][at]);
-    args_.divergence[query] = (differences[at] / sums[1][at] - teacherLse + lse) * kLn2;
+    const double teacherLse = static_cast<double>(strip.largest[1][at]) + std::log2(strip.sum[1][at]);
+    args_.divergence[query] = (strip.difference[at] / strip.sum[1][at] - teacherLse + lse) * kLn2;
   }
 }
 
 // Elements [begin, end) of every query's sums.
 void Distil::finishValues(const Strip& strip, int64_t begin, int64_t end) {
-  constexpr int64_t kLanes = 16;
-  const int64_t chunkSize = args_.dim * lanes_, count = queriesOf(strip.values);
-  for (int64_t lane = 0; lane < count; lane += kLanes) {
-    for (int64_t d = begin; d < end; ++d) {
-      const float* from = strip.totals.get() + d * lanes_ + lane;
-      float sums[kLanes];
-      for (int64_t i = 0; i < kLanes; ++i) sums[i] = from[i];
-      for (int64_t chunk = 1; chunk < chunks_; ++chunk) {
-        from += chunkSize;
-        for (int64_t i = 0; i < kLanes; ++i) sums[i] += from[i];
-      }
-      float* to = args_.sums + (strip.values * lanes_ + lane) * args_.dim + d;
-      for (int64_t i = 0; i < std::min(kLanes, count - lane); ++i) to[i * args_.dim] = sums[i];
+  const int64_t count = queriesOf(strip.values);
+  std::vector<float> sums(static_cast<size_t>((end - begin) * lanes_));
+  for (int64_t d = begin; d < end; ++d)
+    rows_.sumLanes(strip.totals.get() + d * lanes_, totalRows_ * lanes_, chunks_, lanes_,
+                   sums.data() + (d - begin) * lanes_);
+  for (int64_t lane = 0; lane < count; ++lane) {
+    float* to = args_.sums + (strip.values * lanes_ + lane) * args_.dim;
+    const float* from = sums.data() + lane;
+    for (int64_t d = begin; d < end; ++d, from += lanes_) to[d] = *from;
+    for (int64_t chunk = 0; chunk < chunks_ && !strip.rest.empty(); ++chunk) {
+      rows_.add(strip.rest.get() + (chunk * lanes_ + lane) * args_.dim + begin, 1, end - begin, to + begin);
     }
   }
 }
-
-}  // namespace
 
 Status CpuBackend::distil(const Context& context, const DistilArgs& args) {
   if (args.rows < 1 || args.keys.count < 1 || args.dim < 1)
     return {Code::kInvalidArgument, "A distillation of no rows, over no keys or of no width"};
   // Where operands must be packed anyway, strips would pack the keys again and again.
   if (!productFor(kMostProductRows, kMostProductRows, args.dim).direct) return Backend::distil(context, args);
-  return guarded([&] { return Distil(context, args).run(); });
+  return guarded([&] {
+    return DistilFixed::serves(args) ? DistilFixed(context, args).run() : Distil(context, args).run();
+  });
 }
 
 }  // namespace clipcid

@@ -6,10 +6,14 @@ Kernels kernelsOf(Isa level) {
   Kernels table = plainKernels();
 #if defined(__x86_64__)
   if (level >= Isa::kAvx2) table = avx2Kernels();
-  if (level == Isa::kAvx2Vnni) table.int8 = &avx2VnniInt8();
+  if (level == Isa::kAvx2Vnni) {
+    table.int8 = &avx2VnniInt8();
+    table.int16 = &avx2VnniInt16();
+  }
   if (level >= Isa::kAvx512) table = avx512Kernels();
   if (level >= Isa::kAvx512Vnni) {
     table.int8 = &avx512Int8();
+    table.int16 = &avx512Int16();
     if (wantsBfloat16()) table.bfloat16 = &avx512Bfloat16();
   }
   if (level == Isa::kAmx) {

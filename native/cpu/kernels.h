@@ -102,6 +102,30 @@ struct TileArgs {
   int64_t aheadStep = 0;
 };
 
+// c[r, j] = scales[j] * sum over k < depth of a(r, k) b[k * strideB + j], or that added to c, for r < tileRows and j <
+// panel. Words of a and b are pairs of int16, the first in the lower half, and multiplied pair by pair; the sum is exact
+// where it and what comes on the way fit int32, and rounded to float32 before the scale. a(r, k) as in TileArgs.
+struct FixedTile {
+  const uint32_t* a = nullptr;
+  int64_t strideA = 0;
+  const uint32_t* b = nullptr;
+  int64_t strideB = 0;
+  int64_t depth = 0;
+  float* c = nullptr;
+  int64_t strideC = 0;
+  const float* scales = nullptr;  // [panel]
+  bool transposedA = false;
+  bool add = false;
+  const float* ahead = nullptr;  // as in TileArgs; not null
+  int64_t aheadStep = 0;
+};
+
+struct FixedKernel {
+  int tileRows;
+  int panel;
+  void (*tile)(const FixedTile& args);
+};
+
 struct Kernels {
   // The tile is `tileRows` rows of A by `panel` rows of B; `panel` is a multiple of 8, at most kMostPanel.
   int tileRows;
@@ -137,6 +161,8 @@ struct Kernels {
   const FilterKernel* float32;
   const FilterKernel* bfloat16;
   const FilterKernel* int8;
+  // Null where it is not twice as fast as float32.
+  const FixedKernel* int16;
 };
 
 constexpr int kMostTileRows = 32;
@@ -156,6 +182,8 @@ const Kernels& avx2Kernels();
 const FilterKernel& avx2VnniInt8();
 const Kernels& avx512Kernels();
 const FilterKernel& avx512Int8();
+const FixedKernel& avx2VnniInt16();
+const FixedKernel& avx512Int16();
 const FilterKernel& avx512Bfloat16();
 const FilterKernel& amxInt8();
 const FilterKernel& amxBfloat16();

@@ -35,6 +35,10 @@ struct LaneBlock {
   const float* scales;  // [keys]
 };
 
+// Rows in fixed point are pairs of int16, rint(x scale) with |x scale| <= 32,767, one in each half of a word. Along a row,
+// elements i and i + kPair of every 2 kPair are a pair, a row being filled up with zeros to a multiple of 2 kPair.
+constexpr int64_t kPair = 16;
+
 struct SoftmaxRows {
   // z[i] = 2^(scale z[i] - m), where m = previous, or the largest of scale z if that is over previous + kLag; returns
   // m, and the sum of the new z in `sum`.
@@ -60,6 +64,28 @@ struct SoftmaxRows {
   // out = first[lane] x + second[lane] y, of [keys, lanes] each; `y` may be null.
   void (*weighLanes)(const float* x, const float* y, int64_t stride, int64_t keys, int64_t lanes,
                      const float* first, const float* second, float* out);
+  // out[lane] = sum over `count` rows of x
+  void (*sumLanes)(const float* x, int64_t stride, int64_t count, int64_t lanes, float* out);
+  // out[lane] = the larger of x[lane] first[lane] and y[lane] second[lane]; `y` may be null.
+  void (*ratios)(const float* x, const float* y, int64_t lanes, const float* first, const float* second,
+                 float* out);
+  // x[j, .] *= factors[j], and these in fixed point, keys j and j + 1 being a pair: [(keys + 1) / 2, lanes], scaled by lane
+  // as far as neither an element nor the sum of the absolute elements times `most` leaves its range. `scales` receives
+  // what a unit of them is.
+  void (*fixLanes)(float* x, int64_t stride, int64_t keys, int64_t lanes, const float* factors, float most,
+                   uint32_t* out, float* scales);
+  // A row in fixed point.
+  void (*fixRow)(const float* x, int64_t dim, float scale, uint32_t* out);
+  // Two rows in fixed point, and the words whose pairs are their elements, filled up as a row is; `y` may be null, for zeros.
+  void (*fixRows)(const float* x, const float* y, int64_t dim, float scaleX, float scaleY, uint32_t* outX,
+                  uint32_t* outY, uint32_t* pairs);
+  // The largest absolute element, and the largest sum of squares of a part of `part` elements.
+  void (*extent)(const float* x, int64_t dim, int64_t part, float* largest, float* square);
+  // out[i] = x . rows[i], by kRowLanes chains; meanwhile `ahead`, a row that is needed next, is asked for.
+  void (*dots)(const float* x, const float* const* rows, int64_t count, int64_t dim, const float* ahead,
+               float* out);
+  // out[k] += factor x[k]
+  void (*add)(const float* x, float factor, int64_t dim, float* out);
   // x[j, .] *= factors[j]
   void (*scaleKeys)(float* x, int64_t stride, int64_t keys, int64_t lanes, const float* factors);
   // out[k] = float32(x[k] factor)

@@ -559,6 +559,11 @@ int main() {
     distil({150, 500, 33, 50, true, false, true, true}, threads);
     distil({40, 300, 1030, 20, true, true, true, false}, threads);
     distil({5, 4000, 12, 5, true, false, false, true}, threads);
+    // Products in fixed point, where the machine has them: few large weights, many of them, and none.
+    distil({9, 12900, 64, 66, true, false, true, false}, threads);
+    distil({37, 4100, 65, 16, true, false, false, true}, threads);
+    distil({50, 4021, 130, 25, false, true, true, true}, threads);
+    distil({21, 4003, 515, 1, true, true, false, false}, threads);
     loss(1, 1, 1, 1, false, Pairing::kBoth, threads);
     loss(13, 7, 9, 300, true, Pairing::kSame, threads);
     loss(25, 33, 20, 40, false, Pairing::kCross, threads);

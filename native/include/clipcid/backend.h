@@ -252,13 +252,15 @@ struct ContrastArgs {
 // A student's softmax Q over keys and, where there is one, its teacher's P: logits z = scale student keys^T, forward and
 // backward.
 struct DistilArgs {
-  const float* student = nullptr;  // [rows, dim]
-  const float* teacher = nullptr;  // [rows, dim], or null
+  const float* student = nullptr;  // [rows, dim] unit rows
+  const float* teacher = nullptr;  // [rows, dim] unit rows, or null
   int64_t rows = 0;
   int64_t dim = 0;
   SoftmaxSide keys;
   double scale = 1;
   double teacherScale = 1;
+  // Whether the results are used many times, as soft targets are: float32 is what they are worth.
+  bool keeps = false;
   const int32_t* targets = nullptr;  // [rows] keys, or null
   double* lse = nullptr;             // [rows] of the student's logits
   double* targetLogit = nullptr;     // [rows], with targets

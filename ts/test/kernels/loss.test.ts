@@ -207,6 +207,11 @@ describe('clusterInstanceLoss', () => {
     { batch: 3, dim: 4096, teacherDim: 4096, clusters: 5, projected: false },
     { batch: 2, dim: 1, teacherDim: 1, clusters: 3, projected: false },
     { batch: 1, dim: 9, teacherDim: 9, clusters: 1100, projected: false },
+    // From 4,000 centres and a width of 64 on, products may be in fixed point.
+    { batch: 35, dim: 66, teacherDim: 66, clusters: 3999, projected: false },
+    { batch: 35, dim: 66, teacherDim: 66, clusters: 4000, projected: false },
+    { batch: 70, dim: 20, teacherDim: 65, clusters: 4100, projected: true },
+    { batch: 5, dim: 640, teacherDim: 640, clusters: 4003, projected: false },
   ];
 
   it.each(shapes)('agrees with the float64 reference for %o', async (shape) => {
@@ -279,6 +284,22 @@ describe('clusterInstanceLoss', () => {
       expect(relativeError(actual.gradients[name], expected[name])).toBeLessThan(5e-4);
     }
   });
+
+  it.each([1, 0.04, 0.02, 0.01, 0.005])(
+    'is right over many centres at a temperature of %d',
+    async (temperature) => {
+      const inputs = example({ batch: 12, dim: 64, teacherDim: 64, clusters: 21_000, projected: false });
+      const settings = { ...options, temperature, teacherTemperature: temperature * 0.8 };
+      const actual = await clusterInstanceLoss(inputs, { ...settings, learnedCentroids: true });
+      const expected = lossReference(toReference(inputs), settings);
+      for (const term of TERMS)
+        expect(Math.abs(actual[term] - expected[term]), term).toBeLessThan(termBound(12));
+      for (const name of ['image', 'text', 'centroids'] as const) {
+        const error = relativeError(actual.gradients[name]!, expected[name]!, 1 / (temperature * 12));
+        expect(error, name).toBeLessThan(GRADIENT_BOUND);
+      }
+    },
+  );
 
   it('is right where every softmax is one-hot, and where every one is flat', async () => {
     const inputs = example({ batch: 40, dim: 19, teacherDim: 19, clusters: 70, projected: false });
@@ -466,11 +487,16 @@ describe('clusterInstanceLoss', () => {
     );
   });
 
-  it('aborts', async () => {
-    const inputs = example({ batch: 4, dim: 3, teacherDim: 3, clusters: 5, projected: false });
+  it('aborts, before it starts and in the middle', async () => {
+    const inputs = example({ batch: 1024, dim: 128, teacherDim: 128, clusters: 16_000, projected: false });
     await expect(clusterInstanceLoss(inputs, { signal: AbortSignal.abort() })).rejects.toMatchObject({
       code: 'ABORTED',
     });
+    const controller = new AbortController();
+    const running = clusterInstanceLoss(inputs, { signal: controller.signal });
+    await new Promise(setImmediate);
+    controller.abort();
+    await expect(running).rejects.toMatchObject({ code: 'ABORTED' });
   });
 });
 

@@ -25,10 +25,12 @@ describe('a buffer that is transferred away and freed while a call reads it', ()
         cid.nearest(matrix, matrix, { k: 10 }),
         (async () => { for await (const batch of cid.pairs(matrix, { threshold: 0.99 })); })(),
         cid.upload(matrix).then((resident) => resident.dispose()),
+        cid.clusterInstanceLoss({ image: matrix, text: matrix, clipLogScale: 2 }, { ceWeight: 0, klWeight: 0, instanceWeight: 0 }),
+        cid.softTargets(matrix, { ...matrix, data: matrix.data.slice(0, 3000 * 256), rows: 3000 }),
       ]`),
       ['--expose-gc'],
     );
-    expect({ stdout, stderr }).toEqual({ stdout: `${REFUSED.repeat(6)}0 8\n`, stderr: '' });
+    expect({ stdout, stderr }).toEqual({ stdout: `${REFUSED.repeat(8)}0 8\n`, stderr: '' });
   });
 
   it('also by a worker that takes it and ends', async () => {
