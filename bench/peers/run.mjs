@@ -250,8 +250,10 @@ function startPeer(python, job, tuned, about) {
 }
 
 function startSide(name, command, args, environment, about) {
+  // A side is tuned here alone: a library's settings that happen to be in this shell would slow it down unseen.
+  const inherited = Object.entries(process.env).filter(([key]) => !/^(OPENBLAS|OMP|GOMP|MKL)_/.test(key));
   const child = spawn(command, args, {
-    env: { ...environment, ...process.env },
+    env: { ...Object.fromEntries(inherited), ...environment },
     stdio: ['pipe', 'pipe', 'inherit'],
   });
   // A process that has ended is noticed where its answer is missing.

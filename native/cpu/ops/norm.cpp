@@ -8,11 +8,11 @@
 namespace clipcid {
 namespace {
 
-// Rows of a task: some tasks a thread, each at least some thousands of elements.
-int64_t rowsOfTask(const Team& team, int64_t rows, int64_t size) {
-  constexpr int64_t kElements = 1 << 13;
-  const int64_t even = (rows + 4 * team.threads() - 1) / (4 * team.threads());
-  return std::max<int64_t>({1, even, kElements / size});
+// Rows of a task, whatever the threads, which would change the sums: some thousands of elements at least, and not more
+// tasks than are added up in no time.
+int64_t rowsOfTask(int64_t rows, int64_t size) {
+  constexpr int64_t kElements = 1 << 13, kTasks = 32;
+  return std::max<int64_t>({1, (rows + kTasks - 1) / kTasks, kElements / size});
 }
 
 int64_t divideUp(int64_t value, int64_t unit) { return (value + unit - 1) / unit; }
@@ -20,7 +20,7 @@ int64_t divideUp(int64_t value, int64_t unit) { return (value + unit - 1) / unit
 }  // namespace
 
 Status run(Team& team, const LayerNormArgs& args) {
-  const int64_t task = rowsOfTask(team, args.rows, args.size);
+  const int64_t task = rowsOfTask(args.rows, args.size);
   team.each(divideUp(args.rows, task), [&](int64_t index, int) {
     simd().layerNorm(args, index * task, std::min(args.rows, (index + 1) * task));
   });
@@ -28,7 +28,7 @@ Status run(Team& team, const LayerNormArgs& args) {
 }
 
 Status run(Team& team, const LayerNormGradientArgs& args) {
-  const int64_t task = rowsOfTask(team, args.rows, args.size);
+  const int64_t task = rowsOfTask(args.rows, args.size);
   const int64_t tasks = divideUp(args.rows, task);
   const int64_t line = divideUp(args.size, 16) * 16;
   float* sums = team.shared(tasks * 2 * line);

@@ -84,10 +84,10 @@ Status run(Team& team, const ReduceArgs& args) {
     });
     return {};
   }
-  // Columns of each outer index; where these are few and rows are many, rows are cut too and their parts added up.
-  constexpr int64_t kRows = 256, kColumns = 256;
-  const int64_t cuts =
-      sum && args.outer * divideUp(inner, kColumns) < 4 * team.threads() ? divideUp(size, kRows) : 1;
+  // Columns of each outer index; where these are few and rows are many, rows are cut too and their parts added up. Not by
+  // the number of threads, on which the sums would then depend.
+  constexpr int64_t kRows = 256, kColumns = 256, kFew = 16;
+  const int64_t cuts = sum && args.outer * divideUp(inner, kColumns) < kFew ? divideUp(size, kRows) : 1;
   const int64_t length = divideUp(size, cuts);
   float* parts = team.shared(args.outer * cuts * inner);
   const int64_t pieces = divideUp(inner, kColumns);

@@ -8,7 +8,10 @@ import { specialize } from '../program/static.ts';
 
 /** A tower from an ONNX file, with the names that the trainer and a model folder use. */
 export interface ImportedTower {
+  /** At the sizes of training: only the batch is open, so that what can run it is known beforehand. */
   readonly graph: Graph;
+  /** For the model folder, as open as the file. */
+  readonly exported: Graph;
   readonly parameters: readonly Parameter[];
   /** Width of the embedding. */
   readonly dim: number;
@@ -117,8 +120,16 @@ function finish(
     );
   }
   const kept = new Set(renamed.parameters.map((parameter) => parameter.name));
+  const graph = { ...renamed, outputs: [{ ...renamed.outputs[0]!, dims: ['batch', dims[1]!] }] };
   return {
-    graph: { ...renamed, outputs: [{ ...renamed.outputs[0]!, dims: ['batch', dims[1]!] }] },
+    graph: {
+      ...graph,
+      inputs: graph.inputs.map((value) => ({
+        ...value,
+        dims: [value.dims[0]!, ...used[value.name]!.slice(1)],
+      })),
+    },
+    exported: graph,
     parameters: parameters.filter((parameter) => kept.has(parameter.name)),
     dim: dims[1]!,
   };

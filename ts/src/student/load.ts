@@ -85,7 +85,7 @@ async function importStudent(
     config: undefined,
     image: image.graph,
     text: text.graph,
-    exportedText: text.graph,
+    exportedText: text.exported,
     parameters: [...image.parameters, ...text.parameters],
     embedDim: image.dim,
     imageSize: image.imageSize,

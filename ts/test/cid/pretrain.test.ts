@@ -108,6 +108,37 @@ describe('pretrain', () => {
     }
   });
 
+  it.each([
+    ['native', 'onnxruntime'],
+    ['onnxruntime', 'native'],
+  ] as const)('goes on with %s, stopped, on %s, as far as rounding allows', async (first, second) => {
+    const losses = async (folder: string, executor: typeof first | typeof second, more = {}) => {
+      const values: number[] = [];
+      const onStep = ({ terms }: { terms: Readonly<Record<string, number>> }) => values.push(terms.clip!);
+      await pretrain(options(folder, { executor, onStep, ema: 0.9, ...more }));
+      return values;
+    };
+    const whole = await losses(`whole-${first}`, first);
+    const controller = new AbortController();
+    const begun: number[] = [];
+    const stop = pretrain(
+      options(`exchanged-${first}`, {
+        executor: first,
+        ema: 0.9,
+        signal: controller.signal,
+        onStep: ({ step, terms }) => {
+          begun.push(terms.clip!);
+          if (step === 3) controller.abort();
+        },
+      }),
+    );
+    await expect(stop).rejects.toMatchObject({ code: 'ABORTED' });
+    const rest = await losses(`exchanged-${first}`, second);
+    expect(begun).toEqual(whole.slice(0, 3));
+    expect(rest).toHaveLength(3);
+    for (const [i, value] of rest.entries()) expect(value).toBeCloseTo(whole[3 + i]!, 3);
+  });
+
   it('gives the same in micro-batches as in one piece, but for rounding', async () => {
     const losses = async (microBatch: number) => {
       const values: number[] = [];

@@ -174,16 +174,16 @@ test.each(CASES.filter(({ name }) => !name.includes('parts')))(
   },
 );
 
-test.each(CASES)('$name: the same bytes every time', async ({ make }) => {
+test.each(CASES)('$name: the same bytes every time, on 1, 2 and 7 threads', async ({ make }) => {
   const made = await make();
   const states = [];
-  for (let run = 0; run < 2; run++) {
-    const executor = await createNativeExecutor({ threads: 2, ...made.options });
+  for (const threads of [2, 2, 1, 7]) {
+    const executor = await createNativeExecutor({ threads, ...made.options });
     open.push(executor);
     await learn(executor, made, 3);
     states.push(await executor.save());
   }
-  expect(states[1]).toEqual(states[0]);
+  for (const state of states.slice(1)) expect(state).toEqual(states[0]);
 });
 
 test.each(CASES)('$name: held activations give the gradients of activations made again', async ({ make }) => {

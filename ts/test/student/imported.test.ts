@@ -1,4 +1,4 @@
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { cp } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -8,9 +8,11 @@ import { type Dataset, openDataset } from '../../src/data/dataset.ts';
 import { decodeImage } from '../../src/data/image.ts';
 import { openEncoder } from '../../src/encoder/encoder.ts';
 import { writeModel } from '../../src/onnx/model.ts';
+import { GraphBuilder } from '../../src/program/builder.ts';
 import { exportModel } from '../../src/program/export.ts';
 import { importImageTower, importTextTower } from '../../src/student/imported.ts';
 import { tinyStudent, writeShapes } from '../cid/shapes.ts';
+import { spread } from '../program/support/gradient.ts';
 import { torchCase } from '../program/support/torch.ts';
 
 let root: string;
@@ -80,6 +82,28 @@ describe('a student that was imported', () => {
     // And what it became opens as a model again, and trains on.
     const again = await losses(options('again', { init: join(root, 'imported/model') }));
     expect(again[0]!).toBeLessThan(imported[0]!);
+  });
+
+  it('says once what our own executor lacks, sought at the sizes of training, and trains on ONNX Runtime', async () => {
+    const b = new GraphBuilder('frames');
+    const pixels = b.input('pixel_values', 'float32', ['batch', 'channels', 'height', 'width']);
+    const volume = b.op('Reshape', [pixels, b.ints([0, 1, 3, 16, 16])]);
+    const attributes = { kernel_shape: [3, 4, 4], strides: [1, 4, 4] };
+    const kernel = b.parameter('kernel', [8, 1, 3, 4, 4]);
+    const made = b.op('Conv', [volume, kernel], attributes, { name: 'over channels' });
+    const embedding = b.op('Flatten', [b.op('Relu', [made])]);
+    b.output('image_embeds', embedding, ['batch', 128]);
+    const file = join(root, 'frames.onnx');
+    const values = new Map([['kernel', spread(8 * 48, 1)]]);
+    await writeModel(file, exportModel(b.build(), values));
+    const reasons: string[] = [];
+    const onFallback = (reason: string) => reasons.push(reason);
+    const more = { imageModel: file, onFallback, steps: 2 };
+    expect(await losses(options('frames', more))).toHaveLength(2);
+    expect(reasons).toEqual([expect.stringMatching(/^graph 'image': .*Conv.*'over channels'/)]);
+    const alone = pretrain(options('frames-native', { ...more, executor: 'native' }));
+    await expect(alone).rejects.toMatchObject({ code: 'MODEL_UNSUPPORTED' });
+    expect(existsSync(join(root, 'frames-native/last.safetensors'))).toBe(false);
   });
 
   it('is refused where its file is not such a tower', async () => {

@@ -33,8 +33,8 @@ interface Kept {
 
 /**
  * The executor that runs on our own operations. Graphs are differentiated and planned when a shape first appears; parameters,
- * gradients and the optimiser's state stay in the native core. The result of a step depends on its inputs, the processor and the
- * number of threads alone.
+ * gradients and the optimiser's state stay in the native core. The result of a step depends on its inputs and the processor alone,
+ * and not on the number of threads.
  *
  * Fails with a `TypeError` or `RangeError` when parameters and graphs don't fit together. What it has no operation for shows at the
  * first call that needs it, as `MODEL_UNSUPPORTED`.
