@@ -16,6 +16,8 @@
 namespace clipcid {
 namespace {
 
+constexpr int64_t kCold = 24 << 20;  // floats
+
 struct Layer {
   const char* name;
   int64_t count, size, channels, outChannels, kernel, stride, groups;
@@ -98,22 +100,27 @@ void measure(Team& team, const char* name, const Layer (&layers)[kLayers], int64
     const int64_t inputs = s.height * s.width * s.images * s.channels;
     const int64_t outputs = s.outHeight * s.outWidth * s.images * s.outChannels;
     const int64_t weights = s.outChannels * s.channels / s.groups * s.kernelHeight * s.kernelWidth;
-    AlignedArray<float> x(inputs), y(outputs), w(weights), dw(weights);
+    // Of a step's weights few are in the caches when they are wanted: there are many copies, one after the other.
+    const int64_t copies = std::clamp<int64_t>(kCold / weights, 2, 64);
+    AlignedArray<float> x(inputs), y(outputs), w(copies * weights), dw(copies * weights);
+    int64_t copy = 0;
+    const auto next = [&] { return (copy = (copy + 1) % copies) * weights; };
     for (int64_t i = 0; i < inputs; ++i) x.get()[i] = 1e-3f * static_cast<float>(i % 7);
-    for (int64_t i = 0; i < weights; ++i) w.get()[i] = dw.get()[i] = 1e-3f * static_cast<float>(i % 5);
+    for (int64_t i = 0; i < copies * weights; ++i)
+      w.get()[i] = dw.get()[i] = 1e-3f * static_cast<float>(i % 5);
     const double seconds[3] = {
         best(team,
              [&](Team& on) {
-               return run(on, ConvArgs{s, x.get(), w.get(), nullptr, y.get()});
+               return run(on, ConvArgs{s, x.get(), w.get() + next(), nullptr, y.get()});
              }),
         s.planar ? 0
                  : best(team,
                         [&](Team& on) {
-                          return run(on, ConvInputGradientArgs{s, y.get(), w.get(), x.get(), false});
+                          return run(on, ConvInputGradientArgs{s, y.get(), w.get() + next(), x.get(), false});
                         }),
         best(team,
              [&](Team& on) {
-               return run(on, ConvWeightGradientArgs{s, x.get(), y.get(), dw.get(), nullptr});
+               return run(on, ConvWeightGradientArgs{s, x.get(), y.get(), dw.get() + next(), nullptr});
              }),
     };
     std::printf("%-12s %4ld", layer.name, static_cast<long>(layer.count));

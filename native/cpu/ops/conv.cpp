@@ -11,26 +11,6 @@
 namespace clipcid {
 namespace {
 
-// Weights [outChannels, channels / groups, taps] as [taps, channels / groups, stride], for `count` output channels.
-void packForward(const ConvKernels& kernels, const float* weights, int64_t inputs, int64_t taps,
-                 int64_t count, int64_t stride, float* panel) {
-  const int width = kernels.width;
-  alignas(64) float lines[16 * 16];
-  for (int64_t j = 0; j < count; j += width) {
-    const int lanes = static_cast<int>(std::min<int64_t>(width, count - j));
-    int64_t tap = 0, input = 0;
-    for (int64_t from = 0; from < inputs * taps; from += width) {
-      const int elements = static_cast<int>(std::min<int64_t>(width, inputs * taps - from));
-      kernels.transpose(weights + j * inputs * taps + from, inputs * taps, lanes, elements, lines, width);
-      for (int e = 0; e < elements; ++e) {
-        memcpy(panel + (tap * inputs + input) * stride + j, lines + e * width,
-               static_cast<size_t>(lanes) * sizeof(float));
-        if (++tap == taps) tap = 0, ++input;
-      }
-    }
-  }
-}
-
 // Weights [outChannels, channels, height, width] as [height, width * channels, stride], as rows of a planar input are.
 void packRows(const ConvShape& shape, const float* weights, int64_t count, int64_t stride, float* panel) {
   for (int64_t j = 0; j < count; ++j) {
@@ -38,30 +18,6 @@ void packRows(const ConvShape& shape, const float* weights, int64_t count, int64
       for (int64_t y = 0; y < shape.kernelHeight; ++y) {
         for (int64_t x = 0; x < shape.kernelWidth; ++x)
           panel[((y * shape.kernelWidth + x) * shape.channels + c) * stride + j] = *weights++;
-      }
-    }
-  }
-}
-
-// Weights [outputs, channels, taps], of which the first `count` channels, as [taps, outputs, stride].
-void packBackward(const ConvKernels& kernels, const float* weights, int64_t outputs, int64_t channels,
-                  int64_t taps, int64_t count, int64_t stride, float* panel) {
-  const int width = kernels.width;
-  // What is read of one output channel lies far from what is read of the next: the hardware does not foresee it.
-  constexpr int64_t kAhead = 6, kLine = 16;
-  for (int64_t o = 0; o < outputs; ++o, weights += channels * taps, panel += stride) {
-    for (int64_t at = 0; o + kAhead < outputs && at < count * taps; at += kLine)
-      __builtin_prefetch(weights + kAhead * channels * taps + at);
-    if (taps == 1) {
-      memcpy(panel, weights, static_cast<size_t>(count) * sizeof(float));
-      continue;
-    }
-    for (int64_t j = 0; j < count; j += width) {
-      const int lanes = static_cast<int>(std::min<int64_t>(width, count - j));
-      for (int64_t tap = 0; tap < taps; tap += width) {
-        const int some = static_cast<int>(std::min<int64_t>(width, taps - tap));
-        kernels.transpose(weights + j * taps + tap, taps, lanes, some, panel + tap * outputs * stride + j,
-                          outputs * stride);
       }
     }
   }
@@ -171,8 +127,8 @@ Status run(Team& team, const ConvArgs& args) {
   const int64_t inputs = shape.channels / shape.groups, outputs = shape.outChannels / shape.groups;
   const int64_t taps = shape.kernelHeight * shape.kernelWidth;
   const auto pack = [&](int64_t group, int64_t first, int64_t count, int64_t stride, float* panel) {
-    packForward(kernels, args.weights + (group * outputs + first) * inputs * taps, inputs, taps, count,
-                stride, panel);
+    kernels.packForward(args.weights + (group * outputs + first) * inputs * taps, inputs, taps, count, stride,
+                        panel);
   };
   if (isThreeByThree(shape)) {
     Winograd winograd = winogradOf(shape, false);
@@ -207,8 +163,8 @@ Status run(Team& team, const ConvInputGradientArgs& args) {
   const int64_t inputs = shape.channels / shape.groups, outputs = shape.outChannels / shape.groups;
   const int64_t taps = shape.kernelHeight * shape.kernelWidth;
   const auto pack = [&](int64_t group, int64_t first, int64_t count, int64_t stride, float* panel) {
-    packBackward(kernels, args.weights + (group * outputs * inputs + first) * taps, outputs, inputs, taps,
-                 count, stride, panel);
+    kernels.packBackward(args.weights + (group * outputs * inputs + first) * taps, outputs, inputs, taps,
+                         count, stride, panel);
   };
   if (isThreeByThree(shape)) {
     Winograd winograd = winogradOf(shape, true);

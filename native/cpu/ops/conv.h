@@ -50,16 +50,6 @@ void depthwise(Team& team, const ConvArgs& args);
 void depthwise(Team& team, const ConvInputGradientArgs& args);
 void depthwise(Team& team, const ConvWeightGradientArgs& args);
 
-// Sums of the gradient of some weights: tap by tap, `rows` by `columns` of output and input channels.
-struct TapSums {
-  const float* data;
-  int64_t taps, strideTap, strideRow;
-  int64_t rows, columns;
-};
-
-// weights[row, column, tap] += the sums, rows `stride` apart. `line` holds columns * taps floats, and a vector more.
-void addTaps(const TapSums& sums, float* line, float* weights, int64_t stride);
-
 // Whether the gradient of these weights is found faster by Winograd's algorithm, and what finds it.
 bool winogradPays(const ConvShape& shape);
 void winogradWeights(Team& team, const ConvWeightGradientArgs& args);

@@ -41,6 +41,13 @@ struct WinogradOutput {
   int64_t strideY = 0;
 };
 
+// Sums of the gradient of some weights: tap by tap, `rows` by `columns` of output and input channels.
+struct TapSums {
+  const float* data;
+  int64_t taps, strideTap, strideRow;
+  int64_t rows, columns;
+};
+
 constexpr int kMostConvRows = 12;
 constexpr int kMostConvVectors = 4;
 
@@ -58,6 +65,17 @@ struct ConvKernels {
 
   // out[j, i] = in[i, j] for i < rows and j < columns, both at most `width`.
   void (*transpose)(const float* in, int64_t strideIn, int rows, int columns, float* out, int64_t strideOut);
+
+  // Weights [count, inputs, taps] as [taps, inputs, stride], and of [outputs, channels, taps] the first `count` channels as
+  // [taps, outputs, stride]; `stride` is whole vectors. Whole vectors are written.
+  void (*packForward)(const float* weights, int64_t inputs, int64_t taps, int64_t count, int64_t stride,
+                      float* panel);
+  void (*packBackward)(const float* weights, int64_t outputs, int64_t channels, int64_t taps, int64_t count,
+                       int64_t stride, float* panel);
+  // weights[row, column, tap] += the sums, rows `stride` apart. `line` holds columns * taps floats, and a vector more.
+  void (*addTaps)(const TapSums& sums, float* line, float* weights, int64_t stride);
+  // to[i] += from[i], i < length.
+  void (*add)(const float* from, int64_t length, float* to);
 
   // Winograd's F(2 x 2, 3 x 3): a tile of 4 x 4 slabs of `length` becomes its 16 points, and so do 3 x 3 taps. Points lie
   // `stride` apart.

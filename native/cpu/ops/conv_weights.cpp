@@ -196,8 +196,9 @@ void multiply(const Work& work, const Task& task, int64_t firstChunk, int64_t en
 void write(const Work& work, const Task& task, const float* sums, float* line, float* dWeights) {
   const Rows rows = rowsOf(work, task);
   const int64_t count = rows.end - rows.first;
-  addTaps({sums, work.taps, count * work.panelWidth, work.panelWidth, count, columnsOf(work, task)}, line,
-          dWeights + placeOf(work, task, rows.first), work.columns * work.taps);
+  const TapSums all = {
+      sums, work.taps, count * work.panelWidth, work.panelWidth, count, columnsOf(work, task)};
+  work.kernels.addTaps(all, line, dWeights + placeOf(work, task, rows.first), work.columns * work.taps);
 }
 
 // The same with rows [kernelWidth, channels] and columns of output channels.
@@ -244,35 +245,12 @@ void run(Team& team, const Work& work, int64_t packed, float* dWeights) {
     const Rows rows = rowsOf(work, task);
     float* sums = partial + index * work.parts * held;
     const int64_t count = work.taps * (rows.end - rows.first) * work.panelWidth;
-    for (int64_t part = 1; part < work.parts; ++part) {
-      for (int64_t i = 0; i < count; ++i) sums[i] += sums[part * held + i];
-    }
+    for (int64_t part = 1; part < work.parts; ++part) work.kernels.add(sums + part * held, count, sums);
     finish(task, sums, worker);
   });
 }
 
 }  // namespace
-
-void addTaps(const TapSums& sums, float* line, float* weights, int64_t stride) {
-  const ConvKernels& kernels = convKernels();
-  const int64_t width = kernels.width;
-  for (int64_t row = 0; row < sums.rows; ++row, weights += stride) {
-    const float* from = sums.data + row * sums.strideRow;
-    if (sums.taps == 1) {
-      for (int64_t j = 0; j < sums.columns; ++j) weights[j] += from[j];
-      continue;
-    }
-    for (int64_t j = 0; j < sums.columns; j += width) {
-      const int lanes = static_cast<int>(std::min(width, sums.columns - j));
-      for (int64_t tap = 0; tap < sums.taps; tap += width) {
-        const int some = static_cast<int>(std::min(width, sums.taps - tap));
-        kernels.transpose(from + tap * sums.strideTap + j, sums.strideTap, some, lanes,
-                          line + j * sums.taps + tap, sums.taps);
-      }
-    }
-    for (int64_t i = 0; i < sums.columns * sums.taps; ++i) weights[i] += line[i];
-  }
-}
 
 Status run(Team& team, const ConvWeightGradientArgs& args) {
   const ConvShape& shape = args.shape;

@@ -165,7 +165,7 @@ void depthwise(Team& team, const ConvWeightGradientArgs& args) {
     float* of = sums + tap * period;
     for (int64_t i = shape.channels; i < period; ++i) of[i % shape.channels] += of[i];
   }
-  addTaps({sums, taps, period, 0, 1, shape.channels}, line, args.dWeights, 0);
+  kernels.addTaps({sums, taps, period, 0, 1, shape.channels}, line, args.dWeights, 0);
 }
 
 }  // namespace clipcid

@@ -152,9 +152,9 @@ void winogradWeights(Team& team, const ConvWeightGradientArgs& args) {
   const auto finish = [&](const Task& task, const float* sums, float* rest) {
     const int64_t length = task.outputs * task.inputs;
     work.kernels.winogradTaps(sums, length, work.sumStride(), rest, length);
-    addTaps({rest, kTaps, length, task.inputs, task.outputs, task.inputs}, rest + taps,
-            args.dWeights + (task.firstOutput * shape.channels + task.firstInput) * kTaps,
-            shape.channels * kTaps);
+    work.kernels.addTaps({rest, kTaps, length, task.inputs, task.outputs, task.inputs}, rest + taps,
+                         args.dWeights + (task.firstOutput * shape.channels + task.firstInput) * kTaps,
+                         shape.channels * kTaps);
   };
   team.each(work.tasks() * work.parts, [&](int64_t index, int worker) {
     const Task task = taskOf(work, index / work.parts);
@@ -178,9 +178,8 @@ void winogradWeights(Team& team, const ConvWeightGradientArgs& args) {
   team.each(work.tasks(), [&](int64_t index, int worker) {
     const Task task = taskOf(work, index);
     float* sums = partial + index * work.parts * work.sums();
-    for (int64_t part = 1; part < work.parts; ++part) {
-      for (int64_t i = 0; i < work.sums(); ++i) sums[i] += sums[part * work.sums() + i];
-    }
+    for (int64_t part = 1; part < work.parts; ++part)
+      work.kernels.add(sums + part * work.sums(), work.sums(), sums);
     finish(task, sums, team.of(worker) + work.sums());
   });
 }
