@@ -1,7 +1,7 @@
-// Where there is more of the sources than of the weights, a task is some tiles of 2 x 2 targets. Its worker has turned all
-// weights once; the task turns the sources of a few tiles, multiplies them point by point with panel after panel of the
-// weights, and turns the products of each panel into targets, all within the second-level cache. Where there is more of
-// the weights, every task turns all sources and goes through some panels of the weights.
+// Where there is more of the sources than of the weights, all weights are turned first, and a task is some tiles of 2 x 2
+// targets: it turns the sources of a few, multiplies them point by point with panel after panel of the weights, and turns
+// the products of each panel into targets, all within the second-level cache. Where there is more of the weights, all
+// sources are turned first, and a task turns a panel of the weights and multiplies the sources by it.
 #include "cpu/ops/winograd.h"
 
 #include <algorithm>
@@ -27,8 +27,8 @@ struct Work {
   int64_t tilesAcross = 0, tiles = 0;
   int64_t panelWidth = 0, panels = 0;
   bool byPanels = false;
-  int64_t together = 0;  // tiles that are multiplied at a time
-  int64_t tasks = 0;
+  int64_t together = 0;          // tiles that are multiplied at a time
+  int64_t tasks = 0;             // by tiles
   const float* zeros = nullptr;  // a slab
 
   int64_t slab() const { return winograd.images * winograd.depth; }
@@ -56,8 +56,7 @@ Work divide(const Winograd& winograd, int threads) {
       work.byPanels ? work.tiles : std::clamp<int64_t>(kLeastRows / winograd.images, 1, work.tiles);
   const int64_t wanted =
       std::min<int64_t>(4 * threads, kPoints * rows * winograd.depth * winograd.columns / kLeastWork);
-  work.tasks =
-      work.byPanels ? work.panels : std::clamp<int64_t>(wanted, 1, divideUp(work.tiles, work.together));
+  work.tasks = std::clamp<int64_t>(wanted, 1, divideUp(work.tiles, work.together));
   return work;
 }
 
@@ -170,41 +169,33 @@ bool pays(const Winograd& winograd) {
 void run(Team& team, const Winograd& winograd) {
   Work work = divide(winograd, team.threads());
   if (work.tiles == 0 || winograd.images == 0) return;
-  float* zeros = team.shared(work.slab());
+  const int64_t weights = work.weights(1), turned = work.turned(work.together);
+  float* zeros = team.shared(work.slab() + (work.byPanels ? turned : work.panels * weights));
+  float* shared = zeros + work.slab();
   std::fill_n(zeros, work.slab(), 0.0f);
   work.zeros = zeros;
   if (work.byPanels) {
-    const int64_t weights = work.weights(1), turned = work.turned(work.tiles);
-    team.own(turned + weights + std::max(kTaps * work.panelSize(), work.products(work.tiles)));
-    team.each(work.tasks, [&](int64_t index, int worker) {
-      float* sources = team.of(worker);
-      float* own = sources + turned;
-      for (int64_t tile = 0; tile < work.tiles; ++tile) turnSources(work, tile, tile, work.tiles, sources);
-      for (int64_t panel = work.panels * index / work.tasks; panel < work.panels * (index + 1) / work.tasks;
-           ++panel) {
-        turnWeights(work, panel, own, own + weights);
-        multiply(work, 0, work.tiles, sources, panel, own, own + weights);
-      }
+    team.own(weights + std::max(kTaps * work.panelSize(), work.products(work.tiles)));
+    team.each(work.tiles, [&](int64_t tile, int) { turnSources(work, tile, tile, work.tiles, shared); });
+    team.each(work.panels, [&](int64_t panel, int worker) {
+      float* own = team.of(worker);
+      turnWeights(work, panel, own, own + weights);
+      multiply(work, 0, work.tiles, shared, panel, own, own + weights);
     });
     return;
   }
-  const int64_t weights = work.weights(work.panels), turned = work.turned(work.together);
-  team.own(weights + std::max(kTaps * work.panelSize(), turned + work.products(work.together)));
-  std::vector<char> ready(static_cast<size_t>(team.threads()), 0);
+  team.own(std::max(kTaps * work.panelSize(), turned + work.products(work.together)));
+  team.each(work.panels, [&](int64_t panel, int worker) {
+    turnWeights(work, panel, shared + panel * weights, team.of(worker));
+  });
   team.each(work.tasks, [&](int64_t index, int worker) {
     float* own = team.of(worker);
-    float* rest = own + weights;
-    if (!ready[static_cast<size_t>(worker)]) {
-      for (int64_t panel = 0; panel < work.panels; ++panel)
-        turnWeights(work, panel, own + panel * work.weights(1), rest);
-      ready[static_cast<size_t>(worker)] = 1;
-    }
     const int64_t last = work.tiles * (index + 1) / work.tasks;
     for (int64_t tile = work.tiles * index / work.tasks; tile < last; tile += work.together) {
       const int64_t count = std::min(work.together, last - tile);
-      for (int64_t i = 0; i < count; ++i) turnSources(work, tile + i, i, count, rest);
+      for (int64_t i = 0; i < count; ++i) turnSources(work, tile + i, i, count, own);
       for (int64_t panel = 0; panel < work.panels; ++panel)
-        multiply(work, tile, tile + count, rest, panel, own + panel * work.weights(1), rest + turned);
+        multiply(work, tile, tile + count, own, panel, shared + panel * weights, own + turned);
     }
   });
 }
