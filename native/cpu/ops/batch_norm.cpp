@@ -17,11 +17,14 @@ namespace {
 
 constexpr int64_t kChunk = 16 << 10;  // floats, about
 constexpr int64_t kMostChunks = 64;
+// Columns that sums are kept of, at least: fewer would make each addition wait for the one before.
+constexpr int64_t kLeastPeriod = 128;
 
 // [rows, channels] in chunks of rows.
 struct Layout {
   Layout(int64_t rows, int64_t channels) : rows(rows), channels(channels) {
-    period = std::lcm<int64_t>(channels, kMostWidth);
+    const int64_t least = std::lcm<int64_t>(channels, kMostWidth);
+    period = least * ((kLeastPeriod + least - 1) / least);
     chunks =
         std::clamp<int64_t>(rows * channels / kChunk, 1, std::min(kMostChunks, std::max<int64_t>(rows, 1)));
   }
