@@ -49,9 +49,7 @@ const std::vector<std::string>& Program::operationNames() {
                                                  "maxPool",
                                                  "maxPoolGradient",
                                                  "averagePool",
-                                                 "averagePoolGradient",
-                                                 "scalePixels",
-                                                 "scalePixelsGradient"};
+                                                 "averagePoolGradient"};
   return names;
 }
 

@@ -174,24 +174,4 @@ void read(Reader& r, AveragePoolGradientArgs& args) {
   r.operand(args.dx, inputOf(args.shape));
 }
 
-void read(Reader& r, ScalePixelsArgs& args) {
-  args.pixels = r.size();
-  args.size = r.size();
-  const Extent all = Extent(args.pixels) * Extent(args.size);
-  r.operand(args.x, all);
-  r.operand(args.scale, args.size);
-  r.operand(args.y, all);
-}
-
-void read(Reader& r, ScalePixelsGradientArgs& args) {
-  args.pixels = r.size();
-  args.size = r.size();
-  const Extent all = Extent(args.pixels) * Extent(args.size);
-  r.operand(args.dy, all);
-  r.operand(args.x, all);
-  r.operand(args.scale, args.size);
-  r.operand(args.dx, all);
-  r.operand(args.dScale, args.size);
-}
-
 }  // namespace clipcid

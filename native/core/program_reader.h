@@ -154,7 +154,5 @@ void read(Reader& reader, MaxPoolArgs& args);
 void read(Reader& reader, MaxPoolGradientArgs& args);
 void read(Reader& reader, AveragePoolArgs& args);
 void read(Reader& reader, AveragePoolGradientArgs& args);
-void read(Reader& reader, ScalePixelsArgs& args);
-void read(Reader& reader, ScalePixelsGradientArgs& args);
 
 }  // namespace clipcid

@@ -280,26 +280,6 @@ void pools(const PoolShape& shape) {
   }
 }
 
-void scaledPixels(int64_t pixels, int64_t size) {
-  const Floats x = noiseOf(pixels * size, 1), scale = noiseOf(size, 2), dy = noiseOf(pixels * size, 3);
-  std::vector<double> y(x.size()), dx(x.size()), dScale(scale.size());
-  for (size_t i = 0; i < x.size(); ++i) {
-    y[i] = wide(x[i]) * wide(scale[i % scale.size()]);
-    dx[i] = wide(dy[i]) * wide(scale[i % scale.size()]);
-    dScale[i % scale.size()] += wide(dy[i]) * wide(x[i]);
-  }
-  TeamMemory memory(3);
-  Team::run(3, memory, [&](Team& team) {
-    Floats out(x.size()), back = dy, sums(scale.size());
-    CHECK_OK(run(team, ScalePixelsArgs{pixels, size, x.data(), scale.data(), out.data()}));
-    checkNear(y, out, 1e-6, "scaled");
-    CHECK_OK(run(team, ScalePixelsGradientArgs{pixels, size, back.data(), x.data(), scale.data(), back.data(),
-                                               sums.data()}));
-    checkNear(dx, back, 1e-6, "gradient of scaled");
-    checkNear(dScale, sums, 1e-5, "gradient of scales");
-  });
-}
-
 }  // namespace
 }  // namespace clipcid
 
@@ -312,7 +292,5 @@ int main() {
   pools(poolOf(1, 6, 6, 7, 3, 1, 2, 2));
   pools(poolOf(5, 4, 4, 17, 4, 1, 1, 0));
   pools(poolOf(40, 12, 12, 70, 3, 2, 1, 1));
-  scaledPixels(3, 37);
-  scaledPixels(16, 5000);
   return test::report("channels");
 }

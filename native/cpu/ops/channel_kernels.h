@@ -49,9 +49,6 @@ struct ChannelKernels {
   // y[i] = sum over t of factors[t] sources[t][i]
   void (*weighted)(const float* const* sources, const float* factors, int64_t count, int64_t length,
                    float* y);
-  // y[i] = x[i] factor[i], and y[i] += x[i] factor[i]
-  void (*product)(const float* x, const float* factor, int64_t length, float* y);
-  void (*addProduct)(const float* x, const float* factor, int64_t length, float* y);
 };
 
 const ChannelKernels& channelKernels();

@@ -34,8 +34,6 @@ Status run(Team& team, const MaxPoolArgs& args);
 Status run(Team& team, const MaxPoolGradientArgs& args);
 Status run(Team& team, const AveragePoolArgs& args);
 Status run(Team& team, const AveragePoolGradientArgs& args);
-Status run(Team& team, const ScalePixelsArgs& args);
-Status run(Team& team, const ScalePixelsGradientArgs& args);
 
 // Floats of what PackArgs makes.
 int64_t packedFloats(int64_t n, int64_t k);

@@ -1,5 +1,4 @@
-// Pooling, and channels weighed alike at all pixels. Every pixel is a slab of all images and channels, which the windows
-// take as a whole.
+// Pooling. Every pixel is a slab of all images and channels, which the windows take as a whole.
 #include <algorithm>
 #include <vector>
 
@@ -154,35 +153,6 @@ Status run(Team& team, const AveragePoolGradientArgs& args) {
         kernels.weighted(sources.values.data(), sources.factors.data(),
                          static_cast<int64_t>(sources.values.size()), length, args.dx + pixel * slab + from);
       });
-  return {};
-}
-
-Status run(Team& team, const ScalePixelsArgs& args) {
-  const ChannelKernels& kernels = channelKernels();
-  struct Nothing {};
-  forPieces<Nothing>(team, args.pixels, args.size, 2,
-                     [&](int64_t pixel, int64_t from, int64_t length, Nothing&) {
-                       const int64_t at = pixel * args.size + from;
-                       kernels.product(args.x + at, args.scale + from, length, args.y + at);
-                     });
-  return {};
-}
-
-// A piece of all slabs at a time: what it adds to dScale is its own.
-Status run(Team& team, const ScalePixelsGradientArgs& args) {
-  const ChannelKernels& kernels = channelKernels();
-  constexpr int64_t kLeast = 128;
-  const int64_t pieces =
-      std::clamp<int64_t>(args.size * args.pixels / kTask, 1, std::max<int64_t>(1, args.size / kLeast));
-  team.each(pieces, [&](int64_t piece, int) {
-    const int64_t from = args.size * piece / pieces, length = args.size * (piece + 1) / pieces - from;
-    std::fill_n(args.dScale + from, length, 0.0f);
-    for (int64_t pixel = 0; pixel < args.pixels; ++pixel) {
-      const int64_t at = pixel * args.size + from;
-      kernels.addProduct(args.dy + at, args.x + at, length, args.dScale + from);
-      kernels.product(args.dy + at, args.scale + from, length, args.dx + at);
-    }
-  });
   return {};
 }
 

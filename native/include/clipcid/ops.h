@@ -408,24 +408,4 @@ struct AveragePoolGradientArgs {
   float* dx = nullptr;
 };
 
-// y[p, i] = x[p, i] scale[i]: channels of every image weighed alike at all pixels, as squeeze and excitation does.
-struct ScalePixelsArgs {
-  int64_t pixels = 0;
-  int64_t size = 0;  // of a pixel: images * channels
-  const float* x = nullptr;
-  const float* scale = nullptr;  // [size]
-  float* y = nullptr;
-};
-
-// dx = dy scale at every pixel, dScale = sum over pixels of dy x. dx may be dy.
-struct ScalePixelsGradientArgs {
-  int64_t pixels = 0;
-  int64_t size = 0;
-  const float* dy = nullptr;
-  const float* x = nullptr;
-  const float* scale = nullptr;
-  float* dx = nullptr;
-  float* dScale = nullptr;
-};
-
 }  // namespace clipcid

@@ -8,12 +8,12 @@
 
 namespace clipcid {
 
-using Operation = std::variant<ChainArgs, ProductArgs, PackArgs, LayerNormArgs, LayerNormGradientArgs,
-                               AttentionArgs, AttentionGradientArgs, SoftmaxRowsArgs, SoftmaxRowsGradientArgs,
-                               ReduceArgs, ArgumentArgs, CopyArgs, FillArgs, GatherRowsArgs, ScatterRowsArgs,
-                               ConvArgs, ConvInputGradientArgs, ConvWeightGradientArgs, BatchNormArgs,
-                               BatchNormGradientArgs, MaxPoolArgs, MaxPoolGradientArgs, AveragePoolArgs,
-                               AveragePoolGradientArgs, ScalePixelsArgs, ScalePixelsGradientArgs>;
+using Operation =
+    std::variant<ChainArgs, ProductArgs, PackArgs, LayerNormArgs, LayerNormGradientArgs, AttentionArgs,
+                 AttentionGradientArgs, SoftmaxRowsArgs, SoftmaxRowsGradientArgs, ReduceArgs, ArgumentArgs,
+                 CopyArgs, FillArgs, GatherRowsArgs, ScatterRowsArgs, ConvArgs, ConvInputGradientArgs,
+                 ConvWeightGradientArgs, BatchNormArgs, BatchNormGradientArgs, MaxPoolArgs,
+                 MaxPoolGradientArgs, AveragePoolArgs, AveragePoolGradientArgs>;
 
 // Takes operations in order. It may return before one is done; a failure of the data may show later, but not after the
 // run has ended.
