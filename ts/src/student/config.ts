@@ -5,6 +5,12 @@ export interface VisionConfig {
   /** Side of the square input in pixels; a multiple of `patchSize`. */
   imageSize: number;
   patchSize: number;
+  /**
+   * How patches become tokens: by one linear map, as in CLIP, or by 3 × 3 convolutions of stride 2 (Xiao et al., "Early convolutions help
+   * transformers see better", 2021, here without normalisation between them), which learn what is finer than a patch, such as blur and grain, from far
+   * fewer images. `patchSize` is then a power of two from 2 on.
+   */
+  stem: 'patch' | 'conv';
   width: number;
   layers: number;
   /** Divides `width`. */
@@ -59,6 +65,7 @@ function clip(
     vision: {
       imageSize: 224,
       patchSize,
+      stem: 'patch',
       width,
       layers,
       heads: width / 64,
@@ -79,7 +86,16 @@ function clip(
 function small(embedDim: number, width: number, layers: number, textLayers: number): StudentConfig {
   return {
     embedDim,
-    vision: { imageSize: 64, patchSize: 8, width, layers, heads: width / 32, mlpRatio: 4, pooling: 'mean' },
+    vision: {
+      imageSize: 64,
+      patchSize: 8,
+      stem: 'patch',
+      width,
+      layers,
+      heads: width / 32,
+      mlpRatio: 4,
+      pooling: 'mean',
+    },
     text: { vocabSize: 49408, contextLength: 32, width, layers: textLayers, heads: width / 32, mlpRatio: 4 },
   };
 }
@@ -134,6 +150,11 @@ export function studentConfig(student: StudentName | StudentOptions = 'mini-64')
     failRange(`a divisor of ${vision.imageSize}`, 'student.vision.patchSize', vision.patchSize);
   }
   expectOneOf('student.vision.pooling', vision.pooling, ['class', 'mean']);
+  if (expectOneOf('student.vision.stem', vision.stem, ['patch', 'conv']) === 'conv') {
+    const { patchSize } = vision;
+    if (patchSize < 2 || !Number.isInteger(Math.log2(patchSize)))
+      failRange("a power of two for the stem 'conv'", 'student.vision.patchSize', patchSize);
+  }
   expectInteger('student.text.contextLength', text.contextLength, 3);
   expectInteger('student.text.vocabSize', text.vocabSize, 3);
   return config;

@@ -39,6 +39,7 @@ export const studentName = z.enum(studentNames as [string, ...string[]]);
 export const visionFields = {
   imageSize: whole(1).optional(),
   patchSize: whole(1).optional(),
+  stem: z.enum(['patch', 'conv']).optional(),
   width: whole(1).optional(),
   layers: whole(1).optional(),
   heads: whole(1).optional(),

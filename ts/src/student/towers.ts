@@ -56,14 +56,10 @@ function visionFeatures(builder: GraphBuilder, config: VisionConfig, parameters:
   const pixels = builder.input('pixel_values', 'float32', ['batch', 3, imageSize, imageSize]);
   const patches = (imageSize / patchSize) ** 2;
   const tokens = pooling === 'class' ? patches + 1 : patches;
-  const kernel = parameters.add(builder, 'vision.patch.weight', [width, 3, patchSize, patchSize], {
-    std: (3 * patchSize * patchSize) ** -0.5,
-    decay: true,
-  });
-  const grid = builder.op('Conv', [pixels, kernel], {
-    kernel_shape: [patchSize, patchSize],
-    strides: [patchSize, patchSize],
-  });
+  const grid =
+    config.stem === 'conv'
+      ? convolutions(builder, parameters, pixels, config)
+      : patch(builder, parameters, pixels, { from: 3, to: width, size: patchSize });
   const flat = builder.op('Reshape', [grid, builder.ints([0, width, patches])]);
   let x = builder.op('Transpose', [flat], { perm: [0, 2, 1] });
   if (pooling === 'class') x = builder.op('Pad', [x, builder.ints([0, 1, 0, 0, 0, 0])]);
@@ -122,6 +118,53 @@ function buildText(config: TextConfig, embedDim: number, parameters: Parameters,
   const normed = norm(builder, parameters, 'text.norm_out', pooled, width);
   project(builder, parameters, 'text', normed, width, embedDim, 'text_embeds');
   return builder.build();
+}
+
+/** Patches of `size` pixels by one linear map: [batch, from, H, W] → [batch, to, H / size, W / size]. */
+function patch(
+  builder: GraphBuilder,
+  parameters: Parameters,
+  x: string,
+  { from, to, size }: { from: number; to: number; size: number },
+): string {
+  const kernel = parameters.add(builder, 'vision.patch.weight', [to, from, size, size], {
+    std: (from * size * size) ** -0.5,
+    decay: true,
+  });
+  return builder.op('Conv', [x, kernel], { kernel_shape: [size, size], strides: [size, size] });
+}
+
+/** Fewest channels of a convolution of the stem. */
+const LEAST_CHANNELS = 16;
+
+/** Convolutions that halve the sides until a patch is a point, with twice the channels each time up to the width, and a linear map. */
+function convolutions(
+  builder: GraphBuilder,
+  parameters: Parameters,
+  pixels: string,
+  { patchSize, width }: VisionConfig,
+): string {
+  const steps = Math.log2(patchSize);
+  let x = pixels;
+  let from = 3;
+  for (let step = 0; step < steps; step++) {
+    const to = Math.min(width, Math.max(LEAST_CHANNELS, Math.round(width / 2 ** (steps - 1 - step))));
+    const name = `vision.stem.${step}`;
+    // Spread as He et al. (2015) have it for rectified layers: nothing else keeps the scale from step to step.
+    const kernel = parameters.add(builder, `${name}.weight`, [to, from, 3, 3], {
+      std: (2 / (9 * from)) ** 0.5,
+      decay: true,
+    });
+    const bias = parameters.add(builder, `${name}.bias`, [to], { std: 'zeros', decay: false });
+    const convolved = builder.op('Conv', [x, kernel, bias], {
+      kernel_shape: [3, 3],
+      strides: [2, 2],
+      pads: [1, 1, 1, 1],
+    });
+    x = builder.op('Relu', [convolved]);
+    from = to;
+  }
+  return patch(builder, parameters, x, { from, to: width, size: 1 });
 }
 
 function zeroIndex(builder: GraphBuilder): string {

@@ -61,8 +61,13 @@ describe('text tower', () => {
 });
 
 describe('image tower', () => {
-  it.each(['class', 'mean'] as const)('embeds each image by itself (%s)', async (pooling) => {
-    const config = studentConfig({ ...tiny, vision: { ...tiny.vision, pooling } });
+  it.each([
+    ['class', 'patch'],
+    ['mean', 'patch'],
+    ['class', 'conv'],
+    ['mean', 'conv'],
+  ] as const)('embeds each image by itself (%s, %s)', async (pooling, stem) => {
+    const config = studentConfig({ ...tiny, vision: { ...tiny.vision, pooling, stem } });
     const program = buildStudent(config, 3);
     const model = await session(program.image, program);
     const pixels = Float32Array.from({ length: 2 * 3 * 16 * 16 }, (_, i) => Math.sin(i * 0.37));
@@ -74,6 +79,41 @@ describe('image tower', () => {
     expect(both.image_embeds!.dims).toEqual([2, 6]);
     expectClose(joined.slice(6), Array.from(second.image_embeds!.data as Float32Array));
     expect(Math.abs(joined[0]! - joined[6]!)).toBeGreaterThan(1e-4);
+  });
+});
+
+describe('convolutions as the stem', () => {
+  const config = studentConfig({
+    ...tiny,
+    vision: { ...tiny.vision, imageSize: 32, patchSize: 8, width: 48, stem: 'conv' },
+  });
+
+  it('halve the sides until a patch is a token, with twice the channels up to the width', () => {
+    const { parameters } = buildStudent(config, 0);
+    const shapes = parameters.filter(({ name }) => /stem.*weight|patch/.test(name)).map(({ dims }) => dims);
+    expect(shapes).toEqual([
+      [16, 3, 3, 3],
+      [24, 16, 3, 3],
+      [48, 24, 3, 3],
+      [48, 48, 1, 1],
+    ]);
+    expect(parameters.find(({ name }) => name === 'vision.positions')!.dims).toEqual([16, 48]);
+  });
+
+  it('keep the scale of what goes through them', async () => {
+    const program = buildStudent(config, 4);
+    const graph = {
+      ...program.image,
+      outputs: [{ name: 'Conv_3', type: 'float32' as const, dims: ['batch', 48, 4, 4] }],
+    };
+    const model = await session(graph, program);
+    const pixels = Float32Array.from({ length: 3 * 32 * 32 }, (_, i) => Math.sin(i * i * 0.37));
+    const { Conv_3 } = await model.run({ pixel_values: new Tensor('float32', pixels, [1, 3, 32, 32]) });
+    expect(Conv_3!.dims).toEqual([1, 48, 4, 4]);
+    const data = Conv_3!.data as Float32Array;
+    const spread = Math.sqrt(data.reduce((sum, x) => sum + x * x, 0) / data.length);
+    expect(spread).toBeGreaterThan(0.2);
+    expect(spread).toBeLessThan(2);
   });
 });
 
@@ -185,6 +225,9 @@ describe('studentConfig', () => {
     );
     expect(() => studentConfig({ vision: { heads: 5 } })).toThrow(/student\.vision\.heads but received 5/);
     expect(() => studentConfig({ vision: { patchSize: 7 } })).toThrow(/student\.vision\.patchSize/);
+    expect(() => studentConfig({ vision: { imageSize: 96, patchSize: 12, stem: 'conv' } })).toThrow(
+      "Expected a power of two for the stem 'conv' for student.vision.patchSize but received 12",
+    );
     expect(() => studentConfig({ vision: { depth: 3 } as object })).toThrow(
       /student\.vision but received "depth"/,
     );
