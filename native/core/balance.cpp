@@ -40,11 +40,18 @@ Status balanceRows(Backend& backend, const Context& context, const BalanceArgs& 
                                   [](const Chunk& chunk) { return chunk.inFile(); });
   const bool split = args.leastScore > kNoLeast;
 
-  UnionFind sets(count);
   std::vector<Edge> own;
   const std::vector<Edge>* forest = args.forest;
-  std::atomic<int64_t> edges{0};
-  if (forest == nullptr && split) {
+  if (forest == nullptr && !split) {
+    CLIPCID_TRY(backend.components(context, {.rows = rows.get(),
+                                             .threshold = args.threshold,
+                                             .skip = args.skip,
+                                             .labels = args.labels,
+                                             .edges = &result->edges,
+                                             .plan = &result->plan}));
+    CLIPCID_TRY(backend.synchronise(context));
+  } else if (forest == nullptr) {
+    std::atomic<int64_t> edges{0};
     ForestBuilder builder(count, context.threads);
     const auto collect = [&](const Pair* pairs, const double* dots, size_t number) -> Status {
       edges.fetch_add(static_cast<int64_t>(number), std::memory_order_relaxed);
@@ -58,31 +65,20 @@ Status balanceRows(Backend& backend, const Context& context, const BalanceArgs& 
                                        .concurrent = true,
                                        .sink = withoutSkipped(args.skip, collect),
                                        .plan = &result->plan}));
+    CLIPCID_TRY(backend.synchronise(context));
     own = builder.finish();
     forest = &own;
-  } else if (forest == nullptr) {
-    const auto unite = [&](const Pair* pairs, const double*, size_t number) -> Status {
-      edges.fetch_add(static_cast<int64_t>(number), std::memory_order_relaxed);
-      for (size_t at = 0; at < number; ++at) sets.unite(pairs[at].first, pairs[at].second);
-      return {};
-    };
-    CLIPCID_TRY(backend.join(context, {.queries = rows.get(),
-                                       .keys = rows.get(),
-                                       .threshold = args.threshold,
-                                       .concurrent = true,
-                                       .sink = withoutSkipped(args.skip, unite),
-                                       .plan = &result->plan}));
+    result->edges = edges.load();
   }
-  CLIPCID_TRY(backend.synchronise(context));
   if (forest != nullptr) {
+    UnionFind sets(count);
     for (const Edge& edge : *forest) {
       if (!(edge.dot > args.threshold)) break;
       if (!sets.unite(edge.first, edge.second))
         return {Code::kInvalidArgument, "The edges given are not those of a forest"};
     }
+    for (int64_t i = 0; i < count; ++i) args.labels[i] = sets.find(static_cast<int32_t>(i));
   }
-  for (int64_t i = 0; i < count; ++i) args.labels[i] = sets.find(static_cast<int32_t>(i));
-  result->edges = edges.load();
   if (args.forest != nullptr) {
     const Groups groups = groupsOf(args.labels, count);
     CLIPCID_TRY(countEdges(backend, context, *rows, groups, args.threshold, &result->edges));

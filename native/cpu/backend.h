@@ -15,6 +15,7 @@ class CpuBackend final : public Backend {
 
   Status prepare(const Context& context, const PrepareArgs& args, std::unique_ptr<Prepared>* out) override;
   Status join(const Context& context, const JoinArgs& args) override;
+  Status components(const Context& context, const ComponentsArgs& args) override;
   Status best(const Context& context, const BestArgs& args) override;
   Status assign(const Context& context, const AssignArgs& args) override;
   Status topK(const Context& context, const TopKArgs& args) override;

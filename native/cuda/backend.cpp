@@ -6,6 +6,7 @@
 
 #include "core/parallel.h"
 #include "cuda/devices.h"
+#include "cuda/join.h"
 #include "cuda/prepared.h"
 
 namespace clipcid {
@@ -95,6 +96,14 @@ Status CudaBackend::prepare(const Context& context, const PrepareArgs& args, std
   });
 }
 
+Status CudaBackend::join(const Context& context, const JoinArgs& args) {
+  return guarded([&] { return joinPairs(device_, context, args); });
+}
+
+Status CudaBackend::components(const Context& context, const ComponentsArgs& args) {
+  return guarded([&] { return joinSets(device_, context, args); });
+}
+
 namespace {
 
 // What the back end lacks so far: the name of the primitive is told, so that nobody takes it for a fault.
@@ -105,7 +114,6 @@ Status missing(const char* primitive) {
 
 }  // namespace
 
-Status CudaBackend::join(const Context&, const JoinArgs&) { return missing("pairs over a threshold"); }
 Status CudaBackend::best(const Context&, const BestArgs&) { return missing("nearest centres"); }
 Status CudaBackend::topK(const Context&, const TopKArgs&) { return missing("nearest rows"); }
 Status CudaBackend::matmul(const Context&, const MatmulArgs&) { return missing("products of matrices"); }

@@ -18,6 +18,7 @@ class CudaBackend final : public Backend {
 
   Status prepare(const Context& context, const PrepareArgs& args, std::unique_ptr<Prepared>* out) override;
   Status join(const Context& context, const JoinArgs& args) override;
+  Status components(const Context& context, const ComponentsArgs& args) override;
   Status best(const Context& context, const BestArgs& args) override;
   Status topK(const Context& context, const TopKArgs& args) override;
   Status pairDots(const Context& context, const PairDotsArgs& args) override;

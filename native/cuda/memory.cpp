@@ -1,7 +1,6 @@
 #include "cuda/memory.h"
 
 #include <algorithm>
-#include <map>
 
 namespace clipcid::cuda {
 namespace {
@@ -67,6 +66,22 @@ Status Device::takeStaging(Pinned<char>* out) {
 void Device::returnStaging(Pinned<char> staging) {
   const std::lock_guard<std::mutex> lock(mutex_);
   if (staging_.size() < kMostStaging) staging_.push_back(std::move(staging));
+}
+
+Status Device::constants(const char* name, const std::function<std::vector<uint32_t>()>& make,
+                         const uint32_t** out) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  void*& table = constants_[name];
+  if (table == nullptr) {
+    const std::vector<uint32_t> values = make();
+    void* memory = nullptr;
+    CLIPCID_TRY(allocate(values.size() * 4, home_, &memory));
+    CLIPCID_TRY(copyToDevice(memory, values.data(), values.size() * 4, home_));
+    CLIPCID_TRY(cuda::synchronise(home_));
+    table = memory;
+  }
+  *out = static_cast<const uint32_t*>(table);
+  return {};
 }
 
 size_t& stagingBytes() {

@@ -2,8 +2,11 @@
 // stream: what is given back may be handed out again as soon as the work queued before that is done.
 #pragma once
 
+#include <functional>
+#include <map>
 #include <memory>
 #include <mutex>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -58,6 +61,9 @@ class Device {
   // stagingBytes() of pinned memory to copy through, and its return when nothing is copied from or to it any more.
   Status takeStaging(Pinned<char>* out);
   void returnStaging(Pinned<char> staging);
+  // A table that is the same for all calls, made and copied to the device once.
+  Status constants(const char* name, const std::function<std::vector<uint32_t>()>& make,
+                   const uint32_t** out);
 
  private:
   Device(int index, DeviceProperties properties) : index(index), properties(std::move(properties)) {}
@@ -66,6 +72,7 @@ class Device {
   std::mutex mutex_;
   std::vector<Stream> idle_;
   std::vector<Pinned<char>> staging_;
+  std::map<std::string, void*> constants_;
 };
 
 // Made smaller by tests, so that little data goes through it in many turns.

@@ -11,6 +11,8 @@ namespace {
 // Of what a call may hold on the device: rows, with what they are encoded to, of each of two matrices; and a block of rows
 // that are not resident.
 constexpr double kResidentShare = 3.0 / 8, kBlockShare = 1.0 / 16;
+// All of the rows encoded.
+constexpr double kEncodedShare = 3.0 / 8;
 // About what a row takes when it is encoded.
 constexpr int64_t encodedBytes(int64_t dim) { return 2 * dim + 256; }
 
@@ -150,6 +152,39 @@ Status CudaPrepared::eachBlock(const Context& context, Session& session, int64_t
   }
   // The blocks are given back in the order of their stream.
   CLIPCID_TRY(waitFor(copies.stream(), worked[turn ^ 1].get()));
+  return {};
+}
+
+bool CudaPrepared::hasEncoded(const Encoding& encoding) const {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  return kept_ && keptAs_ == encoding;
+}
+
+Status CudaPrepared::encoded(const Context& context, Session& session, const Encoding& encoding,
+                             std::shared_ptr<const EncodedRows>* out) const {
+  *out = nullptr;
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (kept_ && keptAs_ == encoding) {
+      *out = kept_;
+      return {};
+    }
+    kept_ = nullptr;
+  }
+  int64_t budget = 0;
+  CLIPCID_TRY(deviceBudget(context, &budget));
+  const int64_t bytes = rows * EncodedRows::rowBytes(encodedStride(encoding.math, dim));
+  if (static_cast<double>(bytes) > static_cast<double>(budget) * kEncodedShare) return {};
+  auto made = std::make_shared<EncodedRows>();
+  const Status status = encodeRows(device_, session.stream(), all(), encoding, made.get());
+  if (status.code == Code::kOutOfMemory) return {};
+  CLIPCID_TRY(status);
+  CLIPCID_TRY(session.synchronise());
+  made->freeOn(device_.home());
+  *out = made;
+  const std::lock_guard<std::mutex> lock(mutex_);
+  keptAs_ = encoding;
+  kept_ = std::move(made);
   return {};
 }
 

@@ -4,8 +4,10 @@
 
 #include <functional>
 #include <memory>
+#include <mutex>
 
 #include "clipcid/backend.h"
+#include "cuda/encode.h"
 #include "cuda/upload.h"
 
 namespace clipcid::cuda {
@@ -43,6 +45,20 @@ class CudaPrepared final : public Prepared {
                 int64_t count, Gathered* out) const;
   // Rows of a block that fits into a share of what the call may hold on the device.
   Status blockRows(const Context& context, int64_t bytesOfRow, int64_t* out) const;
+  // Copies rows [begin, begin + count) of those that are not resident to `to`, rowBytes() apart.
+  Status bring(Uploader& uploader, int64_t begin, int64_t count, char* to, Stream stream) const {
+    return uploader.rows(*host_, offset_ + begin, count, to, stream);
+  }
+  // Rows [begin, begin + count) that were brought to `data`.
+  DeviceRows brought(const char* data, int64_t begin, int64_t count) const {
+    return view(data, host_->dtype, begin, count);
+  }
+
+  // All of resident rows encoded; kept for the next call with the same encoding, the last one only. `out` is null when
+  // there is no room for them.
+  Status encoded(const Context& context, Session& session, const Encoding& encoding,
+                 std::shared_ptr<const EncodedRows>* out) const;
+  bool hasEncoded(const Encoding& encoding) const;
 
  private:
   Status makeResident(const Context& context, Session& session);
@@ -55,7 +71,14 @@ class CudaPrepared final : public Prepared {
   Buffer<char> stored_;
   Buffer<double> norms_;           // [rows]
   std::vector<double> hostNorms_;  // of rows that are not resident
+  mutable std::mutex mutex_;
+  mutable Encoding keptAs_;
+  mutable std::shared_ptr<const EncodedRows> kept_;
 };
+
+// Listed rows as compared, [count, dim], to the host.
+Status gatherCompared(const Context& context, const CudaPrepared& rows, const int64_t* wanted, int64_t count,
+                      float* to);
 
 inline const CudaPrepared& cudaPrepared(const Prepared* prepared) {
   return static_cast<const CudaPrepared&>(*prepared);

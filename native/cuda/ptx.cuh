@@ -80,6 +80,16 @@ CLIPCID_DEVICE void multiplyAdd(int (&c)[4], const uint32_t (&a)[4], const uint3
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 
+// 9.7.9.8 ld and 9.7.9.11 st: of what other blocks write and read meanwhile, as whole values and in no order.
+CLIPCID_DEVICE int32_t loadRelaxed(const int32_t* from) {
+  int32_t value;
+  asm volatile("ld.relaxed.gpu.global.s32 %0, [%1];" : "=r"(value) : "l"(from) : "memory");
+  return value;
+}
+CLIPCID_DEVICE void storeRelaxed(int32_t* to, int32_t value) {
+  asm volatile("st.relaxed.gpu.global.s32 [%0], %1;" ::"l"(to), "r"(value) : "memory");
+}
+
 }  // namespace clipcid::cuda
 
 #endif

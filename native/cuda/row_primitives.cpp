@@ -86,36 +86,41 @@ Status pairDotsOf(Device& device, const Context& context, const PairDotsArgs& ar
   return {};
 }
 
-Status gatherOf(Device& device, const Context& context, const GatherArgs& args) {
-  const CudaPrepared& rows = cudaPrepared(args.rows);
+}  // namespace
+
+Status cuda::gatherCompared(const Context& context, const CudaPrepared& rows, const int64_t* wanted,
+                            int64_t count, float* to) {
+  Device& device = rows.device();
   Session session(&device);
   CLIPCID_TRY(session.begin());
   ListedRows listed(context, session, rows);
   int64_t batch = 0;
   CLIPCID_TRY(rows.blockRows(context, 8 * deviceStride(Dtype::kFloat32, rows.dim), &batch));
-  batch = std::clamp<int64_t>(batch, 1, std::max<int64_t>(args.count, 1));
+  batch = std::clamp<int64_t>(batch, 1, std::max<int64_t>(count, 1));
   Buffer<float> out;
   Buffer<int64_t> indices;
   CLIPCID_TRY(out.allocate(batch * rows.dim, session.stream()));
   CLIPCID_TRY(indices.allocate(batch, session.stream()));
-  for (int64_t from = 0; from < args.count; from += batch) {
+  for (int64_t from = 0; from < count; from += batch) {
     if (context.cancelled()) return Status::aborted();
-    const int64_t here = std::min(batch, args.count - from);
+    const int64_t here = std::min(batch, count - from);
     DeviceRows at;
-    CLIPCID_TRY(listed.bring([&](int64_t place) { return args.indices[from + place]; }, here, &at));
+    CLIPCID_TRY(listed.bring([&](int64_t place) { return wanted[from + place]; }, here, &at));
     const int64_t* places = nullptr;
     if (listed.inPlace()) {
       CLIPCID_TRY(
-          copyToDevice(indices.get(), args.indices + from, static_cast<size_t>(here) * 8, session.stream()));
+          copyToDevice(indices.get(), wanted + from, static_cast<size_t>(here) * 8, session.stream()));
       places = indices.get();
     }
     CLIPCID_TRY(comparedRows(device, session.stream(), at, places, here, out.get()));
-    CLIPCID_TRY(copyToHost(args.out + from * rows.dim, out.get(), static_cast<size_t>(here * rows.dim) * 4,
+    CLIPCID_TRY(copyToHost(to + from * rows.dim, out.get(), static_cast<size_t>(here * rows.dim) * 4,
                            session.stream()));
     CLIPCID_TRY(session.synchronise());
   }
   return {};
 }
+
+namespace {
 
 // Copies an array of the host to a new buffer.
 template <typename T>
@@ -201,7 +206,8 @@ Status CudaBackend::pairDots(const Context& context, const PairDotsArgs& args) {
 }
 
 Status CudaBackend::gather(const Context& context, const GatherArgs& args) {
-  return guarded([&] { return gatherOf(device_, context, args); });
+  return guarded(
+      [&] { return gatherCompared(context, cudaPrepared(args.rows), args.indices, args.count, args.out); });
 }
 
 Status CudaBackend::segmentSum(const Context& context, const SegmentSumArgs& args) {

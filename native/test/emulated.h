@@ -31,9 +31,9 @@ inline void inAllWays(const std::function<void()>& body, const std::vector<uint6
   emulator::options() = before;
 }
 
-inline Backend& emulatedBackend() {
+inline Backend& emulatedBackend(int index = 0) {
   Status status;
-  Backend* backend = cudaBackend(0, &status);
+  Backend* backend = cudaBackend(index, &status);
   CHECK_OK(status);
   if (backend == nullptr) std::exit(report("the emulated device"));
   return *backend;

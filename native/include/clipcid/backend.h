@@ -66,6 +66,16 @@ struct JoinArgs {
   std::string* plan = nullptr;
 };
 
+// The sets that the pairs over a threshold make of unit or other rows: connected components, strictly over.
+struct ComponentsArgs {
+  const Prepared* rows = nullptr;
+  double threshold = 0;
+  const uint8_t* skip = nullptr;  // [rows] not 0: in no pair; or null
+  int32_t* labels = nullptr;      // [rows] smallest member of a row's set; faults are alone
+  int64_t* edges = nullptr;       // how many pairs there are
+  std::string* plan = nullptr;    // as JoinArgs::plan
+};
+
 // The key of highest score for each query; ties go to the smaller key.
 struct BestArgs {
   const Prepared* queries = nullptr;
@@ -313,6 +323,8 @@ class Backend {
 
   virtual Status prepare(const Context& context, const PrepareArgs& args, std::unique_ptr<Prepared>* out) = 0;
   virtual Status join(const Context& context, const JoinArgs& args) = 0;
+  // What join and a union-find give; a back end need not hand out the pairs for it.
+  virtual Status components(const Context& context, const ComponentsArgs& args) = 0;
   virtual Status best(const Context& context, const BestArgs& args) = 0;
   // By `best`, where a back end does not know how to spare comparisons.
   virtual Status assign(const Context& context, const AssignArgs& args) {

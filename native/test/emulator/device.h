@@ -234,6 +234,9 @@ T __ldg(const T* at) {
 
 inline int __popc(unsigned value) { return std::popcount(value); }
 inline int __ffs(int value) { return value == 0 ? 0 : std::countr_zero(static_cast<unsigned>(value)) + 1; }
+inline int __ffsll(long long value) {
+  return value == 0 ? 0 : std::countr_zero(static_cast<unsigned long long>(value)) + 1;
+}
 inline int __clz(int value) { return std::countl_zero(static_cast<unsigned>(value)); }
 inline int __float_as_int(float value) { return std::bit_cast<int>(value); }
 inline float __int_as_float(int value) { return std::bit_cast<float>(value); }
@@ -242,6 +245,7 @@ inline float __uint_as_float(unsigned value) { return std::bit_cast<float>(value
 inline long long __double_as_longlong(double value) { return std::bit_cast<long long>(value); }
 inline double __longlong_as_double(long long value) { return std::bit_cast<double>(value); }
 inline float __frcp_rn(float value) { return 1 / value; }
+inline float rsqrtf(float value) { return 1 / std::sqrt(value); }
 // Rounded towards one side: from a sum or product in float64 that is exact, or good enough to tell.
 inline float __double2float_ru(double value) {
   const auto near = static_cast<float>(value);

@@ -50,6 +50,12 @@ inline void loadMatrices(uint32_t (&out)[4], const void* row, CLIPCID_WHERE) {
   });
 }
 
+inline int32_t loadRelaxed(const int32_t* from) {
+  emulator::interleave();
+  return __atomic_load_n(from, __ATOMIC_RELAXED);
+}
+inline void storeRelaxed(int32_t* to, int32_t value) { __atomic_store_n(to, value, __ATOMIC_RELAXED); }
+
 template <typename T>
 void multiplyAdd(T (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], CLIPCID_WHERE) {
   emulator::Multiply<T> mine{c, a, b};

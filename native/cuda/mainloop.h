@@ -1,0 +1,48 @@
+// What every mainloop is given: encoded rows, and which tiles of their product are wanted.
+//
+// An epilogue is a struct of device functions over a mainloop's fragments; it decides what becomes of a tile of scores before
+// the next one takes its place:
+//
+//   struct Epilogue {
+//     struct Params;                                  // the kernel's argument
+//     static constexpr int kSharedBytes;              // of a block, for itself
+//     Epilogue(const Params&, char* shared, Team);
+//     void begin(const TileAt&);                      // before the first tile of an item
+//     void start(Fragment&, const TileAt&);           // what a tile's accumulators begin with, mostly zeros
+//     void visit(Fragment&, const TileAt&);           // the scores
+//     void finish(const TileAt&);                     // after the last tile of an item
+//   };
+//
+// All threads of the team call these together. A Team is the threads that share a tile: `rank()` of them, `kThreads`, and
+// `synchronise()`; no epilogue may use __syncthreads, because other threads of the block may be busy with copies.
+#pragma once
+
+#include <cstdint>
+
+#include "cuda/schedule.h"
+
+namespace clipcid::cuda {
+
+// Encoded rows [problems * rows], of words.h: `stride` bytes from one to the next, a multiple of kDepthBytes.
+struct Operand {
+  const char* words = nullptr;
+  int64_t stride = 0;
+  int32_t rows = 0;  // of a problem
+};
+
+struct MainloopParams {
+  Operand queries, keys;
+  int32_t depths = 0;  // stages of a row
+  Schedule schedule;
+  // Of one problem, or null: how many queries there are, known on the device only, and at most queries.rows.
+  const int32_t* queryCount = nullptr;
+};
+
+// A tile of scores.
+struct TileAt {
+  int32_t problem;
+  int32_t row, column;    // first, of its problem
+  int32_t rows, columns;  // that exist: what is behind them are scores of zeros
+};
+
+}  // namespace clipcid::cuda
