@@ -5,9 +5,11 @@
 #include <string>
 
 #include "core/parallel.h"
+#include "cuda/best.h"
 #include "cuda/devices.h"
 #include "cuda/join.h"
 #include "cuda/prepared.h"
+#include "cuda/top_k.h"
 
 namespace clipcid {
 
@@ -104,6 +106,14 @@ Status CudaBackend::components(const Context& context, const ComponentsArgs& arg
   return guarded([&] { return joinSets(device_, context, args); });
 }
 
+Status CudaBackend::best(const Context& context, const BestArgs& args) {
+  return guarded([&] { return bestKeys(device_, context, args); });
+}
+
+Status CudaBackend::topK(const Context& context, const TopKArgs& args) {
+  return guarded([&] { return topKeys(device_, context, args); });
+}
+
 namespace {
 
 // What the back end lacks so far: the name of the primitive is told, so that nobody takes it for a fault.
@@ -114,14 +124,10 @@ Status missing(const char* primitive) {
 
 }  // namespace
 
-Status CudaBackend::best(const Context&, const BestArgs&) { return missing("nearest centres"); }
-Status CudaBackend::topK(const Context&, const TopKArgs&) { return missing("nearest rows"); }
-Status CudaBackend::matmul(const Context&, const MatmulArgs&) { return missing("products of matrices"); }
 Status CudaBackend::softmax(const Context&, const SoftmaxArgs&) { return missing("the loss"); }
 Status CudaBackend::softmaxGradient(const Context&, const SoftmaxGradientArgs&) {
   return missing("the loss");
 }
-Status CudaBackend::adamw(const Context&, const AdamwArgs&) { return missing("AdamW"); }
 Status CudaBackend::runner(int, std::unique_ptr<Runner>*) { return missing("programs"); }
 
 }  // namespace clipcid

@@ -41,7 +41,7 @@ CLIPCID_BOTH float certainAbove(float thresholdAbove, float bound) {
 // A limit of scores as what they are compared with: of integers, the next one below or above.
 template <typename T>
 CLIPCID_BOTH T limitBelow(float limit) {
-  if constexpr (sizeof(T) == 4 && T(0.5f) == T(0)) {
+  if constexpr (T(0.5f) == T(0)) {
     constexpr float kMost = 2147483520.0f;
     return limit < -kMost ? -2147483647 - 1 : limit > kMost ? 2147483647 : static_cast<T>(floorf(limit));
   } else {
@@ -50,7 +50,7 @@ CLIPCID_BOTH T limitBelow(float limit) {
 }
 template <typename T>
 CLIPCID_BOTH T limitAbove(float limit) {
-  if constexpr (sizeof(T) == 4 && T(0.5f) == T(0)) {
+  if constexpr (T(0.5f) == T(0)) {
     constexpr float kMost = 2147483520.0f;
     return limit < -kMost ? -2147483647 - 1 : limit > kMost ? 2147483647 : static_cast<T>(ceilf(limit));
   } else {

@@ -17,6 +17,15 @@ struct DeviceRows {
   // [count] canonical norms of the rows as stored; -1 for a fault.
   const double* norms = nullptr;
   bool unit = false;
+
+  // Some of the rows.
+  DeviceRows part(int64_t begin, int64_t number) const {
+    DeviceRows rows = *this;
+    rows.data = static_cast<const char*>(data) + begin * stride * static_cast<int64_t>(dtypeSize(dtype));
+    rows.norms = norms + begin;
+    rows.count = number;
+    return rows;
+  }
 };
 
 // Elements from row to row for rows of `dim`.

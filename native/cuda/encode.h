@@ -31,6 +31,11 @@ struct EncodedView {
   int64_t count = 0;
   const RowBound* bounds = nullptr;  // [count]
   const RowBound* maxima = nullptr;  // [ceil(count / kBoundGroup)]
+
+  // Some of the rows; `begin` is a multiple of kBoundGroup where maxima are of use.
+  EncodedView part(int64_t begin, int64_t number) const {
+    return {words + begin * stride, stride, number, bounds + begin, maxima + begin / kBoundGroup};
+  }
 };
 
 // Accumulation, for scores of n elements: relative of the lengths' product, and absolute.

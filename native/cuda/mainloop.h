@@ -9,7 +9,8 @@
 //     Epilogue(const Params&, char* shared, Team);
 //     void begin(const TileAt&);                      // before the first tile of an item
 //     void start(Fragment&, const TileAt&);           // what a tile's accumulators begin with, mostly zeros
-//     void visit(Fragment&, const TileAt&);           // the scores
+//     void between(Fragment&, const TileAt&);         // of two products: the scores of the first; or not there
+//     void visit(Fragment&, const TileAt&);           // the scores, of the second where there are two
 //     void finish(const TileAt&);                     // after the last tile of an item
 //   };
 //
@@ -33,9 +34,14 @@ struct Operand {
 struct MainloopParams {
   Operand queries, keys;
   int32_t depths = 0;  // stages of a row
+  // A second pair of matrices of as many rows, for epilogues of two products.
+  Operand secondQueries, secondKeys;
+  int32_t secondDepths = 0;
   Schedule schedule;
   // Of one problem, or null: how many queries there are, known on the device only, and at most queries.rows.
   const int32_t* queryCount = nullptr;
+  // On the device, or null: nothing is done where it is not 0.
+  const int32_t* stop = nullptr;
 };
 
 // A tile of scores.

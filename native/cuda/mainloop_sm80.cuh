@@ -32,14 +32,17 @@ class StageLoader {
       : params_(params), queryCount_(queryCount), chunk_(thread % kRowChunks), row_(thread / kRowChunks) {}
 
   CLIPCID_DEVICE void copy(const Cursor& at, char* stage) {
-    if (at.depth == 0) {
-      query_ = place(params_.queries, at.item.problem, at.item.rowTile * Tile::kRows + row_);
-      key_ = place(params_.keys, at.item.problem, at.column * Tile::kColumns + row_);
+    const bool second = at.depth >= params_.depths;
+    const Operand& queries = second ? params_.secondQueries : params_.queries;
+    const Operand& keys = second ? params_.secondKeys : params_.keys;
+    const int depth = second ? at.depth - params_.depths : at.depth;
+    if (depth == 0) {
+      query_ = place(queries, at.item.problem, at.item.rowTile * Tile::kRows + row_);
+      key_ = place(keys, at.item.problem, at.column * Tile::kColumns + row_);
     }
-    const int offset = at.depth * kDepthBytes + chunk_ * kChunkBytes;
-    copyRows<Tile::kRows>(params_.queries, query_ + offset, queryCount_ - at.item.rowTile * Tile::kRows,
-                          stage);
-    copyRows<Tile::kColumns>(params_.keys, key_ + offset, params_.keys.rows - at.column * Tile::kColumns,
+    const int offset = depth * kDepthBytes + chunk_ * kChunkBytes;
+    copyRows<Tile::kRows>(queries, query_ + offset, queryCount_ - at.item.rowTile * Tile::kRows, stage);
+    copyRows<Tile::kColumns>(keys, key_ + offset, params_.keys.rows - at.column * Tile::kColumns,
                              stage + Tile::kRows * kDepthBytes);
   }
 
@@ -139,8 +142,13 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
                  typename EpilogueOf<FragmentOf<Tile>, BlockTeam<Tile::kThreads>>::Params epilogueParams) {
   using Team = BlockTeam<Tile::kThreads>;
   using Epilogue = EpilogueOf<FragmentOf<Tile>, Team>;
+  constexpr bool kTwoProducts = requires(Epilogue & one, FragmentOf<Tile> & scores, const TileAt& at) {
+    one.between(scores, at);
+  };
+  const int32_t depths = kTwoProducts ? params.depths + params.secondDepths : params.depths;
   char* ring = sharedMemory();
   const int thread = static_cast<int>(threadIdx.x);
+  if (params.stop != nullptr && *params.stop != 0) return;
   int32_t queryCount = params.queries.rows;
   Schedule schedule = params.schedule;
   if (params.queryCount != nullptr) {
@@ -160,7 +168,7 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
   const auto copyNext = [&] {
     if (load.valid(schedule)) {
       loader.copy(load, ring + loadStage * Tile::kStageBytes);
-      load.advance(schedule, params.depths, blocks);
+      load.advance(schedule, depths, blocks);
     }
     commitCopies();
     loadStage = loadStage + 1 == Tile::kStages ? 0 : loadStage + 1;
@@ -181,14 +189,17 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
       if (work.atFirstColumn()) epilogue.begin(at);
       epilogue.start(scores, at);
     }
+    if constexpr (kTwoProducts) {
+      if (work.depth == params.depths) epilogue.between(scores, tileAt<Tile>(params, queryCount, work));
+    }
     const char* stage = ring + workStage * Tile::kStageBytes;
     multiplyStage<Tile>(scores, stage, stage + Tile::kRows * kDepthBytes);
-    if (work.depth + 1 == params.depths) {
+    if (work.depth + 1 == depths) {
       const TileAt at = tileAt<Tile>(params, queryCount, work);
       epilogue.visit(scores, at);
       if (work.atLastColumn()) epilogue.finish(at);
     }
-    work.advance(schedule, params.depths, blocks);
+    work.advance(schedule, depths, blocks);
     workStage = workStage + 1 == Tile::kStages ? 0 : workStage + 1;
   }
   waitCopies<0>();

@@ -28,25 +28,32 @@ OperandBlocks::~OperandBlocks() {
     (void)waitFor(copies_.stream(), slots_[given_].used.get());
 }
 
-Status OperandBlocks::begin() {
+Status OperandBlocks::fitting(int64_t* rows) {
+  *rows = rows_.rows;
   if (rows_.rows == 0) return {};
   if (rows_.resident()) CLIPCID_TRY(rows_.encoded(context_, session_, encoding_, &whole_));
-  if (whole_) {
-    blocks_ = 1;
-    blockRows_ = rows_.rows;
-    return {};
-  }
-  CLIPCID_TRY(copies_.begin());
+  if (whole_) return {};
   int64_t budget = 0;
   CLIPCID_TRY(deviceBudget(context_, &budget));
   const int64_t encodedBytes = EncodedRows::rowBytes(encodedStride(encoding_.math, rows_.dim));
   const int64_t rowBytes = encodedBytes + (rows_.resident() ? 0 : rows_.rowBytes());
-  blockRows_ =
+  const auto fit =
       static_cast<int64_t>(static_cast<double>(budget) * kShare) / rowBytes / kBlockUnit * kBlockUnit;
-  blockRows_ = std::min(std::max(blockRows_, kBlockUnit), rows_.rows);
-  blocks_ = (rows_.rows + blockRows_ - 1) / blockRows_;
-  // Blocks of about one size.
-  blockRows_ = ((rows_.rows + blocks_ - 1) / blocks_ + kBlockUnit - 1) / kBlockUnit * kBlockUnit;
+  *rows = std::min(std::max(fit, kBlockUnit), rows_.rows);
+  return {};
+}
+
+Status OperandBlocks::begin(int64_t mostRows) {
+  if (rows_.rows == 0) return {};
+  blocks_ = (rows_.rows + mostRows - 1) / mostRows;
+  // Of about one size.
+  blockRows_ = (rows_.rows + blocks_ - 1) / blocks_;
+  if (blocks_ > 1) {
+    blockRows_ = (blockRows_ + kBlockUnit - 1) / kBlockUnit * kBlockUnit;
+    blocks_ = (rows_.rows + blockRows_ - 1) / blockRows_;
+  }
+  if (whole_) return {};
+  CLIPCID_TRY(copies_.begin());
   for (Slot& slot : slots_) {
     CLIPCID_TRY(slot.ready.create());
     CLIPCID_TRY(slot.used.create());
@@ -89,8 +96,8 @@ Status OperandBlocks::get(int64_t block, Block* out) {
   out->begin = block * blockRows_;
   out->count = std::min(blockRows_, rows_.rows - out->begin);
   if (whole_) {
-    out->stored = rows_.all();
-    out->encoded = whole_->view();
+    out->stored = rows_.part(out->begin, out->count);
+    out->encoded = whole_->view().part(out->begin, out->count);
     return {};
   }
   // The block before is done with, once what is queued on it by now is over.

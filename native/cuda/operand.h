@@ -16,7 +16,15 @@ class OperandBlocks {
   OperandBlocks& operator=(const OperandBlocks&) = delete;
   ~OperandBlocks();
 
-  Status begin();
+  // How many rows of a block there is room for; all of them, when they stay on the device.
+  Status fitting(int64_t* rows);
+  // Blocks of at most so many rows.
+  Status begin(int64_t mostRows);
+  Status begin() {
+    int64_t rows = 0;
+    CLIPCID_TRY(fitting(&rows));
+    return begin(rows);
+  }
   int64_t count() const { return blocks_; }
   int64_t blockRows() const { return blockRows_; }
 

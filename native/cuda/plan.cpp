@@ -240,6 +240,7 @@ BoundTerms FilterPlan::terms() const {
       relative = (elements / kTensorStep + 2) * kTensorRounding;
       break;
     case Math::kInt8:
+      relative = 0x1p-23;  // sums are exact, but are compared as float32
       break;
   }
   relative /= 1 - relative;
@@ -284,6 +285,27 @@ Status planJoin(const Context& context, const CudaPrepared& queries, const CudaP
   CLIPCID_TRY(planMath(context, queries, keys, small ? Math::kFloat32 : Math::kFloat16, out));
   if (small || pairs * static_cast<double>(queries.dim) < kLittle) return {};
   return JoinPlanner(context, queries, keys, threshold, decided).run(out);
+}
+
+Status planBest(const Context& context, const CudaPrepared& queries, const CudaPrepared& keys, int64_t count,
+                bool euclidean, FilterPlan* out) {
+  const double pairs = static_cast<double>(count) * static_cast<double>(keys.rows);
+  const bool small = queries.dim < kShort || pairs < static_cast<double>(kFewPairs);
+  // The best of many is often close to the next: int8 would leave too many open. Nor does it hold half of a key's square.
+  Math math = context.filter != Filter::kAuto ? mathOf(context.filter)
+              : small                         ? Math::kFloat32
+                                              : Math::kFloat16;
+  if (math == Math::kInt8 && euclidean) math = Math::kFloat16;
+  return planMath(context, queries, keys, math, out);
+}
+
+Status planTopK(const Context& context, const CudaPrepared& queries, const CudaPrepared& keys, double pairs,
+                FilterPlan* out) {
+  const bool small = queries.dim < kShort || pairs < static_cast<double>(kFewPairs);
+  const Math math = context.filter != Filter::kAuto ? mathOf(context.filter)
+                    : small                         ? Math::kFloat32
+                                                    : Math::kFloat16;
+  return planMath(context, queries, keys, math, out);
 }
 
 float roundDown(double value) {

@@ -38,6 +38,14 @@ Status planMath(const Context& context, const CudaPrepared& queries, const CudaP
 Status planJoin(const Context& context, const CudaPrepared& queries, const CudaPrepared& keys,
                 double threshold, bool decided, FilterPlan* out);
 
+// The kind that is expected to find the best keys of `count` queries soonest, unless the context names one.
+Status planBest(const Context& context, const CudaPrepared& queries, const CudaPrepared& keys, int64_t count,
+                bool euclidean, FilterPlan* out);
+
+// The kind for the k best keys, of so many pairs.
+Status planTopK(const Context& context, const CudaPrepared& queries, const CudaPrepared& keys, double pairs,
+                FilterPlan* out);
+
 // The float32 next below or equal to / above or equal to a float64.
 float roundDown(double value);
 float roundUp(double value);

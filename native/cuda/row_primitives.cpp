@@ -112,7 +112,7 @@ Status cuda::gatherCompared(const Context& context, const CudaPrepared& rows, co
           copyToDevice(indices.get(), wanted + from, static_cast<size_t>(here) * 8, session.stream()));
       places = indices.get();
     }
-    CLIPCID_TRY(comparedRows(device, session.stream(), at, places, here, out.get()));
+    CLIPCID_TRY(comparedRows(device, session.stream(), at, places, here, rows.dim, out.get()));
     CLIPCID_TRY(copyToHost(to + from * rows.dim, out.get(), static_cast<size_t>(here * rows.dim) * 4,
                            session.stream()));
     CLIPCID_TRY(session.synchronise());

@@ -89,19 +89,19 @@ __global__ void __launch_bounds__(kThreads)
 
 // A warp a row.
 __global__ void __launch_bounds__(kThreads)
-    comparedKernel(DeviceRows rows, const int64_t* indices, int64_t count, float* out) {
+    comparedKernel(DeviceRows rows, const int64_t* indices, int64_t count, int64_t stride, float* out) {
   const int lane = static_cast<int>(threadIdx.x % kWarp);
   constexpr int kWarps = kThreads / kWarp;
   const int64_t step = static_cast<int64_t>(gridDim.x) * kWarps;
   for (int64_t at = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / kWarp; at < count; at += step) {
     const ComparedRow row(rows, indices == nullptr ? at : indices[at]);
-    for (int64_t k = 4 * lane; k < rows.dim; k += 4 * kWarp) {
-      const Floats4 x = row.four(rows, k);
-      float* to = out + at * rows.dim + k;
-      to[0] = x.x;
-      if (k + 1 < rows.dim) to[1] = x.y;
-      if (k + 2 < rows.dim) to[2] = x.z;
-      if (k + 3 < rows.dim) to[3] = x.w;
+    float* to = out + at * stride;
+    for (int64_t k = 4 * lane; k < stride; k += 4 * kWarp) {
+      const Floats4 x = k < rows.dim ? row.four(rows, k) : Floats4{0, 0, 0, 0};
+      to[k] = x.x;
+      if (k + 1 < stride) to[k + 1] = x.y;
+      if (k + 2 < stride) to[k + 2] = x.z;
+      if (k + 3 < stride) to[k + 3] = x.w;
     }
   }
 }
@@ -136,12 +136,12 @@ Status dotsOfPairs(const Device& device, Stream stream, const DeviceRows& a, con
 }
 
 Status comparedRows(const Device& device, Stream stream, const DeviceRows& rows, const int64_t* indices,
-                    int64_t count, float* out) {
+                    int64_t count, int64_t stride, float* out) {
   if (count == 0) return {};
   return CLIPCID_LAUNCH(
       comparedKernel,
       {.grid = blocksFor(device, count, kThreads / kWarp), .block = kThreads, .stream = stream}, rows,
-      indices, count, out);
+      indices, count, stride, out);
 }
 
 }  // namespace clipcid::cuda

@@ -29,8 +29,8 @@ Status normsOfRows(const Device& device, Stream stream, const DeviceRows& rows, 
 Status dotsOfPairs(const Device& device, Stream stream, const DeviceRows& a, const DeviceRows& b,
                    const Pair* pairs, int64_t count, double* dots);
 
-// Rows as compared; `indices` null for the rows in order.
+// Rows as compared, `stride` elements apart, with zeros behind each; `indices` null for the rows in order.
 Status comparedRows(const Device& device, Stream stream, const DeviceRows& rows, const int64_t* indices,
-                    int64_t count, float* out);
+                    int64_t count, int64_t stride, float* out);
 
 }  // namespace clipcid::cuda

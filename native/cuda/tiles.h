@@ -22,7 +22,9 @@ CLIPCID_ANYWHERE constexpr int chunkOffset(int row, int chunk) {
 
 enum class Math : uint8_t { kFloat32, kFloat16, kInt8 };
 
-constexpr int elementBytes(Math math) { return math == Math::kFloat32 ? 4 : math == Math::kFloat16 ? 2 : 1; }
+CLIPCID_ANYWHERE constexpr int elementBytes(Math math) {
+  return math == Math::kFloat32 ? 4 : math == Math::kFloat16 ? 2 : 1;
+}
 constexpr const char* mathName(Math math) {
   return math == Math::kFloat32 ? "float32" : math == Math::kFloat16 ? "float16" : "int8";
 }
@@ -60,6 +62,9 @@ template <Math kMath>
 using MediumTile = Tile<kMath, 128, 128, 64, 32, 3, 2>;
 template <Math kMath>
 using LargeTile = Tile<kMath, 128, 256, 64, 64, 4, 1>;
+// As the medium one, for epilogues that keep as many values again.
+template <Math kMath>
+using RoomyTile = Tile<kMath, 128, 128, 64, 32, 3, 1>;
 using SmallTile = Tile<Math::kFloat32, 64, 64, 32, 16, 3, 2>;
 
 static_assert(MediumTile<Math::kFloat16>::kRingBytes == 48 << 10,
