@@ -9,10 +9,6 @@ constexpr int64_t kKeptBytes = int64_t{1} << 30;
 constexpr double kKeptShare = 0.25;
 constexpr int64_t kCentreRange = 64;
 
-double sumScale(const Points& points) {
-  return fixedScale(points.rows.largest * points.heaviest, points.count());
-}
-
 int64_t fittingCentres(const Points& points) {
   const int64_t bytes = std::max<int64_t>(points.budget(kKeptShare, kKeptBytes), 1 << 20);
   return std::clamp<int64_t>(bytes / (8 * points.dim()), 1, points.clusters);
@@ -28,6 +24,10 @@ const float* gatherWeights(const Points& points, const std::vector<int64_t>& row
 
 }  // namespace
 
+double sumScale(const Points& points) {
+  return fixedScale(points.rows.largest * points.heaviest, points.count());
+}
+
 Means::Means(const Points& points)
     : points_(points),
       scale_(sumScale(points)),
@@ -35,14 +35,7 @@ Means::Means(const Points& points)
       kept_(fittingCentres(points) == points.clusters),
       before_(static_cast<size_t>(points.count())),
       sums_(static_cast<size_t>(fittingCentres(points) * points.dim())),
-      weights_(static_cast<size_t>(points.clusters)),
-      sizes_(static_cast<size_t>(points.clusters)) {}
-
-void Means::count(const int32_t* labels) {
-  std::fill(sizes_.begin(), sizes_.end(), 0);
-  for (int64_t i = 0; i < points_.count(); ++i)
-    sizes_[static_cast<size_t>(labels[i])] += points_.weight(i) > 0;
-}
+      weights_(static_cast<size_t>(points.clusters)) {}
 
 Status Means::sumAll(const int32_t* labels) {
   std::fill(weights_.begin(), weights_.end(), 0);

@@ -23,10 +23,6 @@ class Means {
   // when not null, gets the sum that the rule for `movement` compares.
   Status update(const int32_t* labels, float* centroids, std::vector<double>* drift, double* moved);
 
-  // [K] rows of positive weight, of the labels last given to `count`.
-  void count(const int32_t* labels);
-  std::vector<int64_t>& sizes() { return sizes_; }
-
  private:
   Status sumAll(const int32_t* labels);
   Status sumMoved(const int32_t* labels, const std::vector<int64_t>& movers);
@@ -44,8 +40,10 @@ class Means {
   std::vector<int32_t> before_;   // labels that the sums are of
   std::vector<int64_t> sums_;     // [K, D] when kept, otherwise of a range of centres
   std::vector<int64_t> weights_;  // [K] fixed-point weight
-  std::vector<int64_t> sizes_;    // [K]
 };
+
+// The scale of the sums: kmeans.h, "Update".
+double sumScale(const Points& points);
 
 // The mean squared deviation of the rows from their mean, a dimension: kmeans.h, "variance".
 Status rowVariance(const Points& points, double* variance);

@@ -7,6 +7,7 @@
 #include "core/parallel.h"
 #include "cuda/best.h"
 #include "cuda/devices.h"
+#include "cuda/iterate.h"
 #include "cuda/join.h"
 #include "cuda/prepared.h"
 #include "cuda/top_k.h"
@@ -108,6 +109,15 @@ Status CudaBackend::components(const Context& context, const ComponentsArgs& arg
 
 Status CudaBackend::best(const Context& context, const BestArgs& args) {
   return guarded([&] { return bestKeys(device_, context, args); });
+}
+
+bool CudaBackend::iterates(const Context& context, int64_t batch, int64_t rows, int64_t dim,
+                           int64_t clusters) {
+  return canIterate(device_, context, batch, rows, dim, clusters);
+}
+
+Status CudaBackend::iterate(const Context& context, const IterateArgs& args) {
+  return guarded([&] { return cuda::iterate(device_, context, args); });
 }
 
 Status CudaBackend::topK(const Context& context, const TopKArgs& args) {

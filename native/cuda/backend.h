@@ -20,6 +20,8 @@ class CudaBackend final : public Backend {
   Status join(const Context& context, const JoinArgs& args) override;
   Status components(const Context& context, const ComponentsArgs& args) override;
   Status best(const Context& context, const BestArgs& args) override;
+  bool iterates(const Context& context, int64_t batch, int64_t rows, int64_t dim, int64_t clusters) override;
+  Status iterate(const Context& context, const IterateArgs& args) override;
   Status topK(const Context& context, const TopKArgs& args) override;
   Status pairDots(const Context& context, const PairDotsArgs& args) override;
   Status gather(const Context& context, const GatherArgs& args) override;

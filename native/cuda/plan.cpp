@@ -299,6 +299,23 @@ Status planBest(const Context& context, const CudaPrepared& queries, const CudaP
   return planMath(context, queries, keys, math, out);
 }
 
+Status planCentres(const Context& context, const CudaPrepared& rows, int64_t count, int64_t clusters,
+                   double largest, FilterPlan* out) {
+  const double pairs = static_cast<double>(count) * static_cast<double>(clusters);
+  const bool small = rows.dim < kShort || pairs < static_cast<double>(kFewPairs);
+  Math math = context.filter != Filter::kAuto ? mathOf(context.filter)
+              : small                         ? Math::kFloat32
+                                              : Math::kFloat16;
+  // There is no sample of centres that do not exist yet.
+  if (math == Math::kInt8) math = Math::kFloat16;
+  *out = {};
+  out->dim = rows.dim;
+  out->shape = tileShapeOf(rows.device().properties.architecture());
+  out->queries = {math, false, halfScale(rows.largest)};
+  out->keys = {math, false, halfScale(largest)};
+  return {};
+}
+
 Status planTopK(const Context& context, const CudaPrepared& queries, const CudaPrepared& keys, double pairs,
                 FilterPlan* out) {
   const bool small = queries.dim < kShort || pairs < static_cast<double>(kFewPairs);

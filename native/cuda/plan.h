@@ -42,6 +42,10 @@ Status planJoin(const Context& context, const CudaPrepared& queries, const CudaP
 Status planBest(const Context& context, const CudaPrepared& queries, const CudaPrepared& keys, int64_t count,
                 bool euclidean, FilterPlan* out);
 
+// The same for centres of k-means, of which is known how large an element may be.
+Status planCentres(const Context& context, const CudaPrepared& rows, int64_t count, int64_t clusters,
+                   double largest, FilterPlan* out);
+
 // The kind for the k best keys, of so many pairs.
 Status planTopK(const Context& context, const CudaPrepared& queries, const CudaPrepared& keys, double pairs,
                 FilterPlan* out);

@@ -114,6 +114,30 @@ struct AssignArgs {
   const double* drift = nullptr;
 };
 
+// The iterations of k-means, from starting centres to labels that do not change any more: the rules, and the words, are those of
+// core/kmeans.h. `batch` problems of as many rows each, side by side.
+struct IterateArgs {
+  const Prepared* rows = nullptr;  // [batch N], unit rows when spherical, none at fault
+  int64_t batch = 1;
+  int64_t clusters = 1;
+  bool spherical = true;
+  const float* weights = nullptr;  // [batch N], or null for 1
+  // [batch] scales of the fixed-point sums of rows and of weights.
+  const double* sumScales = nullptr;
+  const double* weightScales = nullptr;
+  int64_t maxIterations = 0;
+  double tolerance = 0;
+  double movement = 0;
+  const double* variances = nullptr;  // [batch], when movement is over 0
+  float* centroids = nullptr;         // [batch, K, D] in: the starting centres; out: those of the labels
+  int32_t* labels = nullptr;          // [batch N] out
+  int32_t* iterations = nullptr;      // [batch] out
+  // Moves rows of a problem to centres without any, as "Reseed" has it; labels [N], centroids [K, D].
+  std::function<Status(int64_t problem, int32_t* labels, const float* centroids)> reseed = {};
+  // Told how many iterations are done, of all problems together. Or null.
+  std::function<void(int64_t iterations)> progress = {};
+};
+
 // The k keys of highest score for each query, best first; ties go to the smaller key. 1 <= k <= keys, less one
 // with `skipSelf`. The score is the canonical dot; or, with a second pair of matrices of as many rows each, the
 // product in float64 of both canonical dots, and 0 where either is over `cutoff`.
@@ -331,6 +355,14 @@ class Backend {
     return best(
         context,
         {.queries = args.rows, .keys = args.centres, .euclidean = args.euclidean, .indices = args.labels});
+  }
+  // Whether there is an `iterate`, and room for it. `rows` and `clusters` are those of a problem.
+  virtual bool iterates(const Context&, int64_t /*batch*/, int64_t /*rows*/, int64_t /*dim*/,
+                        int64_t /*clusters*/) {
+    return false;
+  }
+  virtual Status iterate(const Context&, const IterateArgs&) {
+    return {Code::kInternal, "This back end does not iterate by itself"};
   }
   virtual Status topK(const Context& context, const TopKArgs& args) = 0;
   virtual Status pairDots(const Context& context, const PairDotsArgs& args) = 0;
