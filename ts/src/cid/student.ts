@@ -163,6 +163,7 @@ function trainingOptions(
     cacheBytes: _cacheBytes,
     prefetchBytes: _prefetchBytes,
     executor: _executor,
+    maxActivationMemory: _maxActivationMemory,
     init: _init,
     imageModel: _imageModel,
     ...rest

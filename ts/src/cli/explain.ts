@@ -1,12 +1,13 @@
 import type { Command } from 'commander';
 import { expectInteger } from '../native/check.ts';
 import type { Explanation, OperationCosts, PassPlan } from '../program/native/explain.ts';
-import { number, outputFlags, runCommand, UsageError } from './common.ts';
+import { bytes, number, outputFlags, runCommand, UsageError } from './common.ts';
 
 interface Flags {
   batch: number;
   size?: readonly string[];
   output?: string;
+  maxActivationMemory?: number;
   json?: boolean;
   quiet?: boolean;
 }
@@ -24,12 +25,16 @@ export function explainCommand(program: Command): void {
       (text: string, before: readonly string[] = []) => [...before, text],
     )
     .option('--output <name>', 'only what this output needs (default: all outputs)')
+    .addOption(
+      bytes('--max-activation-memory <size>', 'what training may take beside parameters and their state'),
+    )
     .addHelpText(
       'after',
       `
 Examples:
   $ clip-cid explain student/image.onnx
   $ clip-cid explain text.onnx --batch 256 --size sequence=77
+  $ clip-cid explain student/image.onnx --batch 64 --max-activation-memory 100MB
   $ clip-cid explain vision_model.onnx --output image_embeds --json
 
 Training is that of all weights that look learned, by our own executor. Where it lacks an operation the node is named, and training
@@ -38,6 +43,11 @@ takes ONNX Runtime. MB are 10^6 bytes.`,
     .action((model: string, flags: Flags) =>
       runCommand(flags, async ({ print }) => {
         const batch = expectInteger('batch', flags.batch, 1, 2 ** 31 - 1);
+        const { maxActivationMemory } = flags;
+        const limit =
+          maxActivationMemory === undefined
+            ? undefined
+            : expectInteger('maxActivationMemory', maxActivationMemory, 1);
         const sizes = Object.fromEntries((flags.size ?? []).map(sizeOf));
         const { readModel } = await import('../onnx/model.ts');
         const { importModel } = await import('../program/import.ts');
@@ -51,6 +61,7 @@ takes ONNX Runtime. MB are 10^6 bytes.`,
           parameters.filter(({ name }) => used.has(name)),
           batch,
           sizes,
+          limit,
         );
         print({ model, batch, ...explanation }, describe(model, explanation));
       }),

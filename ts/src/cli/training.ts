@@ -1,5 +1,5 @@
 import type { Command } from 'commander';
-import { type CommonFlags, number } from './common.ts';
+import { bytes, type CommonFlags, number } from './common.ts';
 
 /** Flags of every training. What has no flag (augmentation, sizes by number, …) is set in a configuration file. */
 export interface TrainerFlags extends CommonFlags {
@@ -13,6 +13,7 @@ export interface TrainerFlags extends CommonFlags {
   ema?: number;
   exportDtype?: string;
   executor?: string;
+  maxActivationMemory?: number;
 }
 
 /** Flags of the trainings of a student. */
@@ -55,6 +56,12 @@ export function trainerFlags(command: Command, batch: string): Command {
     .option(
       '--executor <name>',
       "'native', or 'onnxruntime', which is slower (default: native where it has every operator)",
+    )
+    .addOption(
+      bytes(
+        '--max-activation-memory <size>',
+        "of a tower's micro-batch; below what it takes, part of the forward pass is run again (default: no limit)",
+      ),
     );
 }
 
@@ -65,9 +72,32 @@ export function trainingSection(flags: TrainingFlags): Record<string, unknown> {
 }
 
 export function trainerSection(flags: TrainerFlags): Record<string, unknown> {
-  const { epochs, steps, batchSize, microBatch, rate, warmup, decay, ema, exportDtype, executor } = flags;
+  const {
+    epochs,
+    steps,
+    batchSize,
+    microBatch,
+    rate,
+    warmup,
+    decay,
+    ema,
+    exportDtype,
+    executor,
+    maxActivationMemory,
+  } = flags;
   // One of the two replaces whichever a configuration has.
   const length =
     epochs !== undefined ? { epochs, steps: null } : steps !== undefined ? { steps, epochs: null } : {};
-  return { ...length, batchSize, microBatch, rate, warmup, decay, ema, exportDtype, executor };
+  return {
+    ...length,
+    batchSize,
+    microBatch,
+    rate,
+    warmup,
+    decay,
+    ema,
+    exportDtype,
+    executor,
+    maxActivationMemory,
+  };
 }

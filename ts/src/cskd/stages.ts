@@ -281,6 +281,7 @@ function trainingOptions(training: object, seed: number): Record<string, Json> {
     cacheBytes: _cacheBytes,
     prefetchBytes: _prefetchBytes,
     executor: _executor,
+    maxActivationMemory: _maxActivationMemory,
     ...rest
   } = training as Record<string, Json>;
   return { ...rest, seed };

@@ -1,9 +1,11 @@
+import { expectInteger } from '../native/check.ts';
 import { product, sameDims } from './attributes.ts';
 import type { ExecutorOptions, Tensor, Tensors } from './executor.ts';
 import type { Graph } from './graph.ts';
 
 /** That parameters and graphs fit together. */
-export function checkOptions({ graphs, parameters }: ExecutorOptions): void {
+export function checkOptions({ graphs, parameters, maxActivationMemory }: ExecutorOptions): void {
+  if (maxActivationMemory !== undefined) expectInteger('maxActivationMemory', maxActivationMemory, 1);
   const known = new Map<string, readonly number[]>();
   for (const { name, dims, value } of parameters) {
     if (known.has(name))

@@ -26,15 +26,24 @@ export async function createExecutor(
   name: ExecutorName = 'auto',
 ): Promise<ChosenExecutor> {
   if (!EXECUTORS.includes(name)) failRange(`one of ${EXECUTORS.join(', ')}`, 'executor', name);
-  const { device } = options;
+  const { device, maxActivationMemory } = options;
   if (device !== undefined && device !== 'cpu' && device !== 'auto') {
     throw new CidError('DEVICE_UNAVAILABLE', `Training runs on the CPU, not on '${device}'`);
+  }
+  if (name === 'onnxruntime' && maxActivationMemory !== undefined) {
+    failRange("the executor 'native' or 'auto'", 'executor with maxActivationMemory', name);
   }
   if (name === 'onnxruntime') return { executor: await createOrtExecutor(options), reason: undefined };
   const reason = unsupportedReason(options);
   if (reason === undefined) return { executor: await createNativeExecutor(options), reason };
   if (name === 'native') {
     throw new CidError('MODEL_UNSUPPORTED', `The native executor cannot train this: ${reason}`);
+  }
+  if (maxActivationMemory !== undefined) {
+    throw new CidError(
+      'MODEL_UNSUPPORTED',
+      `maxActivationMemory takes the native executor, which cannot train this: ${reason}`,
+    );
   }
   return { executor: await createOrtExecutor(options), reason };
 }

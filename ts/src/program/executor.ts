@@ -33,6 +33,13 @@ export interface ExecutorOptions {
   /** Defaults to 'cpu'. */
   device?: string;
   threads?: number;
+  /**
+   * Bytes that a gradient of one graph may take beside parameters, their gradients and the optimiser's state: activations, and weights
+   * in another order. Where they are too few to keep what the backward pass needs, part of the forward pass is run again, with the same
+   * results to the bit. A limit that a batch cannot be run in is a RangeError that says what is needed. Our own executor alone has it.
+   * Defaults to no limit.
+   */
+  maxActivationMemory?: number;
 }
 
 export interface UpdateOptions {

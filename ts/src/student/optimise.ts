@@ -68,6 +68,9 @@ export async function optimise<Batch>(optimisation: Optimisation<Batch>): Promis
       parameters,
       ...(options.device !== undefined && { device: options.device }),
       threads: training.threads,
+      ...(training.maxActivationMemory !== undefined && {
+        maxActivationMemory: training.maxActivationMemory,
+      }),
     },
     training.executor,
   );
@@ -113,6 +116,7 @@ export function decisiveTraining(training: ResolvedTrainer): Json {
   const {
     threads: _threads,
     executor: _executor,
+    maxActivationMemory: _maxActivationMemory,
     cacheBytes: _cacheBytes,
     prefetchBytes: _prefetchBytes,
     checkpointEvery: _checkpointEvery,

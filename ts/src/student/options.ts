@@ -56,6 +56,11 @@ export interface TrainerOptions {
    * 'auto': our own where there is one for every operator of the graphs.
    */
   executor?: ExecutorName;
+  /**
+   * Bytes that the activations of a tower's micro-batch may take while it is trained. Where that is too little, part of the forward
+   * pass is run again: the same student, up to a third more work. Our own executor alone has it. Defaults to no limit.
+   */
+  maxActivationMemory?: number;
   /** Folder for checkpoints and, in `model/`, the exported model. Training goes on from what is there. */
   folder: string;
   /** Where a line of metrics a step goes. Defaults to `metrics.jsonl` in `folder`. */

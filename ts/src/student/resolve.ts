@@ -37,6 +37,7 @@ export interface ResolvedTrainer {
   seed: number;
   threads: number;
   executor: ExecutorName;
+  maxActivationMemory: number | undefined;
 }
 
 export interface ResolvedTraining extends ResolvedTrainer {
@@ -94,6 +95,10 @@ export function resolveTrainer(
     seed: expectInteger('seed', options.seed ?? 0),
     threads: options.threads ?? threads(),
     executor: expectOneOf('executor', options.executor ?? 'auto', EXECUTORS),
+    maxActivationMemory:
+      options.maxActivationMemory === undefined
+        ? undefined
+        : expectInteger('maxActivationMemory', options.maxActivationMemory, 1),
   };
 }
 

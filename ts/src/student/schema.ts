@@ -80,4 +80,5 @@ export const trainerFields = {
   cacheBytes: whole(0).optional(),
   prefetchBytes: whole(0).optional(),
   executor: z.enum(['auto', 'native', 'onnxruntime']).optional(),
+  maxActivationMemory: whole(1).optional(),
 };

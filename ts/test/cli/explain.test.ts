@@ -41,6 +41,8 @@ test('one object with --json', async () => {
 test.each<[string[], RegExp, number]>([
   [['--batch', '0'], /for batch but received 0/, 2],
   [['--size', 'length'], /Expected AXIS=N for --size but received length/, 2],
+  [['--max-activation-memory', '0'], /for maxActivationMemory but received 0/, 2],
+  [['--max-activation-memory', '1kB'], /at least \d+ bytes for maxActivationMemory.*but received 1000/, 2],
   [['--output', 'logits'], /Expected one of embedding for outputs but received logits/, 2],
 ])('misuse %j', async (args, message, expected) => {
   const { code, stdout, stderr } = await clipCid(['explain', model, ...args]);

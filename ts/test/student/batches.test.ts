@@ -8,6 +8,7 @@ import { resolveAugmentation } from '../../src/student/augment.ts';
 import { imageTextSource } from '../../src/student/batches.ts';
 import { tabulateCaptions } from '../../src/student/captions.ts';
 import { ImageCache, TrainingImages } from '../../src/student/images.ts';
+import { decisiveTraining } from '../../src/student/optimise.ts';
 import { resolveTraining, splitItems } from '../../src/student/resolve.ts';
 import { clipNormalisation } from '../../src/student/views.ts';
 
@@ -204,10 +205,17 @@ describe('resolveTraining', () => {
     });
   });
 
+  it('leaves out of what decides the student how it is computed', () => {
+    const of = (options: object) => decisiveTraining(resolveTraining({ folder: '', ...options }, 100, 0));
+    expect(of({ maxActivationMemory: 2 ** 26, executor: 'native', threads: 1 })).toEqual(of({}));
+    expect(of({ decay: 0.3 })).not.toEqual(of({}));
+  });
+
   it.each([
     [{ epochs: 0 }, /for epochs but received 0/],
     [{ rate: -1 }, /for rate but received -1/],
     [{ betas: [0.9, 1] as [number, number] }, /for betas\[1\] but received 1/],
+    [{ maxActivationMemory: 0 }, /for maxActivationMemory but received 0/],
     [{ ema: 1 }, /for ema but received 1/],
     [{ captions: 'all' as 'first' }, /for captions but received "all"/],
   ])('names the field of %j', (options, message) => {

@@ -65,6 +65,7 @@ class NativeExecutor implements Executor {
   readonly #learned: ReadonlySet<string>;
   readonly #groups: ReturnType<typeof groupsOf>;
   readonly #clamps: readonly { offset: number; length: number; least: number; most: number }[];
+  readonly #maxActivationMemory: number | undefined;
   readonly #programs = new Map<string, Loaded>();
   readonly #kept = new Map<string, Kept>();
   #step = 0;
@@ -72,7 +73,11 @@ class NativeExecutor implements Executor {
   #last: Promise<unknown> = Promise.resolve();
   #disposed = false;
 
-  constructor({ graphs, parameters }: ExecutorOptions, engine: NativeEngine, call: Call) {
+  constructor(
+    { graphs, parameters, maxActivationMemory }: ExecutorOptions,
+    engine: NativeEngine,
+    call: Call,
+  ) {
     this.parameters = layOut(parameters);
     this.#graphs = graphs;
     this.#engine = engine;
@@ -85,6 +90,7 @@ class NativeExecutor implements Executor {
     this.#starts = startsOf(parameters);
     this.#learned = new Set(parameters.filter(({ trainable }) => trainable).map(({ name }) => name));
     this.#groups = groupsOf(parameters);
+    this.#maxActivationMemory = maxActivationMemory;
     this.#clamps = parameters.flatMap(({ min = -Infinity, max = Infinity }, i) => {
       const { offset, length } = this.parameters[i]!;
       return min === -Infinity && max === Infinity ? [] : [{ offset, length, least: min, most: max }];
@@ -249,7 +255,9 @@ class NativeExecutor implements Executor {
     const program = planProgram(graph, {
       dims,
       training: mode !== 'inference',
-      ...(mode === 'gradient' ? { learned: this.#learned } : {}),
+      ...(mode === 'gradient'
+        ? { learned: this.#learned, maxActivationMemory: this.#maxActivationMemory }
+        : {}),
       starts: this.#starts,
       traits: this.#traits,
     });

@@ -68,6 +68,7 @@ export interface Explanation {
  *
  * @param batch Size of the inputs' first axis where that is open.
  * @param sizes Sizes of other open axes by name. One that is missing is a RangeError that names it.
+ * @param maxActivationMemory Of training, in bytes (ExecutorOptions). One that cannot be met is a RangeError.
  * @throws CidError MODEL_INVALID for a graph that does not fit the sizes.
  */
 export function explain(
@@ -75,6 +76,7 @@ export function explain(
   parameters: readonly Omit<Parameter, 'value'>[],
   batch: number,
   sizes: Readonly<Record<string, number>> = {},
+  maxActivationMemory?: number,
 ): Explanation {
   const dims = inputDims(graph, batch, sizes);
   const learned = new Set(parameters.filter(({ trainable }) => trainable).map(({ name }) => name));
@@ -112,7 +114,7 @@ export function explain(
         starts,
         traits: NO_DEVICE,
         training,
-        ...(training ? { learned } : {}),
+        ...(training ? { learned, maxActivationMemory } : {}),
       });
     } catch (error) {
       if (!(error instanceof CidError)) throw error;

@@ -60,6 +60,8 @@ export interface ProgramOptions {
   /** Where each parameter begins in the flat buffer, in elements. */
   readonly starts: ReadonlyMap<string, number>;
   readonly traits: DeviceTraits;
+  /** With `learned`: the most bytes that values may take that are not parameters. Defaults to no limit. */
+  readonly maxActivationMemory?: number | undefined;
 }
 
 /** Parts of a few megabytes stay in the caches from one operation to the next. */
@@ -67,16 +69,49 @@ const COSTS: PartCosts = { cacheBytes: 4 * 2 ** 20, valuesPerParameter: 1, even:
 
 const SPACES: readonly Storage['space'][] = ['arena', 'parameters', 'gradients', 'constants'];
 
-/** Plans a graph for the native core. */
+/** Into how many shares the values that may be made again are divided: so many plans are tried at most. */
+const SHARES = 12;
+
+/**
+ * Plans a graph for the native core. Where what a backward pass needs takes more than `maxActivationMemory`, the least share of it that
+ * has to is made again instead of being kept, which costs up to one more forward pass. A limit that cannot be met is a RangeError that
+ * says what can.
+ */
 export function planProgram(graph: Graph, options: ProgramOptions): NativeProgram {
-  const { dims, training, learned, starts, traits } = options;
+  const { dims, training, learned, maxActivationMemory: most = Number.POSITIVE_INFINITY } = options;
   const sizes = partSizes(graph, dims, { training, backward: learned !== undefined }, COSTS);
+  const { program, candidates } = planParts(graph, options, sizes, 0);
+  let least = program.memory.arenaBytes;
+  if (!learned || least <= most) return program;
+  let before = 0;
+  for (let share = 1; share <= SHARES; share++) {
+    const dropped = Math.ceil((share * candidates) / SHARES);
+    if (dropped === before) continue;
+    before = dropped;
+    const { program: smaller } = planParts(graph, options, sizes, dropped);
+    if (smaller.memory.arenaBytes <= most) return smaller;
+    least = Math.min(least, smaller.memory.arenaBytes);
+  }
+  throw new RangeError(
+    `Expected at least ${least} bytes for maxActivationMemory, which '${graph.name}' needs at this batch, but received ${most}; ` +
+      'a smaller micro-batch needs less',
+  );
+}
+
+/** @param dropped see `recompute` */
+function planParts(
+  graph: Graph,
+  options: ProgramOptions,
+  sizes: readonly number[],
+  dropped: number,
+): { program: NativeProgram; candidates: number } {
+  const { dims, training, learned, starts, traits } = options;
   const parts = sizes.length;
   const own = parts === 1 ? dims : withBatch(dims, sizes[0]!);
   const specialized = fuse(specialize(graph, own, { training }));
   const outputs = specialized.outputs;
   const lowered = learned
-    ? lowerGradient(specialized, learned, starts, training)
+    ? lowerGradient(specialized, learned, starts, training, dropped)
     : lowerForward(specialized, starts);
   const { l } = lowered;
   const results = outputs.map((name) => l.place(name));
@@ -111,7 +146,7 @@ export function planProgram(graph: Graph, options: ProgramOptions): NativeProgra
   };
   const whole = (storage: Storage, shape: readonly number[]) =>
     storage.ofBatch && parts > 1 ? shape.with(0, shape[0]! * parts) : shape;
-  return {
+  const program: NativeProgram = {
     phases,
     forwardPhases: forward.length,
     memory,
@@ -129,12 +164,15 @@ export function planProgram(graph: Graph, options: ProgramOptions): NativeProgra
     unsupported: l.unsupported,
     parts,
   };
+  return { program, candidates: lowered.candidates };
 }
 
 interface Lowered {
   readonly l: Lowering;
   readonly forward: readonly Raw[];
   readonly backward: readonly Raw[];
+  /** See `recompute`. */
+  readonly candidates: number;
 }
 
 const rule = (node: GraphNode) => LOWERING_RULES[node.op];
@@ -144,7 +182,7 @@ function lowerForward(graph: StaticGraph, starts: ReadonlyMap<string, number>): 
   const l = new Lowering(graph, { starts, targets: new Map(), used: usedIn(nodes, graph.outputs) });
   for (const node of nodes) l.node(node, rule(node));
   for (const name of graph.outputs) l.makeWhole(name);
-  return { l, forward: l.raws, backward: [] };
+  return { l, forward: l.raws, backward: [], candidates: 0 };
 }
 
 function lowerGradient(
@@ -152,6 +190,7 @@ function lowerGradient(
   learned: ReadonlySet<string>,
   starts: ReadonlyMap<string, number>,
   training: boolean,
+  dropped: number,
 ): Lowered {
   const own = new Set(graph.parameters.map(({ name }) => name));
   const wanted = new Set([...learned].filter((name) => own.has(name)));
@@ -160,10 +199,11 @@ function lowerGradient(
   const live = d.graph.toGraph([...d.outputs, ...graph.outputs]).nodes;
   const first = new Set(d.graph.nodes.slice(0, d.forward).flatMap((node) => node.outputs));
   const forward = live.filter((node) => first.has(node.outputs[0]!));
-  const backward = recompute(
+  const { nodes: backward, candidates } = recompute(
     graph,
     forward,
     live.filter((node) => !first.has(node.outputs[0]!)),
+    dropped,
   );
   const { targets, skipped, rest } = sumsInto(graph, backward, d);
   const read = [...graph.outputs, ...targets.keys(), ...rest.map(([, value]) => value), ...extras(d)];
@@ -175,7 +215,7 @@ function lowerGradient(
   for (const [parameter, value] of rest) l.addToGradient(parameter, value);
   for (const { parameter, indices, rows } of d.rowGradients) scatterIntoGradient(l, parameter, indices, rows);
   if (training) for (const statistics of d.statistics) average(l, statistics);
-  return { l, forward: l.raws.slice(0, count), backward: l.raws.slice(count) };
+  return { l, forward: l.raws.slice(0, count), backward: l.raws.slice(count), candidates };
 }
 
 const extras = (d: Differentiated): string[] => [
@@ -367,7 +407,7 @@ export function unsupportedIn(graph: Graph, learned: ReadonlySet<string>): reado
   const starts = startsOf(graph.parameters);
   try {
     const specialized = fuse(specialize(graph, dims, { training: true }));
-    return lowerGradient(specialized, learned, starts, true).l.unsupported;
+    return lowerGradient(specialized, learned, starts, true, 0).l.unsupported;
   } catch (error) {
     // What no executor can do is told by the call that needs it.
     if (error instanceof CidError || error instanceof RangeError) return [];
