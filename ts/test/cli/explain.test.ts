@@ -3,6 +3,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { encodeModel } from '../../src/onnx/model.ts';
+import { GraphBuilder } from '../../src/program/builder.ts';
 import { exportModel } from '../../src/program/export.ts';
 import { parametersOf, text } from '../program/support/models.ts';
 import { clipCid, objects } from './cli.ts';
@@ -36,6 +37,23 @@ test('one object with --json', async () => {
   expect(more).toEqual([]);
   expect(record).toMatchObject({ model, batch: 32, unsupported: [], inference: { parts: 1 } });
   expect(record!.outputs).toEqual([{ name: 'embedding', type: 'float32', dims: [32, 8] }]);
+});
+
+test('what is missing, and what runs step by step, by node', async () => {
+  const b = new GraphBuilder('odd');
+  const x = b.input('x', 'float32', ['batch', 1, 3, 4, 4]);
+  const w = b.parameter('w', [2, 1, 3, 1, 1]);
+  const y = b.op('Conv', [x, w], { kernel_shape: [3, 1, 1] }, { name: 'over time' });
+  b.output('y', b.op('Erf', [y], {}, { name: 'curve' }), ['batch', 2, 1, 4, 4]);
+  const file = join(folder, 'odd.onnx');
+  writeFileSync(file, encodeModel(exportModel(b.build(), new Map([['w', new Float32Array(6)]]))));
+  const { code, stdout } = await clipCid(['explain', file]);
+  expect(code).toBe(0);
+  expect(stdout).toMatch(/^not fused +Erf \(node 'curve'\) is not in the form of Gelu/m);
+  expect(stdout).toMatch(
+    /^missing +Conv \(node 'over time'\) over more than two axes has no native operation$/m,
+  );
+  expect(stdout).not.toMatch(/GFLOP/);
 });
 
 test.each<[string[], RegExp, number]>([
