@@ -1,5 +1,6 @@
 // Builds the addon with CMake: node scripts/cmake-build.cjs [output folder] [Release|Debug]
 // or builds and runs the native test programs: node scripts/cmake-build.cjs --test
+// or builds the native test program for GPUs as build/gpu/test_device (scripts/test-gpu.mjs): node scripts/cmake-build.cjs --gpu-test
 // or builds the addon in which CUDA devices are emulated, into build/emulated: node scripts/cmake-build.cjs --emulated
 //
 // CLIP_CID_CUDA=off leaves CUDA out; CLIP_CID_CUDA_ARCHITECTURES names GPUs to compile for ('all', or a list such as '80;90a'). The trees are in .cmake/, not build/, because node-gyp deletes build/; so rebuilds are incremental.
@@ -11,9 +12,14 @@ const path = require('node:path');
 const root = path.resolve(__dirname, '..');
 const testing = process.argv[2] === '--test';
 const emulated = process.argv[2] === '--emulated';
-const output = path.resolve(root, emulated ? 'build/emulated' : (process.argv[2] ?? 'build/Release'));
-const configuration = testing || emulated ? 'Release' : (process.argv[3] ?? 'Release');
-const tree = path.join(root, '.cmake', testing || emulated ? 'test' : configuration);
+const forGpu = process.argv[2] === '--gpu-test';
+const ofTests = testing || emulated || forGpu;
+const output = path.resolve(
+  root,
+  emulated ? 'build/emulated' : forGpu ? 'build/gpu' : (process.argv[2] ?? 'build/Release'),
+);
+const configuration = ofTests ? 'Release' : (process.argv[3] ?? 'Release');
+const tree = path.join(root, '.cmake', ofTests ? 'test' : configuration);
 const cache = path.join(tree, 'CMakeCache.txt');
 
 const environment = { ...process.env };
@@ -56,11 +62,17 @@ run('cmake', [
   `-DNODE_EXECUTABLE=${process.execPath}`,
   `-DCLIPCID_CUDA=${/^(off|0|no|false)$/i.test(process.env.CLIP_CID_CUDA ?? '') ? 'OFF' : 'ON'}`,
   `-DCLIPCID_CUDA_ARCHITECTURES=${process.env.CLIP_CID_CUDA_ARCHITECTURES || 'default'}`,
-  `-DCLIPCID_TESTS=${testing || emulated ? 'ON' : 'OFF'}`,
-  `-DCLIPCID_EMULATED=${testing || emulated ? 'ON' : 'OFF'}`,
+  `-DCLIPCID_TESTS=${ofTests ? 'ON' : 'OFF'}`,
+  `-DCLIPCID_EMULATED=${ofTests ? 'ON' : 'OFF'}`,
 ]);
 const parallel = String(os.availableParallelism());
-const built = testing ? 'native_tests' : emulated ? 'clip_cid_emulated' : 'clip_cid';
+const built = testing
+  ? 'native_tests'
+  : emulated
+    ? 'clip_cid_emulated'
+    : forGpu
+      ? 'gpu_test_device'
+      : 'clip_cid';
 run('cmake', ['--build', tree, '--target', built, '--parallel', parallel]);
 if (testing) {
   run('ctest', ['--test-dir', tree, '--output-on-failure', '--no-tests=error']);
@@ -69,7 +81,7 @@ if (testing) {
 
 // By rename, so that a process which has the old binary open keeps it whole.
 fs.mkdirSync(output, { recursive: true });
-const target = path.join(output, 'clip_cid.node');
+const target = path.join(output, forGpu ? 'test_device' : 'clip_cid.node');
 const temporary = `${target}.${process.pid}.tmp`;
-fs.copyFileSync(path.join(tree, `${built}.node`), temporary);
+fs.copyFileSync(path.join(tree, forGpu ? built : `${built}.node`), temporary);
 fs.renameSync(temporary, target);

@@ -28,7 +28,7 @@ __global__ void __launch_bounds__(kThreads)
   if (threadIdx.x == 0) sums[blockIdx.x] = parts[0];
 }
 
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 4)
     updateKernel(const AdamwRun* runs, const AdamwScalars* scalars, AdamwBuffers buffers) {
   const AdamwRun run = runs[blockIdx.x];
   const AdamwScalars s = scalars[run.group];

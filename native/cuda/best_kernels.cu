@@ -74,7 +74,7 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 4)
     decideAmongAllKernel(DecideParams params, const int32_t* places, int32_t from, const int32_t* count,
                          int32_t most, int32_t* labels) {
   auto* firsts = reinterpret_cast<Scored*>(sharedMemory());

@@ -111,7 +111,7 @@ CLIPCID_DEVICE void transform(float* x, int64_t size, float scale, int lane) {
 }
 
 template <Math kMath, bool kSpread>
-__global__ void __launch_bounds__(kThreads) encodeKernel(EncodeKernelArgs args) {
+__global__ void __launch_bounds__(kThreads, 4) encodeKernel(EncodeKernelArgs args) {
   const DeviceRows& rows = args.rows;
   const int lane = static_cast<int>(threadIdx.x % kWarp);
   const int warp = static_cast<int>(threadIdx.x / kWarp);

@@ -68,7 +68,7 @@ CLIPCID_DEVICE void addRow(const IterateState& state, const ComparedRow& row, in
   state.touched[centre] = 1;
 }
 
-__global__ void __launch_bounds__(kThreads) sumKernel(IterateState state) {
+__global__ void __launch_bounds__(kThreads, 4) sumKernel(IterateState state) {
   if (state.control->stop != 0) return;
   const int lane = static_cast<int>(threadIdx.x % kWarp);
   const int64_t total = state.batch * state.rows;

@@ -62,10 +62,11 @@ template <Math kMath>
 using MediumTile = Tile<kMath, 128, 128, 64, 32, 3, 2>;
 template <Math kMath>
 using LargeTile = Tile<kMath, 128, 256, 64, 64, 4, 1>;
-// As the medium one, for epilogues that keep as many values again.
+// As the medium and the small one, for epilogues that keep as many values again.
 template <Math kMath>
 using RoomyTile = Tile<kMath, 128, 128, 64, 32, 3, 1>;
 using SmallTile = Tile<Math::kFloat32, 64, 64, 32, 16, 3, 2>;
+using RoomySmallTile = Tile<Math::kFloat32, 64, 64, 32, 16, 3, 1>;
 
 static_assert(MediumTile<Math::kFloat16>::kRingBytes == 48 << 10,
               "two blocks in the 100 KB of 8.6, 8.9 and 12.0");

@@ -112,7 +112,7 @@ __global__ void __launch_bounds__(kThreads) pruneKernel(int32_t queries, int32_t
 }
 
 // A block a query.
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 2)
     decideKernel(TopKDecideParams params, const int32_t* listed, int32_t count) {
   const int lane = static_cast<int>(threadIdx.x % kWarp);
   for (auto at = static_cast<int32_t>(blockIdx.x); at < count; at += static_cast<int32_t>(gridDim.x)) {
@@ -149,7 +149,7 @@ Status topKProductTiles(const Device& device, Stream stream, Math math, const Ma
                         const TopKParams& topK) {
   switch (math) {
     case Math::kFloat32:
-      return launchTile<SmallTile, TopKProductEpilogue>(device, stream, params, topK);
+      return launchTile<RoomySmallTile, TopKProductEpilogue>(device, stream, params, topK);
     case Math::kFloat16:
       return launchTile<RoomyTile<Math::kFloat16>, TopKProductEpilogue>(device, stream, params, topK);
     case Math::kInt8:
