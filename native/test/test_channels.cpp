@@ -87,9 +87,11 @@ void batchNorm(const NormCase& c) {
     dGamma[at] = wide(before[at]) + moments[at] * inverse(at);
     dBeta[at] = wide(before[channels + at]) + sums[at];
   }
-  double most = 0;
+  double most = 0, mostOfSums = 0;
   for (size_t i = 0; i < x.size(); ++i) {
     const size_t at = i % channels;
+    mostOfSums =
+        std::max({mostOfSums, std::abs(g[i]), std::abs(g[i] * (wide(x[i]) - mean[at]) * inverse(at))});
     most = std::max(most, std::abs(wide(gamma[at]) * inverse(at) * g[i]));
     const double own =
         c.given ? 0 : sums[at] / n + (wide(x[i]) - mean[at]) * std::pow(inverse(at), 2) * moments[at] / n;
@@ -145,8 +147,10 @@ void batchNorm(const NormCase& c) {
       CHECK_OK(run(team, back));
       checkNear(dx, dInput, kBound, "dx", most);
       if (c.residual) checkNear(g, dResidual, kBound, "dResidual");
-      checkNear(dGamma, Floats(dGammaBeta.begin(), dGammaBeta.begin() + c.channels), kBound, "dGamma");
-      checkNear(dBeta, Floats(dGammaBeta.begin() + c.channels, dGammaBeta.end()), kBound, "dBeta");
+      checkNear(dGamma, Floats(dGammaBeta.begin(), dGammaBeta.begin() + c.channels), kBound, "dGamma",
+                mostOfSums);
+      checkNear(dBeta, Floats(dGammaBeta.begin() + c.channels, dGammaBeta.end()), kBound, "dBeta",
+                mostOfSums);
       results = {ownMean, ownVariance, out, dInput, dResidual, dGammaBeta};
     });
     if (first.empty()) first = results;
