@@ -7,7 +7,7 @@ import { addonPath, loadAddon, packageVersion } from './loader.ts';
 
 /**
  * Where work is done. `'cuda'` is the first usable CUDA device, `'cuda:1'` the one with that number. A device that is
- * named never falls back to another; `'auto'` takes the first usable CUDA device, or else the CPU.
+ * named never falls back to another; `'auto'` is the CPU, until the kernels for CUDA have run on a real GPU and train too.
  */
 export type Device = 'auto' | 'cpu' | 'cuda' | `cuda:${number}`;
 
@@ -90,7 +90,10 @@ export function choose(device: Device, found: readonly DeviceInfo[], cuda: strin
   if (device === 'auto') {
     return usable === undefined
       ? { device: 'cpu', reason: `The CPU, since there is no usable CUDA device: ${why}` }
-      : { device: usable.device, reason: `${usable.name}, the first usable CUDA device` };
+      : {
+          device: 'cpu',
+          reason: `The CPU: kernels for CUDA have not run on a real GPU yet, and do not train; ask for '${usable.device}' (${usable.name}) by name`,
+        };
   }
   if (device === 'cuda') {
     if (usable === undefined) throw unavailable(device, why, found);

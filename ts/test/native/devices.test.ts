@@ -23,11 +23,10 @@ const old: DeviceInfo = {
 const gpu: DeviceInfo = { device: 'cuda:1', name: 'New', memory: 1, architecture: '9.0', usable: true };
 
 describe('choice of a device', () => {
-  it('takes the first usable CUDA device, or the CPU, and says why', () => {
-    expect(choose('auto', [cpu, old, gpu], undefined)).toEqual({
-      device: 'cuda:1',
-      reason: 'New, the first usable CUDA device',
-    });
+  it('takes the CPU unless a CUDA device is named, and says why', () => {
+    const auto = choose('auto', [cpu, old, gpu], undefined);
+    expect(auto.device).toBe('cpu');
+    expect(auto.reason).toMatch(/not run on a real GPU.*ask for 'cuda:1' \(New\) by name/);
     expect(choose('auto', [cpu], 'no driver')).toEqual({
       device: 'cpu',
       reason: 'The CPU, since there is no usable CUDA device: no driver',
