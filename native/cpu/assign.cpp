@@ -119,7 +119,7 @@ class Assign {
     scratch_.resize(static_cast<size_t>(threads_));
     if (gaps.known()) {
       CLIPCID_TRY(makeTerms());
-      double share;
+      double share = 0;
       CLIPCID_TRY(tryOut(&share));
       if (!gaps.whole() && share < kPromising) {
         gaps.make(rows_.rows, keys_.rows, true, most);
