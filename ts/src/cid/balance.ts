@@ -20,7 +20,7 @@ import { compareAgainst } from './against.ts';
 import { identifyStore } from './inputs.ts';
 import type { KeptItem } from './items.ts';
 import { PAIRS_FILES, type PairsFormat, writePairs } from './pairs.ts';
-import { compareWithinClusters } from './semdedup.ts';
+import { compareWithinClusters, expectClusters } from './semdedup.ts';
 import { kernelOptions } from './stage.ts';
 
 export interface BalanceStageOptions extends StageSettings {
@@ -151,13 +151,16 @@ export async function balanceStage(options: BalanceStageOptions): Promise<StageR
     },
     owns: [...OUTPUTS, DUPLICATES, ...Object.values(PAIRS_FILES)],
     ...defined({ existing: options.existing, log: options.log }),
+    check: async () => {
+      if (store.rows === 0)
+        throw new CidError('INVALID_DATA', `There are no embeddings in ${options.embeddings}`);
+      if (options.semdedup !== undefined) expectClusters(store, options.semdedup);
+    },
     work: async () => {
       // Damage that came after a store was written would quietly change the groups. Those without checksums were just read.
       for (const folder of [options.embeddings, options.against]) {
         if (folder !== undefined && existsSync(join(folder, STORE_FILE))) await openStore(folder);
       }
-      if (store.rows === 0)
-        throw new CidError('INVALID_DATA', `There are no embeddings in ${options.embeddings}`);
       const wanted = threshold === undefined ? { targetKeep: keepRatio, tolerance } : { threshold };
       const found = await compare(store, earlier, wanted, options);
       const { result } = found;

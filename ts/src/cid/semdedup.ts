@@ -13,6 +13,16 @@ export interface SemdedupStageOptions {
   readonly seed: number;
 }
 
+/** Fails with INVALID_CONFIG for more clusters than a store has rows. */
+export function expectClusters(store: Store, clusters: number): void {
+  if (clusters > store.rows) {
+    throw new CidError(
+      'INVALID_CONFIG',
+      `Expected at most ${store.rows}, the number of embeddings, for balance.semdedup but received ${clusters}`,
+    );
+  }
+}
+
 /**
  * SemDeDup over a store, as the result of a balance: a group is an image that stays and those that were dropped for it, directly
  * or over others that were dropped too; `centrality` is the cosine of an image to the one it was dropped for.
@@ -22,12 +32,6 @@ export async function compareWithinClusters(
   options: SemdedupStageOptions,
   settings: StageSettings,
 ): Promise<BalanceResult> {
-  if (options.clusters > store.rows) {
-    throw new CidError(
-      'INVALID_CONFIG',
-      `Expected at most ${store.rows}, the number of embeddings, for balance.semdedup but received ${options.clusters}`,
-    );
-  }
   const found = await semdedup(store.image, { ...options, ...kernelOptions(settings, 'semdedup') });
   const { keep, duplicateOf, similarity } = found;
   return {

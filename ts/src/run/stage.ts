@@ -60,6 +60,8 @@ export interface StageOptions {
   /** Defaults to 'resume'. */
   existing?: Existing;
   log?: (line: string) => void;
+  /** Fails for what cannot work. Runs where there is work to do, before anything is removed. */
+  check?: () => Promise<void>;
   /** Does the work. Names the outputs, relative to the folder, those whose hash it knows with it; and the summary. */
   work: (context: StageContext) => Promise<StageWork>;
 }
@@ -104,10 +106,11 @@ async function runLocked(options: StageOptions): Promise<StageResult> {
   const differences = found ? compare(name, found, inputs, settings) : await foreignFiles(options);
 
   let resumed = false;
+  let anew = false;
   if (existing === 'replace' || differences.length > 0) {
     if (existing === 'resume') throw changed(name, folder, differences);
     if (differences.length > 0) log?.(`${name}: made anew, because ${differences.join('; ')}`);
-    await clear(folder, options.owns);
+    anew = true;
   } else if (found?.status === 'done') {
     const state = await checkOutputs(folder, found.outputs);
     if (state.edited.length === 0 && state.missing.length === 0) return { skipped: true, manifest: found };
@@ -118,11 +121,13 @@ async function runLocked(options: StageOptions): Promise<StageResult> {
       const edits = state.edited.map((path) => `${path} was changed after the stage had written it`);
       if (existing === 'resume') throw changed(name, folder, edits);
       log?.(`${name}: made anew, because ${edits.join('; ')}`);
-      await clear(folder, options.owns);
+      anew = true;
     }
   } else if (found) {
     resumed = true;
   }
+  await options.check?.();
+  if (anew) await clear(folder, options.owns);
 
   const started: StageManifest = {
     version: 1,

@@ -285,6 +285,16 @@ describe('bad input', () => {
     );
   });
 
+  test('K larger than the data leaves earlier centres in place', async () => {
+    const out = join(folder, 'c');
+    const cluster = ['cluster', '--embeddings', await clipRetrieval(20, 1), '--out', out, '--clusters'];
+    expect((await clipCid([...cluster, '5'])).code).toBe(0);
+    const before = readFileSync(join(out, 'centroids.npy'));
+    expect((await clipCid([...cluster, '21', '--force'])).code).toBe(2);
+    expect(readFileSync(join(out, 'centroids.npy')).equals(before)).toBe(true);
+    expect((await clipCid([...cluster, '5'])).code).toBe(0);
+  });
+
   test('a zero embedding is named when it is clustered', async () => {
     const store = await clipRetrieval(20, 1);
     const data = embeddings(10, 1);

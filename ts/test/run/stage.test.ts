@@ -76,6 +76,21 @@ test('a stage that failed before it wrote anything defends nothing', async () =>
   expect(works).toEqual([false]);
 });
 
+test('nothing is removed for what cannot work', async () => {
+  await stage();
+  const before = readFileSync(join(folder, 'manifest.json'), 'utf8');
+  const check = async () => {
+    throw new RangeError('too many');
+  };
+  for (const existing of ['replace', 'replace-changed'] as const) {
+    const options = { threshold: 0.1 };
+    await expect(stage({ existing, options, check })).rejects.toThrow('too many');
+  }
+  expect(readFileSync(join(folder, 'manifest.json'), 'utf8')).toBe(before);
+  expect(readFileSync(join(folder, 'out.txt'), 'utf8')).toBe('result');
+  expect((await stage({ check })).skipped).toBe(true);
+});
+
 test('replace-changed makes anew only what changed, replace everything', async () => {
   await stage();
   expect((await stage({ existing: 'replace-changed' })).skipped).toBe(true);
