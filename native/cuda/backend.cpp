@@ -18,8 +18,8 @@ using namespace cuda;
 
 Backend* cudaBackend(int index, Status* status) {
   static std::mutex mutex;
-  static std::map<int, CudaBackend*>
-      made;  // never destroyed: an operation may still run when the process ends
+  // Never destroyed, nor what is in it: an operation may still run when the process ends.
+  static auto& made = *new std::map<int, CudaBackend*>;
   const std::lock_guard<std::mutex> lock(mutex);
   *status = {};
   const auto at = made.find(index);

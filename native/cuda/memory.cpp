@@ -14,7 +14,8 @@ constexpr size_t kMostStaging = 4;
 
 Device* Device::get(int index, Status* status) {
   static std::mutex mutex;
-  static std::map<int, Device*> made;  // never destroyed: work may be under way when the process ends
+  // Never destroyed, nor what is in it: work may be under way when the process ends.
+  static auto& made = *new std::map<int, Device*>;
   const std::lock_guard<std::mutex> lock(mutex);
   *status = {};
   const auto at = made.find(index);

@@ -27,7 +27,8 @@ struct StreamObject {
 struct EventObject {
   StreamObject* stream = nullptr;
   uint64_t ticket = 0;
-  double time = 0;
+  // An event may be destroyed before its stream comes to it.
+  std::shared_ptr<double> time = std::make_shared<double>(0);
 };
 
 }  // namespace clipcid::cuda
@@ -237,9 +238,9 @@ void destroyEvent(Event event) { delete event; }
 
 Status record(Event event, Stream stream, Where) {
   const Lock lock(state().mutex);
-  enqueue(stream, [event] {
+  enqueue(stream, [time = event->time] {
     using namespace std::chrono;
-    event->time = duration<double>(steady_clock::now().time_since_epoch()).count();
+    *time = duration<double>(steady_clock::now().time_since_epoch()).count();
   });
   event->stream = stream;
   event->ticket = stream->issued;
@@ -266,7 +267,7 @@ Status hasCome(Event event, bool* out, Where where) {
 }
 
 Status secondsBetween(Event first, Event second, double* out, Where) {
-  *out = second->time - first->time;
+  *out = *second->time - *first->time;
   return {};
 }
 
