@@ -151,12 +151,10 @@ export async function balanceStage(options: BalanceStageOptions): Promise<StageR
     },
     owns: [...OUTPUTS, DUPLICATES, ...Object.values(PAIRS_FILES)],
     ...defined({ existing: options.existing, log: options.log }),
-    check: async () => {
+    work: async () => {
       if (store.rows === 0)
         throw new CidError('INVALID_DATA', `There are no embeddings in ${options.embeddings}`);
       if (options.semdedup !== undefined) expectClusters(store, options.semdedup);
-    },
-    work: async () => {
       // Damage that came after a store was written would quietly change the groups. Those without checksums were just read.
       for (const folder of [options.embeddings, options.against]) {
         if (folder !== undefined && existsSync(join(folder, STORE_FILE))) await openStore(folder);

@@ -1,9 +1,9 @@
 import { existsSync } from 'node:fs';
-import { readdir, rm, stat } from 'node:fs/promises';
+import { readdir, rename, rm, stat } from 'node:fs/promises';
 import { join, relative, resolve, sep } from 'node:path';
 import { CidError } from '../native/errors.ts';
 import { packageVersion } from '../native/loader.ts';
-import { readError, readJson, removeTemporaries, writeError, writeJson } from './files.ts';
+import { makeFolder, readError, readJson, removeTemporaries, writeError, writeJson } from './files.ts';
 import { hashFile, type Json, stableJson } from './hash.ts';
 import { lockFolder } from './lock.ts';
 
@@ -60,8 +60,6 @@ export interface StageOptions {
   /** Defaults to 'resume'. */
   existing?: Existing;
   log?: (line: string) => void;
-  /** Fails for what cannot work. Runs where there is work to do, before anything is removed. */
-  check?: () => Promise<void>;
   /** Does the work. Names the outputs, relative to the folder, those whose hash it knows with it; and the summary. */
   work: (context: StageContext) => Promise<StageWork>;
 }
@@ -81,10 +79,14 @@ export interface StageResult {
 /** Name of the record of a stage in its folder. */
 export const STAGE_FILE = 'manifest.json';
 
+/** Where, in the folder of a stage that is made anew, its earlier result waits until the new one is there. */
+const EARLIER = 'earlier';
+
 /**
  * Runs a stage, or what is left of it. With the same inputs and options a finished stage is skipped and a stopped one goes on;
  * with others it fails with `RUN_CHANGED`, which says what differs, unless `existing` allows to replace. The record is
  * written before the work starts and, with the outputs' hashes, after it ended: a stage that is killed is never taken for done.
+ * A result that is replaced is removed when the new one is there, and comes back when the work ends before it has written anything.
  * The folder is locked meanwhile (`RUN_LOCKED`).
  */
 export async function runStage(options: StageOptions): Promise<StageResult> {
@@ -100,9 +102,7 @@ async function runLocked(options: StageOptions): Promise<StageResult> {
   const { name, folder, inputs, existing = 'resume', log } = options;
   const settings = normalise(options.options);
   await removeTemporaries(folder);
-  const record = await readStage(folder);
-  // One that failed or was stopped before it wrote anything has nothing to lose.
-  const found = record?.status === 'running' && (await owned(options)).length === 0 ? undefined : record;
+  const found = await readBegun(options);
   const differences = found ? compare(name, found, inputs, settings) : await foreignFiles(options);
 
   let resumed = false;
@@ -126,8 +126,7 @@ async function runLocked(options: StageOptions): Promise<StageResult> {
   } else if (found) {
     resumed = true;
   }
-  await options.check?.();
-  if (anew) await clear(folder, options.owns);
+  if (anew) await putAside(options);
 
   const started: StageManifest = {
     version: 1,
@@ -141,7 +140,10 @@ async function runLocked(options: StageOptions): Promise<StageResult> {
     summary: {},
   };
   await writeJson(join(folder, STAGE_FILE), started);
-  const { outputs, summary } = await options.work({ folder, resumed });
+  const { outputs, summary } = await options.work({ folder, resumed }).catch(async (error: unknown) => {
+    await readBegun(options);
+    throw error;
+  });
   const manifest: StageManifest = {
     ...started,
     status: 'done',
@@ -150,7 +152,27 @@ async function runLocked(options: StageOptions): Promise<StageResult> {
     summary,
   };
   await writeJson(join(folder, STAGE_FILE), manifest);
+  await remove(join(folder, EARLIER));
   return { skipped: false, manifest };
+}
+
+/** The record of what is there. None, or the earlier result's, where a stage failed or was stopped before it wrote anything. */
+async function readBegun(options: StageOptions): Promise<StageManifest | undefined> {
+  const { folder } = options;
+  const record = await readStage(folder);
+  if (record?.status === 'done') return record;
+  // Without a record, what is here and what waits are parts of one result that was being moved when its process ended.
+  if (record !== undefined && (await owned(options)).length > 0) return record;
+  const earlier = join(folder, EARLIER);
+  if (!existsSync(earlier)) return undefined;
+  await remove(join(folder, STAGE_FILE));
+  const waiting = await readdir(earlier);
+  for (const name of waiting.filter((name) => name !== STAGE_FILE)) {
+    await move(join(earlier, name), join(folder, name));
+  }
+  if (waiting.includes(STAGE_FILE)) await move(join(earlier, STAGE_FILE), join(folder, STAGE_FILE));
+  await remove(earlier);
+  return (await owned(options)).length > 0 ? readStage(folder) : undefined;
 }
 
 /** The record of a stage's folder, or undefined when there is none. Fails with `FILE_FORMAT` when it is something else. */
@@ -254,15 +276,33 @@ function changed(stage: string, folder: string, differences: readonly string[]):
   );
 }
 
-async function clear(folder: string, owns: readonly string[]): Promise<void> {
-  // The record first: what is left when this is interrupted must not look finished.
-  for (const name of [STAGE_FILE, ...owns]) {
+/** Puts what is there aside; what waits there already, from an attempt that came to nothing, is the better. */
+async function putAside(options: StageOptions): Promise<void> {
+  const { folder } = options;
+  const earlier = join(folder, EARLIER);
+  const keep = !existsSync(earlier);
+  await makeFolder(earlier);
+  // The record first: a result without one is known to be half moved.
+  for (const name of [STAGE_FILE, ...(await owned(options))]) {
     const path = join(folder, name);
-    try {
-      await rm(path, { recursive: true, force: true });
-    } catch (error) {
-      throw writeError(path, error);
-    }
+    if (!keep) await remove(path);
+    else if (existsSync(path)) await move(path, join(earlier, name));
+  }
+}
+
+async function move(from: string, to: string): Promise<void> {
+  try {
+    await rename(from, to);
+  } catch (error) {
+    throw writeError(to, error);
+  }
+}
+
+async function remove(path: string): Promise<void> {
+  try {
+    await rm(path, { recursive: true, force: true });
+  } catch (error) {
+    throw writeError(path, error);
   }
 }
 

@@ -1,4 +1,13 @@
-import { mkdtempSync, readFileSync, rmSync, utimesSync, writeFileSync } from 'node:fs';
+import {
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  utimesSync,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test } from 'vitest';
@@ -76,19 +85,51 @@ test('a stage that failed before it wrote anything defends nothing', async () =>
   expect(works).toEqual([false]);
 });
 
-test('nothing is removed for what cannot work', async () => {
+test('what is replaced comes back when the new work ends before it wrote anything', async () => {
   await stage();
   const before = readFileSync(join(folder, 'manifest.json'), 'utf8');
-  const check = async () => {
+  const work = async () => {
     throw new RangeError('too many');
   };
   for (const existing of ['replace', 'replace-changed'] as const) {
-    const options = { threshold: 0.1 };
-    await expect(stage({ existing, options, check })).rejects.toThrow('too many');
+    await expect(stage({ existing, options: { threshold: 0.1 }, work })).rejects.toThrow('too many');
+    expect(readFileSync(join(folder, 'manifest.json'), 'utf8')).toBe(before);
+    expect(readFileSync(join(folder, 'out.txt'), 'utf8')).toBe('result');
+    expect(readdirSync(folder).sort()).toEqual(['manifest.json', 'many', 'out.txt']);
   }
-  expect(readFileSync(join(folder, 'manifest.json'), 'utf8')).toBe(before);
-  expect(readFileSync(join(folder, 'out.txt'), 'utf8')).toBe('result');
-  expect((await stage({ check })).skipped).toBe(true);
+  expect((await stage()).skipped).toBe(true);
+});
+
+test('what is replaced waits until the new result is there, through stops and further attempts', async () => {
+  await stage();
+  const options = { threshold: 0.1 };
+  const stopped = async () => {
+    await writeFileAtomic(join(folder, 'out.txt'), 'half');
+    throw abortError();
+  };
+  await expect(stage({ existing: 'replace', options, work: stopped })).rejects.toThrow();
+  await expect(stage({ options, work: stopped })).rejects.toThrow();
+  await expect(stage({ existing: 'replace', work: stopped })).rejects.toThrow();
+  expect(readFileSync(join(folder, 'earlier', 'out.txt'), 'utf8')).toBe('result');
+  expect(readFileSync(join(folder, 'out.txt'), 'utf8')).toBe('half');
+  expect((await stage()).skipped).toBe(false);
+  expect(readdirSync(folder).sort()).toEqual(['manifest.json', 'many', 'out.txt']);
+});
+
+test('a process that ends while a result is moved aside, or back, leaves it whole', async () => {
+  await stage();
+  const move = (name: string) => renameSync(join(folder, name), join(folder, 'earlier', name));
+  mkdirSync(join(folder, 'earlier'));
+  for (const names of [
+    ['manifest.json'],
+    ['manifest.json', 'out.txt'],
+    ['manifest.json', 'out.txt', 'many'],
+  ]) {
+    mkdirSync(join(folder, 'earlier'), { recursive: true });
+    names.forEach(move);
+    expect((await stage()).skipped).toBe(true);
+    expect(readdirSync(folder).sort()).toEqual(['manifest.json', 'many', 'out.txt']);
+  }
 });
 
 test('replace-changed makes anew only what changed, replace everything', async () => {
