@@ -3,6 +3,7 @@
 #include "bindings/arguments.h"
 #include "clipcid/backend.h"
 #include "cpu/isa.h"
+#include "cpu/product.h"
 #include "cuda/devices.h"
 
 namespace clipcid::bindings {
@@ -16,6 +17,7 @@ Napi::Value devices(const Napi::CallbackInfo& info) {
   cpu.Set("memory", static_cast<double>(cpuBackend().memory().total));
   cpu.Set("architecture", isaName());
   cpu.Set("usable", true);
+  cpu.Set("bfloat16", hasBfloat16Product());
   list.Set(list.Length(), cpu);
   int index = 0;
   for (const CudaDevice& device : cudaDevices().devices) {

@@ -371,8 +371,9 @@ Napi::Value engineOperations(const Napi::CallbackInfo& info) {
 
 Napi::Value enginePackedFloats(const Napi::CallbackInfo& info) {
   const int64_t most = int64_t{1} << 31;
-  const int64_t floats = engineOf(info[0])->runner().packedFloats(integerOf(info[1], "n", 1, most),
-                                                                  integerOf(info[2], "k", 1, most));
+  const auto precision = booleanOf(info[3], "bfloat16") ? Precision::kBfloat16 : Precision::kFloat32;
+  const int64_t floats = engineOf(info[0])->runner().packedFloats(
+      integerOf(info[1], "n", 1, most), integerOf(info[2], "k", 1, most), precision);
   return Napi::Number::New(info.Env(), static_cast<double>(floats));
 }
 

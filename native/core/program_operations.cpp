@@ -84,6 +84,7 @@ void read(Reader& r, ProductArgs& args) {
   args.transposeB = r.flag();
   args.packedB = r.flag();
   args.accumulate = r.flag();
+  args.precision = r.choice(Precision::kBfloat16);
   args.alpha = r.number();
   const bool one = args.batches[0] == 1 && args.batches[1] == 1;
   r.require(Extent(args.batches[0] * args.batches[1]).value() < 1 << 24, "there are too many matrices");
@@ -115,6 +116,7 @@ void read(Reader& r, PackArgs& args) {
   args.k = r.size();
   args.row = r.stride();
   args.transpose = r.flag();
+  args.precision = r.choice(Precision::kBfloat16);
   args.packedFloats = r.size();
   r.operand(args.b, args.transpose ? matrix(args.n, args.k, args.row) : matrix(args.k, args.n, args.row));
   r.operand(args.packed, Extent(args.packedFloats));

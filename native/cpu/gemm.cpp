@@ -4,7 +4,7 @@
 // B stays near while the rows of A pass it. A is multiplied where it lies. B is packed, by all threads, in slabs of about
 // kSlabBytes, unless A is transposed and B is not, as for the gradient of a layer's weights, and B is aligned to lines:
 // then both are multiplied where they lie, in blocks of so few rows that they stay in the caches whatever their stride;
-// the next block's are asked for meanwhile. Operands of the split product are packed on both sides.
+// the next block's are asked for meanwhile. Operands of the split and the bfloat16 product are packed on both sides.
 //
 // Best measured, two threads, 512 GFLOP/s being the peak: 3,200 or 16,000 rows by the shapes of layers 192 to 3,072 wide,
 // A B and A B^T 0.91 to 0.95 of it, A^T B 0.82 to 0.91; 0.66 to 0.86 where B is not aligned (AMD Zen 5, AVX-512, November
@@ -28,10 +28,11 @@ struct Extent {
   int64_t depth, rows, columns;
 };
 constexpr Extent kExtent = {768, 96, 512}, kExtentTransposed = {160, 768, 512},
-                 kExtentSplit = {512, 256, 2048};
+                 kExtentSplit = {512, 256, 2048}, kExtentBfloat16 = {2048, 96, 2048};
 
 const Extent& extentOf(const Product& product, bool transposedA) {
-  return !product.direct ? kExtentSplit : transposedA ? kExtentTransposed : kExtent;
+  if (product.direct) return transposedA ? kExtentTransposed : kExtent;
+  return product.elements == 1 ? kExtentSplit : kExtentBfloat16;
 }
 
 constexpr int64_t kPackRows = 32;  // product.h: parts of a panel begin at multiples of it
@@ -68,10 +69,10 @@ struct Task {
   const Right& right;
   int64_t column, columns;
 
-  // Whether sums go straight into C.
+  // Whether sums go straight into C, but for tiles that are cut off.
   bool straight() const {
-    return right.product->direct && args.epilogue == nullptr && args.alpha == 1 &&
-           (args.beta == 0 || args.beta == 1);
+    return (right.product->direct || right.product->elements == 2) && args.epilogue == nullptr &&
+           args.alpha == 1 && (args.beta == 0 || args.beta == 1);
   }
 };
 
@@ -88,7 +89,7 @@ void finishTile(const GemmArgs& args, const GemmTile& tile, int worker) {
   }
 }
 
-// A part's rows of A for the split product, one block of the depth: tiles of packed rows.
+// A part's rows of A for products that don't take it where it lies, one block of the depth: tiles of packed rows.
 class PackedLeft {
  public:
   // `memory` has length(product, ...) floats.
@@ -98,10 +99,14 @@ class PackedLeft {
   }
 
   static int64_t length(const Product& product, int64_t rows, int64_t depth, bool transposed) {
-    return divideUp(rows, product.rows) * tileSize(product, depth) + (transposed ? product.rows * depth : 0);
+    const bool turned = transposed && product.packLeftTurned == nullptr;
+    return divideUp(rows, product.rows) * tileSize(product, depth) + (turned ? product.rows * depth : 0);
   }
 
   void pack(const Operand& a, int64_t begin, int64_t end, int64_t from, int64_t depth) {
+    size_ = tileSize(product_, depth);
+    if (a.transposed && product_.packLeftTurned != nullptr)
+      return product_.packLeftTurned(a.at(begin, from), a.stride, end - begin, depth, tiles_);
     float* out = tiles_;
     for (int64_t row = begin; row < end; row += product_.rows, out += size_) {
       const int64_t rows = std::min<int64_t>(product_.rows, end - row);
@@ -132,7 +137,7 @@ class PackedLeft {
   }
 
   const Product& product_;
-  const int64_t size_;
+  int64_t size_;
   float* tiles_;
   float* turned_;
 };
@@ -185,7 +190,9 @@ struct PartSums {
     const Product& product = *task.right.product;
     stride = single ? product.columns : (part.panelEnd - part.panelBegin) * product.columns + kLine;
     const int64_t rows = single ? product.rows : roundUp(part.rowEnd - part.rowBegin, product.rows);
-    const bool any = !task.straight() || part.panelEnd * product.columns > task.columns;
+    const bool cut = part.panelEnd * product.columns > task.columns ||
+                     (!product.direct && task.args.m % product.rows != 0);
+    const bool any = !task.straight() || cut;
     length = any ? rows * stride : 0;
   }
 
@@ -201,6 +208,8 @@ void multiplyPart(const Task& task, const Part& part, GemmMemory::Scratch& scrat
   const int64_t rows = part.rowEnd - part.rowBegin;
   const int64_t width = product.columns;
   const bool straight = task.straight();
+  const auto multiply =
+      args.a.transposed && product.multiplyTurned != nullptr ? product.multiplyTurned : product.multiply;
   const PartSums sums(task, part);
   PackedLeft left(product, product.direct ? 0 : rows, right.blockDepth, scratch.left.get());
   for (int64_t from = 0; from < args.k; from += right.blockDepth) {
@@ -216,7 +225,7 @@ void multiplyPart(const Task& task, const Part& part, GemmMemory::Scratch& scrat
       for (int64_t r = 0; r < rows; r += product.rows) {
         const int64_t row = part.rowBegin + r;
         const int64_t count = std::min<int64_t>(product.rows, rows - r);
-        const bool inC = straight && columns == width;
+        const bool inC = straight && columns == width && (product.direct || count == product.rows);
         float* c = inC ? args.c + row * args.strideC + column
                        : scratch.sums.get() +
                              (sums.single ? 0 : r * sums.stride + (index - part.panelBegin) * width);
@@ -236,7 +245,7 @@ void multiplyPart(const Task& task, const Part& part, GemmMemory::Scratch& scrat
           if (right.packed == nullptr) ahead.next(&tile);
           kernels().tile(tile);
         } else {
-          product.multiply(left.tile(r / product.rows), panel, depth, c, strideC, add, false);
+          multiply(left.tile(r / product.rows), panel, depth, c, strideC, add, false);
         }
         if (last && !inC) finishTile(args, {c, strideC, row, count, column, columns}, worker);
       }
@@ -392,7 +401,7 @@ void gemm(const GemmTeam& team, const GemmArgs& args, GemmMemory& memory) {
   if (args.k == 0) scaleC(args);
   if (args.m == 0 || args.n == 0 || args.k == 0) return;
   if (args.packed != nullptr) return runParts(team, {args, packed(*args.packed), 0, args.n}, memory);
-  const Product& product = productFor(args.m, args.n, args.k);
+  const Product& product = productFor(args.m, args.n, args.k, args.precision);
   if (multipliesInPlace(args, product))
     return runParts(team, {args, inPlace(args, product, memory.rest), 0, args.n}, memory);
   const int64_t bytes = product.columns * product.rightWords(args.k) * static_cast<int64_t>(sizeof(float));

@@ -68,8 +68,9 @@ class GrowingArray {
 class PackedRight {
  public:
   // Throws std::bad_alloc. `rows` is about how many the left operands will have: it chooses the kind of product.
-  void pack(const GemmTeam& team, const Operand& b, int64_t rows, int64_t depth, int64_t columns) {
-    const Product& product = productFor(rows, columns, depth);
+  void pack(const GemmTeam& team, const Operand& b, int64_t rows, int64_t depth, int64_t columns,
+            Precision precision = Precision::kFloat32) {
+    const Product& product = productFor(rows, columns, depth, precision);
     pack(team, b, product, depth, columns, gemmDepth(product, depth, false));
   }
   void pack(const GemmTeam& team, const Operand& b, const Product& product, int64_t depth, int64_t columns,
@@ -126,6 +127,7 @@ struct GemmArgs {
   float* c = nullptr;
   int64_t strideC = 0;
   float alpha = 1, beta = 0;
+  Precision precision = Precision::kFloat32;  // where B is not packed
   // Instead of C, alpha and beta: receives every tile once, from any thread. k is at least 1 then.
   const GemmEpilogue* epilogue = nullptr;
   // With C: told of every part of it, from any thread.

@@ -64,18 +64,48 @@ void multiply(const float* left, const float* right, int64_t depth, float* c, in
 void nothing() {}
 
 #if defined(__x86_64__)
-bool hasSplit() { return isa() == Isa::kAmx && __builtin_cpu_supports("avx512bf16"); }
+bool hasSplit() { return isa() == Isa::kAmx && hasBfloat16(); }
 #endif
 
 }  // namespace
 
 const Product& floatProduct() {
-  static const Product product = {kernels().tileRows, kernels().panel, 1,        kSkew,   true,   packLeft,
-                                  packRightRows,      packRight,       multiply, nothing, nothing};
+  static const Product product = {.rows = kernels().tileRows,
+                                  .columns = kernels().panel,
+                                  .step = 1,
+                                  .elements = 1,
+                                  .skew = kSkew,
+                                  .direct = true,
+                                  .packLeft = packLeft,
+                                  .packRightRows = packRightRows,
+                                  .packRight = packRight,
+                                  .multiply = multiply,
+                                  .packLeftTurned = nullptr,
+                                  .multiplyTurned = nullptr,
+                                  .enter = nothing,
+                                  .leave = nothing};
   return product;
 }
 
-const Product& productFor(int64_t m, int64_t n, int64_t k) {
+bool hasBfloat16Product() {
+#if defined(__x86_64__)
+  const Isa level = isa();
+  return (level == Isa::kAvx512 || level == Isa::kAvx512Vnni || level == Isa::kAmx) && hasBfloat16();
+#else
+  return false;
+#endif
+}
+
+const Product& bfloat16Product() {
+#if defined(__x86_64__)
+  static const bool has = hasBfloat16Product();
+  if (has) return isa() == Isa::kAmx ? amxBfloat16Product() : avx512Bfloat16Product();
+#endif
+  return plainBfloat16Product();
+}
+
+const Product& productFor(int64_t m, int64_t n, int64_t k, Precision precision) {
+  if (precision == Precision::kBfloat16) return bfloat16Product();
 #if defined(__x86_64__)
   static const bool split = hasSplit();
   if (split) {

@@ -1,23 +1,18 @@
-// The split product by AMX: 32 x 32 as 2 x 2 hardware tiles of 16 x 16, a step of depth 32 elements.
+// The split and the bfloat16 product by AMX: 32 x 32 as 2 x 2 hardware tiles of 16 x 16, a step of depth 32 elements.
 //
 // A left block is two times, and a right panel too, [steps] pairs of hardware tiles of 1 KiB: the high halves, then
-// the low ones. A tile of a left block is 16 rows of 32 bfloat16; one of a right panel is 16 words of 16 columns, a
-// word holding two successive elements of depth, the first in its lower half.
+// the low ones, which the bfloat16 product does without. A tile of a left block is 16 rows of 32 bfloat16; one of a right
+// panel is 16 words of 16 columns, a word holding two successive elements of depth, the first in its lower half.
 //
-// A step is 12 multiplications of tiles for 12 loads, as two tiles of each operand fit beside the four sums. Sums
+// A step is 4 multiplications of tiles for 4 loads, or split 12 multiplications of tiles for 12 loads, as two tiles of each operand fit beside the four sums. Sums
 // run hi hi, hi lo, lo hi (mirrored: hi hi, lo hi, hi lo) in every step; the hardware adds the even and the odd
 // products of a pair apart and takes denormals for zero.
 //
 // Best measured, GFLOP/s of one thread (of the product asked for, which is a third of what is multiplied): 795 with
 // panels of 256 columns by 512 deep from the second-level cache, of zeros; 605 of numbers, which take more power (Xeon,
-// November 2026).
-// GCC 12 takes the undefined halves of its own intrinsics for a fault.
-#pragma GCC diagnostic push
-#pragma GCC diagnostic ignored "-Wuninitialized"
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
-#include <immintrin.h>
-#pragma GCC diagnostic pop
-
+// November 2026). Of the bfloat16 product nothing is measured yet; it has been run on emulated tiles (test_product).
+#include "cpu/words_avx512.inc"
+// After it, for GCC's sake.
 #include "cpu/amx_tiles.h"
 #include "cpu/product.h"
 
@@ -25,8 +20,10 @@ namespace clipcid {
 namespace {
 
 constexpr int kSide = 16, kStep = 32;
-constexpr int64_t kTileFloats = 256;        // 1 KiB
-constexpr int64_t kPair = 2 * kTileFloats;  // the high halves and the low ones
+constexpr int64_t kTileFloats = 256;  // 1 KiB
+// Of a step in a half: the high halves, and split the low ones.
+template <bool kSplit>
+constexpr int64_t kStepFloats = (kSplit ? 2 : 1) * kTileFloats;
 
 int64_t stepsOf(int64_t depth) { return (depth + kStep - 1) / kStep; }
 
@@ -56,10 +53,6 @@ Words successive(__m512 first, __m512 second) {
   return {high, pack(_mm512_sub_ps(first, a), _mm512_sub_ps(second, b))};
 }
 
-__mmask16 firstLanes(int64_t count) {
-  return static_cast<__mmask16>(count >= 16 ? 0xffff : count <= 0 ? 0 : (1 << count) - 1);
-}
-
 // Elements [from, from + 32) of a row that ends at `end`.
 Words wordsOf(const float* row, int64_t from, int64_t end) {
   if (from + kStep <= end) return successive(_mm512_loadu_ps(row + from), _mm512_loadu_ps(row + from + 16));
@@ -67,52 +60,25 @@ Words wordsOf(const float* row, int64_t from, int64_t end) {
                     _mm512_maskz_loadu_ps(firstLanes(end - from - 16), row + from + 16));
 }
 
+template <bool kSplit>
 void packLeft(const float* a, int64_t stride, int64_t count, int64_t depth, float* out) {
   const int64_t steps = stepsOf(depth);
   for (int64_t r = 0; r < 2 * kSide; ++r) {
-    float* to = out + r / kSide * steps * kPair + r % kSide * kSide;
-    for (int64_t step = 0; step < steps; ++step, to += kPair) {
+    float* to = out + r / kSide * steps * kStepFloats<kSplit> + r % kSide * kSide;
+    for (int64_t step = 0; step < steps; ++step, to += kStepFloats<kSplit>) {
       const Words words = r < count ? wordsOf(a + r * stride, step * kStep, depth)
                                     : Words{_mm512_setzero_si512(), _mm512_setzero_si512()};
       _mm512_store_si512(to, words.high);
-      _mm512_store_si512(to + kTileFloats, words.low);
+      if constexpr (kSplit) _mm512_store_si512(to + kTileFloats, words.low);
     }
   }
 }
 
-// Sixteen rows of sixteen words, columns becoming rows.
-void storeTransposed(const __m512i* rows, float* out) {
-  __m512i a[16], b[16];
-#pragma GCC unroll 8
-  for (int i = 0; i < 8; ++i) {
-    a[2 * i] = _mm512_unpacklo_epi32(rows[2 * i], rows[2 * i + 1]);
-    a[2 * i + 1] = _mm512_unpackhi_epi32(rows[2 * i], rows[2 * i + 1]);
-  }
-#pragma GCC unroll 4
-  for (int i = 0; i < 4; ++i) {
-    b[4 * i] = _mm512_unpacklo_epi64(a[4 * i], a[4 * i + 2]);
-    b[4 * i + 1] = _mm512_unpackhi_epi64(a[4 * i], a[4 * i + 2]);
-    b[4 * i + 2] = _mm512_unpacklo_epi64(a[4 * i + 1], a[4 * i + 3]);
-    b[4 * i + 3] = _mm512_unpackhi_epi64(a[4 * i + 1], a[4 * i + 3]);
-  }
-  // b[4 g + c] holds, in quarter q, column 4 q + c of rows 4 g to 4 g + 3.
-#pragma GCC unroll 4
-  for (int c = 0; c < 4; ++c) {
-    const __m512i low = _mm512_shuffle_i32x4(b[c], b[4 + c], 0x88);
-    const __m512i high = _mm512_shuffle_i32x4(b[8 + c], b[12 + c], 0x88);
-    const __m512i lowOdd = _mm512_shuffle_i32x4(b[c], b[4 + c], 0xdd);
-    const __m512i highOdd = _mm512_shuffle_i32x4(b[8 + c], b[12 + c], 0xdd);
-    _mm512_store_si512(out + c * kSide, _mm512_shuffle_i32x4(low, high, 0x88));
-    _mm512_store_si512(out + (8 + c) * kSide, _mm512_shuffle_i32x4(low, high, 0xdd));
-    _mm512_store_si512(out + (4 + c) * kSide, _mm512_shuffle_i32x4(lowOdd, highOdd, 0x88));
-    _mm512_store_si512(out + (12 + c) * kSide, _mm512_shuffle_i32x4(lowOdd, highOdd, 0xdd));
-  }
-}
-
+template <bool kSplit>
 void packRightRows(const float* b, int64_t stride, int64_t count, int64_t depth, float* out) {
   const int64_t steps = stepsOf(depth);
   for (int64_t half = 0; half < 2; ++half) {
-    for (int64_t step = 0; step < steps; ++step, out += kPair) {
+    for (int64_t step = 0; step < steps; ++step, out += kStepFloats<kSplit>) {
       __m512i high[kSide], low[kSide];
       for (int64_t j = 0; j < kSide; ++j) {
         const int64_t row = half * kSide + j;
@@ -121,20 +87,21 @@ void packRightRows(const float* b, int64_t stride, int64_t count, int64_t depth,
         high[j] = words.high;
         low[j] = words.low;
       }
-      storeTransposed(high, out);
-      storeTransposed(low, out + kTileFloats);
+      storeTransposed(high, out, kSide);
+      if constexpr (kSplit) storeTransposed(low, out + kTileFloats, kSide);
     }
   }
 }
 
+template <bool kSplit>
 void packRight(const float* b, int64_t stride, int64_t count, int64_t begin, int64_t length, int64_t depth,
                float* out) {
   const int64_t steps = stepsOf(depth);
   const int64_t end = stepsOf(length);
   for (int64_t half = 0; half < 2; ++half) {
     const __mmask16 mask = firstLanes(count - half * kSide);
-    float* to = out + (half * steps + begin / kStep) * kPair;
-    for (int64_t step = 0; step < end; ++step, to += kPair) {
+    float* to = out + (half * steps + begin / kStep) * kStepFloats<kSplit>;
+    for (int64_t step = 0; step < end; ++step, to += kStepFloats<kSplit>) {
       for (int64_t word = 0; word < kSide; ++word) {
         const int64_t k = step * kStep + 2 * word;
         const float* row = b + k * stride + half * kSide;
@@ -143,17 +110,18 @@ void packRight(const float* b, int64_t stride, int64_t count, int64_t begin, int
             k + 1 < length ? _mm512_maskz_loadu_ps(mask, row + stride) : _mm512_setzero_ps();
         const Words words = interleaved(first, second);
         _mm512_store_si512(to + word * kSide, words.high);
-        _mm512_store_si512(to + kTileFloats + word * kSide, words.low);
+        if constexpr (kSplit) _mm512_store_si512(to + kTileFloats + word * kSide, words.low);
       }
     }
   }
 }
 
 // Tiles 0 to 3 are the sums, row by row; 4 and 5 of the left operand, 6 and 7 of the right one.
-template <bool kMirrored>
+template <bool kSplit, bool kMirrored>
 [[gnu::always_inline]] inline void sumSteps(const float* left, const float* right, int64_t steps) {
-  const float* below = left + steps * kPair;
-  const float* beside = right + steps * kPair;
+  constexpr int64_t kFloats = kStepFloats<kSplit>;
+  const float* below = left + steps * kFloats;
+  const float* beside = right + steps * kFloats;
   for (int64_t step = 0; step < steps; ++step) {
     _tile_loadd(4, left, 64);
     _tile_loadd(6, right, 64);
@@ -163,7 +131,9 @@ template <bool kMirrored>
     _tile_loadd(5, below, 64);
     _tile_dpbf16ps(2, 5, 6);
     _tile_dpbf16ps(3, 5, 7);
-    if constexpr (kMirrored) {
+    if constexpr (!kSplit) {
+      // That was all.
+    } else if constexpr (kMirrored) {
       _tile_loadd(4, left + kTileFloats, 64);
       _tile_dpbf16ps(0, 4, 6);
       _tile_dpbf16ps(1, 4, 7);
@@ -176,6 +146,8 @@ template <bool kMirrored>
       _tile_loadd(7, beside + kTileFloats, 64);
       _tile_dpbf16ps(1, 4, 7);
       _tile_loadd(5, below, 64);
+      _tile_dpbf16ps(2, 5, 6);
+      _tile_dpbf16ps(3, 5, 7);
     } else {
       _tile_loadd(6, right + kTileFloats, 64);
       _tile_dpbf16ps(0, 4, 6);
@@ -189,16 +161,17 @@ template <bool kMirrored>
       _tile_loadd(7, beside, 64);
       _tile_dpbf16ps(1, 4, 7);
       _tile_loadd(5, below + kTileFloats, 64);
+      _tile_dpbf16ps(2, 5, 6);
+      _tile_dpbf16ps(3, 5, 7);
     }
-    _tile_dpbf16ps(2, 5, 6);
-    _tile_dpbf16ps(3, 5, 7);
-    left += kPair;
-    below += kPair;
-    right += kPair;
-    beside += kPair;
+    left += kFloats;
+    below += kFloats;
+    right += kFloats;
+    beside += kFloats;
   }
 }
 
+template <bool kSplit>
 void multiply(const float* left, const float* right, int64_t depth, float* c, int64_t strideC, bool add,
               bool mirrored) {
   float* below = c + kSide * strideC;
@@ -214,10 +187,10 @@ void multiply(const float* left, const float* right, int64_t depth, float* c, in
     _tile_zero(2);
     _tile_zero(3);
   }
-  if (mirrored) {
-    sumSteps<true>(left, right, stepsOf(depth));
+  if (kSplit && mirrored) {
+    sumSteps<kSplit, true>(left, right, stepsOf(depth));
   } else {
-    sumSteps<false>(left, right, stepsOf(depth));
+    sumSteps<kSplit, false>(left, right, stepsOf(depth));
   }
   _tile_stored(0, c, bytes);
   _tile_stored(1, c + kSide, bytes);
@@ -225,11 +198,25 @@ void multiply(const float* left, const float* right, int64_t depth, float* c, in
   _tile_stored(3, below + kSide, bytes);
 }
 
-constexpr Product kProduct = {2 * kSide,     2 * kSide, kStep,    0,     false, packLeft,
-                              packRightRows, packRight, multiply, enter, leave};
+template <bool kSplit>
+constexpr Product kProduct = {.rows = 2 * kSide,
+                              .columns = 2 * kSide,
+                              .step = kStep,
+                              .elements = kSplit ? 1 : 2,
+                              .skew = 0,
+                              .direct = false,
+                              .packLeft = packLeft<kSplit>,
+                              .packRightRows = packRightRows<kSplit>,
+                              .packRight = packRight<kSplit>,
+                              .multiply = multiply<kSplit>,
+                              .packLeftTurned = nullptr,
+                              .multiplyTurned = nullptr,
+                              .enter = enter,
+                              .leave = leave};
 
 }  // namespace
 
-const Product& amxProduct() { return kProduct; }
+const Product& amxProduct() { return kProduct<true>; }
+const Product& amxBfloat16Product() { return kProduct<false>; }
 
 }  // namespace clipcid

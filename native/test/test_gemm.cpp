@@ -1,5 +1,5 @@
-// Products of matrices in every form against float64, over sizes round the edges of tiles, blocks, slabs and parts; and
-// that nothing changes a bit that must not: threads, packing beforehand, one thread alone.
+// Products of matrices in every form and precision against float64, over sizes round the edges of tiles, blocks, slabs and
+// parts; and that nothing changes a bit that must not: threads, packing beforehand, one thread alone.
 #include <algorithm>
 #include <cstring>
 #include <limits>
@@ -45,7 +45,7 @@ bool sameBits(const std::vector<float>& a, const std::vector<float>& b) {
   return std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
 }
 
-void product(const Shape& shape) {
+void product(const Shape& shape, Precision precision) {
   const auto [m, n, k, transposeA, transposeB, gap, shift] = shape;
   Matrix a(m, k, transposeA, gap, shift, 1), b(k, n, transposeB, gap, shift, 2);
   // Some sums in float64, from one end to the other.
@@ -67,10 +67,10 @@ void product(const Shape& shape) {
     for (int64_t at = 0, index = 0; at < m * n; at += step, ++index) {
       const float got = c[static_cast<size_t>(at / n * strideC + at % n)];
       const double expected = alpha * sums[static_cast<size_t>(index)] + beta * kUntouched;
-      // Of either kind of product.
-      const double bound =
-          (3 * 0x1p-18 + static_cast<double>(2 * std::min<int64_t>(k, 800) + 200) * 0x1p-23) *
-          (alpha * sizes[static_cast<size_t>(index)] + beta * -kUntouched);
+      // Of either kind of product in float32, or of bfloat16.
+      const double rounding = precision == Precision::kBfloat16 ? std::exp2(-6.99) : 3 * 0x1p-18;
+      const double bound = (rounding + static_cast<double>(2 * std::min<int64_t>(k, 1100) + 200) * 0x1p-23) *
+                           (alpha * sizes[static_cast<size_t>(index)] + beta * -kUntouched);
       CHECK(std::fabs(static_cast<double>(got) - expected) <= bound);
     }
     for (int64_t i = 0; i < m; ++i) {
@@ -88,6 +88,7 @@ void product(const Shape& shape) {
     args.strideC = strideC;
     args.alpha = alpha;
     args.beta = beta;
+    args.precision = precision;
     std::vector<float> c = before, others = before;
     if (beta == 0) {
       for (int64_t i = 0; i < m; ++i) {
@@ -108,7 +109,7 @@ void product(const Shape& shape) {
     CHECK(sameBits(others, c));
     if (transposeA) continue;
     PackedRight packed;
-    packed.pack(GemmTeam::alone(), b.operand, m, k, n);
+    packed.pack(GemmTeam::alone(), b.operand, m, k, n, precision);
     args.packed = &packed;
     args.b = {};
     for (const int threads : {1, 4}) {
@@ -197,18 +198,20 @@ void empty() {
 }  // namespace
 
 int main() {
-  for (const bool transposeA : {false, true}) {
-    for (const bool transposeB : {false, true}) {
-      for (const int64_t gap : {0, 1}) {
-        product({1, 1, 1, transposeA, transposeB, gap, 0});
-        product({13, 33, 31, transposeA, transposeB, gap, 1});
-        product({25, 64, 200, transposeA, transposeB, gap, 0});
-        product({130, 97, 65, transposeA, transposeB, gap, 3});
+  for (const Precision precision : {Precision::kFloat32, Precision::kBfloat16}) {
+    for (const bool transposeA : {false, true}) {
+      for (const bool transposeB : {false, true}) {
+        for (const int64_t gap : {0, 1}) {
+          product({1, 1, 1, transposeA, transposeB, gap, 0}, precision);
+          product({13, 33, 31, transposeA, transposeB, gap, 1}, precision);
+          product({25, 64, 200, transposeA, transposeB, gap, 0}, precision);
+          product({130, 97, 65, transposeA, transposeB, gap, 3}, precision);
+        }
+        // Blocks of the depth whose last is shorter; parts of rows and of columns; several slabs.
+        product({40, 96, 1700, transposeA, transposeB, 0, 0}, precision);
+        product({801, 544, 48, transposeA, transposeB, 0, 0}, precision);
+        product({14, 2200, 1000, transposeA, transposeB, 8, 0}, precision);
       }
-      // Blocks of the depth whose last is shorter; parts of rows and of columns; several slabs.
-      product({40, 96, 1700, transposeA, transposeB, 0, 0});
-      product({801, 544, 48, transposeA, transposeB, 0, 0});
-      product({14, 2200, 1000, transposeA, transposeB, 8, 0});
     }
   }
   for (const bool transposeB : {false, true}) {

@@ -169,7 +169,7 @@ struct ProductCase {
   int64_t outer = 1, inner = 1;
 };
 
-void product(const ProductCase& one, int threads) {
+void product(const ProductCase& one, Precision precision, int threads) {
   const auto& [m, n, k, transposeA, transposeB, accumulate, packed, chained, outer, inner] = one;
   const int64_t batch = outer * inner;
   const int64_t rowA = (transposeA ? m : k) + 3, rowB = (transposeB ? k : n) + 5, rowC = chained ? n : n + 2;
@@ -196,18 +196,20 @@ void product(const ProductCase& one, int threads) {
   args.transposeA = transposeA;
   args.transposeB = transposeB;
   args.accumulate = accumulate;
+  args.precision = precision;
   args.alpha = 0.5f;
   args.a = a.data();
   args.b = b.data();
   args.c = c.data();
-  AlignedArray<float> panel(packedFloats(n, k));
+  AlignedArray<float> panel(packedFloats(n, k, precision));
   if (packed) {
     PackArgs pack;
     pack.n = n;
     pack.k = k;
     pack.row = rowB;
     pack.transpose = transposeB;
-    pack.packedFloats = packedFloats(n, k);
+    pack.precision = precision;
+    pack.packedFloats = packedFloats(n, k, precision);
     pack.b = b.data();
     pack.packed = panel.get();
     runOn(threads, pack);
@@ -258,8 +260,10 @@ void product(const ProductCase& one, int threads) {
       }
     }
   }
-  CHECK(relativeError(c.data(), expected) < 2e-6);
-  if (chained) CHECK(relativeError(second.data(), expectedSecond) < 2e-6);
+  // Of the norm: elements that are rounded to 8 bits are up to 2^-8 off, and cancel.
+  const double bound = precision == Precision::kBfloat16 ? 8e-3 : 2e-6;
+  CHECK(relativeError(c.data(), expected) < bound);
+  if (chained) CHECK(relativeError(second.data(), expectedSecond) < bound);
   // Between rows nothing is written.
   for (int64_t i = 0; i < m; ++i) {
     for (int64_t j = n; j < rowC; ++j)
@@ -267,25 +271,25 @@ void product(const ProductCase& one, int threads) {
   }
 }
 
-void products() {
+void products(Precision precision) {
   for (const int threads : {1, 3}) {
     for (const bool transposeA : {false, true}) {
       for (const bool transposeB : {false, true}) {
         for (const bool accumulate : {false, true}) {
-          product({1, 1, 1, transposeA, transposeB, accumulate}, threads);
-          product({37, 45, 70, transposeA, transposeB, accumulate}, threads);
-          product({300, 100, 1500, transposeA, transposeB, accumulate}, threads);
-          product({9, 17, 33, transposeA, transposeB, accumulate, false, false, 3, 5}, threads);
+          product({1, 1, 1, transposeA, transposeB, accumulate}, precision, threads);
+          product({37, 45, 70, transposeA, transposeB, accumulate}, precision, threads);
+          product({300, 100, 1500, transposeA, transposeB, accumulate}, precision, threads);
+          product({9, 17, 33, transposeA, transposeB, accumulate, false, false, 3, 5}, precision, threads);
         }
       }
     }
     for (const bool transposeB : {false, true}) {
-      product({130, 70, 50, false, transposeB, false, true}, threads);
-      product({130, 2100, 1100, false, transposeB, false, true}, threads);
-      product({130, 70, 1100, false, transposeB, false, true, true}, threads);
+      product({130, 70, 50, false, transposeB, false, true}, precision, threads);
+      product({130, 2100, 1100, false, transposeB, false, true}, precision, threads);
+      product({130, 70, 1100, false, transposeB, false, true, true}, precision, threads);
     }
-    product({65, 96, 20, false, false, false, false, true}, threads);
-    product({65, 2300, 20, false, true, false, false, true}, threads);
+    product({65, 96, 20, false, false, false, false, true}, precision, threads);
+    product({65, 2300, 20, false, true, false, false, true}, precision, threads);
   }
 }
 
@@ -706,7 +710,8 @@ void chains(int threads) {
 int main() {
   using namespace clipcid;
   steps();
-  products();
+  products(Precision::kFloat32);
+  products(Precision::kBfloat16);
   attentions();
   for (const int threads : {1, 3}) {
     layerNorms(3, 5, threads);

@@ -36,6 +36,6 @@ Status run(Team& team, const AveragePoolArgs& args);
 Status run(Team& team, const AveragePoolGradientArgs& args);
 
 // Floats of what PackArgs makes.
-int64_t packedFloats(int64_t n, int64_t k);
+int64_t packedFloats(int64_t n, int64_t k, Precision precision);
 
 }  // namespace clipcid

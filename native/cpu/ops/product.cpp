@@ -11,7 +11,9 @@ namespace clipcid {
 namespace {
 
 // For many rows, since it is packed for many.
-const Product& packedProduct(int64_t n, int64_t k) { return productFor(1024, n, k); }
+const Product& packedProduct(int64_t n, int64_t k, Precision precision) {
+  return productFor(1024, n, k, precision);
+}
 
 Status wrongSize() { return {Code::kInternal, "A packed matrix has too little memory"}; }
 
@@ -32,13 +34,14 @@ GemmArgs gemmOf(const ProductArgs& args, int64_t batch) {
   gemm.strideC = args.rowC;
   gemm.alpha = args.alpha;
   gemm.beta = args.accumulate ? 1.0f : 0.0f;
+  gemm.precision = args.precision;
   return gemm;
 }
 
 }  // namespace
 
 Status run(Team& team, const ProductArgs& args) {
-  if (args.packedB && args.packedFloats < packedFloats(args.n, args.k)) return wrongSize();
+  if (args.packedB && args.packedFloats < packedFloats(args.n, args.k, args.precision)) return wrongSize();
   const int64_t batches = args.batches[0] * args.batches[1];
   if (batches >= 2 * team.threads() && !args.chained) {
     std::vector<GemmMemory>& memories = team.gemms();
@@ -65,7 +68,8 @@ Status run(Team& team, const ProductArgs& args) {
   for (int64_t batch = 0; batch < batches; ++batch) {
     GemmArgs one = gemmOf(args, batch);
     if (args.packedB) {
-      packed = PackedRight::in(const_cast<float*>(args.b), packedProduct(args.n, args.k), args.k, args.n);
+      packed = PackedRight::in(const_cast<float*>(args.b), packedProduct(args.n, args.k, args.precision),
+                               args.k, args.n);
       one.packed = &packed;
     }
     if (args.chained) one.finish = &finish;
@@ -74,11 +78,14 @@ Status run(Team& team, const ProductArgs& args) {
   return {};
 }
 
-int64_t packedFloats(int64_t n, int64_t k) { return PackedRight::length(packedProduct(n, k), k, n); }
+int64_t packedFloats(int64_t n, int64_t k, Precision precision) {
+  return PackedRight::length(packedProduct(n, k, precision), k, n);
+}
 
 Status run(Team& team, const PackArgs& args) {
-  if (args.packedFloats < packedFloats(args.n, args.k)) return wrongSize();
-  PackedRight packed = PackedRight::in(args.packed, packedProduct(args.n, args.k), args.k, args.n);
+  if (args.packedFloats < packedFloats(args.n, args.k, args.precision)) return wrongSize();
+  PackedRight packed =
+      PackedRight::in(args.packed, packedProduct(args.n, args.k, args.precision), args.k, args.n);
   packed.pack(teamOf(team), {args.b, args.row, args.transpose});
   return {};
 }

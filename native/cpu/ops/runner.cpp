@@ -49,7 +49,9 @@ class CpuRunner final : public Runner {
     return status;
   }
 
-  int64_t packedFloats(int64_t n, int64_t k) const override { return clipcid::packedFloats(n, k); }
+  int64_t packedFloats(int64_t n, int64_t k, Precision precision) const override {
+    return clipcid::packedFloats(n, k, precision);
+  }
 
  private:
   static Status copyBytes(void* to, const void* from, int64_t bytes) {

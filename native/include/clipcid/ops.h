@@ -18,6 +18,9 @@ constexpr int kMostChainSteps = 40;
 
 enum class ElementType : uint8_t { kFloat32, kInt64, kInt32, kBool };
 
+// What a product multiplies: float32, or its operands rounded to bfloat16. Sums are float32 either way.
+enum class Precision : uint8_t { kFloat32, kBfloat16 };
+
 constexpr int64_t elementSize(ElementType type) {
   return type == ElementType::kInt64 ? 8 : type == ElementType::kBool ? 1 : 4;
 }
@@ -127,6 +130,7 @@ struct ProductArgs {
   bool transposeA = false, transposeB = false;
   bool packedB = false;     // b is what PackArgs made; one batch
   bool accumulate = false;  // added to c; without a chain
+  Precision precision = Precision::kFloat32;
   float alpha = 1;
   int64_t packedFloats = 0;  // of a packed b
   const float* a = nullptr;
@@ -136,12 +140,13 @@ struct ProductArgs {
   Chain chain;
 };
 
-// The right side of products, packed for many of them.
+// The right side of products, packed for many of them, of the same precision.
 struct PackArgs {
   int64_t n = 0, k = 0;
   int64_t row = 0;
   bool transpose = false;
-  int64_t packedFloats = 0;  // what the back end's Runner says for n and k
+  Precision precision = Precision::kFloat32;
+  int64_t packedFloats = 0;  // what the back end's Runner says for n, k and the precision
   const float* b = nullptr;
   float* packed = nullptr;
 };

@@ -41,7 +41,7 @@ class Runner {
   virtual Status run(const Context& context, const std::function<Status(Queue&)>& program) = 0;
 
   // Floats of what PackArgs makes.
-  virtual int64_t packedFloats(int64_t n, int64_t k) const = 0;
+  virtual int64_t packedFloats(int64_t n, int64_t k, Precision precision) const = 0;
 };
 
 }  // namespace clipcid

@@ -4,6 +4,7 @@ import type { KernelOptions } from '../native/context.ts';
 import { createExecutor, type ExecutorName } from '../program/create.ts';
 import type { Executor, Parameter, Tensor } from '../program/executor.ts';
 import type { Graph } from '../program/graph.ts';
+import type { Precision } from '../program/precision.ts';
 import { Random, streams } from '../student/random.ts';
 import { BENCH_MODELS, EMBEDDING, startingParameters } from './models.ts';
 
@@ -59,10 +60,11 @@ export class Training {
     data: TrainingData,
     kernel: KernelOptions,
     executor: ExecutorName = 'auto',
+    precision: Precision = 'float32',
   ): Promise<Training> {
     const { graph, parameters } = data;
     const { device = 'cpu', threads } = kernel;
-    const options = { graphs: { model: graph }, parameters, device, ...(threads && { threads }) };
+    const options = { graphs: { model: graph }, parameters, device, precision, ...(threads && { threads }) };
     return new Training((await createExecutor(options, executor)).executor, data, kernel);
   }
 

@@ -6,6 +6,7 @@ import { expectInteger } from '../native/check.ts';
 import type { KernelOptions } from '../native/context.ts';
 import type { ExecutorName } from '../program/create.ts';
 import { forwardProducts } from '../program/native/costs.ts';
+import type { Precision } from '../program/precision.ts';
 import { makeRows, RowSource } from './data.ts';
 import { type InputOptions, lossBatch, startingCentres } from './inputs.ts';
 import { Training, trainingData } from './training.ts';
@@ -125,6 +126,7 @@ export function trainWork(options: {
   readonly batch: number | undefined;
   readonly seed: number;
   readonly executor: ExecutorName;
+  readonly precision: Precision;
 }): Work {
   const data = trainingData(options);
   const parameters = data.parameters.reduce((sum, { value }) => sum + value.length, 0);
@@ -134,7 +136,7 @@ export function trainWork(options: {
     op: 'train',
     shape: { batch: data.input.dims[0]!, parameters },
     async run(kernel) {
-      training ??= await Training.start(data, kernel, options.executor);
+      training ??= await Training.start(data, kernel, options.executor, options.precision);
       await training.step();
       return { operations, plan: `${training.executor.kind} executor` };
     },

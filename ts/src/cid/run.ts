@@ -1,12 +1,13 @@
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { abortError } from '../native/errors.ts';
+import { expectPrecision } from '../program/precision.ts';
 import { writeReport } from '../report/report.ts';
 import { openRun, type Run, type StageName } from '../run/folder.ts';
 import type { Json } from '../run/hash.ts';
 import { required } from '../run/schema.ts';
 import type { StageSettings } from '../run/settings.ts';
-import { requireStage, type StageResult } from '../run/stage.ts';
+import { readStage, requireStage, type StageResult } from '../run/stage.ts';
 import { balanceStage } from './balance.ts';
 import { clusterStage } from './cluster.ts';
 import type { Config } from './config.ts';
@@ -34,7 +35,8 @@ export interface PipelineResult {
  * configuration has one, eval when it has data for it, report. Stages that are done with the same inputs and options are skipped
  * and one that was stopped goes on, so the call may be repeated until it ends.
  *
- * @throws CidError INVALID_CONFIG before anything is done when a field is missing; RUN_LOCKED, RUN_CHANGED; ABORTED after `signal`.
+ * @throws CidError INVALID_CONFIG before anything is done when a field is missing, and DEVICE_UNAVAILABLE when this processor lacks a precision that
+ * is still to be trained in; RUN_LOCKED, RUN_CHANGED; ABORTED after `signal`.
  */
 export async function runPipeline(config: Config, options: PipelineOptions): Promise<PipelineResult> {
   const data = required(config.data, 'data', 'a data set');
@@ -51,7 +53,15 @@ export async function runPipeline(config: Config, options: PipelineOptions): Pro
     await run.remember(config as Json, seed);
     onStage?.(run.stage(name), result);
   };
+  const { baseline } = config;
+  const trainings = [
+    ['distill', config.distill],
+    ...(baseline === undefined ? [] : [['baseline', overlay(config.distill, baseline)] as const]),
+  ] as const;
   try {
+    for (const [name, { precision = 'float32' }] of trainings) {
+      if ((await readStage(run.stage(name)))?.status !== 'done') expectPrecision(precision);
+    }
     const embeddings = run.stage('embed');
     const kept = join(run.stage('balance'), 'kept.jsonl');
     const { imageField, captionField } = config;
@@ -71,14 +81,8 @@ export async function runPipeline(config: Config, options: PipelineOptions): Pro
       seed,
       metrics: run.metrics,
     };
-    await stage('distill', (settings) => distillStage({ ...settings, ...inputs, training: config.distill }));
-    const { baseline } = config;
-    if (baseline !== undefined) {
-      const training = overlay(config.distill, baseline);
-      await stage('baseline', (settings) =>
-        distillStage({ ...settings, ...inputs, name: 'baseline', training }),
-      );
-    }
+    for (const [name, training] of trainings)
+      await stage(name, (settings) => distillStage({ ...settings, ...inputs, name, training }));
     const { data: measured, train, ...evaluation } = config.eval;
     if (measured !== undefined) {
       const models = await modelsOf(run, config);

@@ -7,10 +7,12 @@ import { openEncoder } from '../encoder/encoder.ts';
 import { encoderIdentity, hashModel } from '../encoder/identity.ts';
 import type { Matrix } from '../kernels/rows.ts';
 import { CidError } from '../native/errors.ts';
+import { expectPrecision } from '../program/precision.ts';
 import { hashFile, type Json } from '../run/hash.ts';
 import { defined, type StageSettings } from '../run/settings.ts';
 import { describeSpeed, speedNotes } from '../run/speed.ts';
 import { outputHash, requireStage, runStage, type StageResult } from '../run/stage.ts';
+import { chosenPrecision } from '../student/optimise.ts';
 import type { TrainedStudent, TrainingOptions } from '../student/options.ts';
 import type { Config } from './config.ts';
 import { type DistillOptions, distill } from './distill.ts';
@@ -77,6 +79,7 @@ export async function distillStage(options: DistillStageOptions): Promise<StageR
     owns: OWNS,
     ...defined({ existing: options.existing, log: options.log }),
     work: async () => {
+      expectPrecision(training.precision ?? 'float32');
       const data = await openDataset(kept);
       const teacher = await openEncoder(options.teacher, {
         ...defined(options.encoder ?? {}),
@@ -139,6 +142,7 @@ export async function pretrainStage(options: PretrainStageOptions): Promise<Stag
       owns: OWNS,
       ...defined({ existing: options.existing, log: options.log }),
       work: async () => {
+        expectPrecision(training.precision ?? 'float32');
         const student = await pretrain({
           ...(defined(training) as Partial<TrainingOptions>),
           ...trainingSettings(options, 'pretrain', seed),
@@ -166,9 +170,10 @@ function trainingOptions(
     maxActivationMemory: _maxActivationMemory,
     init: _init,
     imageModel: _imageModel,
+    precision,
     ...rest
   } = training;
-  return { ...(rest as Record<string, Json>), seed };
+  return { ...(rest as Record<string, Json>), ...chosenPrecision(precision), seed };
 }
 
 /** Files that training starts from. */

@@ -215,29 +215,40 @@ async function time(
   }
 }
 
+interface TrainFlags {
+  model: string;
+  batch?: number;
+  executor: string;
+  precision: string;
+}
+
 function trainOperation(bench: Command): void {
   timing(bench, 'train', "one step of training: forward, CLIP's loss, backward and AdamW")
     .option('--model <name>', 'vit-w192, vit-w512, text-w512, resnet18 or mobilenetv3-small', 'vit-w192')
     .addOption(number('--batch <b>', "pairs in the batch (default: the model's, 32 or 64)"))
     .option('--executor <name>', "what runs it: 'auto', 'native' or 'onnxruntime'", 'auto')
+    .option('--precision <name>', "of large products: 'float32' or 'bf16'", 'float32')
     .addHelpText(
       'after',
       `
 Examples:
   $ clip-cid bench train
   $ clip-cid bench train --model resnet18 --batch 64
+  $ clip-cid bench train --model vit-w512 --precision bf16
   $ clip-cid bench train --model text-w512 --executor onnxruntime --json
 
 GFLOP/s count the products of the forward pass three times. Training runs on the CPU.`,
     )
-    .action((flags: TimingFlags & { model: string; batch?: number; executor: string }) =>
+    .action((flags: TimingFlags & TrainFlags) =>
       runCommand(flags, async (session) => {
         const { EXECUTORS } = await import('../program/create.ts');
         const { model, batch, seed } = flags;
         const executor = expectOneOf('executor', flags.executor, EXECUTORS);
+        const { PRECISIONS } = await import('../program/precision.ts');
+        const precision = expectOneOf('precision', flags.precision, PRECISIONS);
         const prepare = async (works: Works) =>
-          works.trainWork({ model, batch, seed: expectInteger('seed', seed), executor });
-        await time({ ...flags, device: flags.device ?? 'cpu' }, session, {}, prepare, { model });
+          works.trainWork({ model, batch, seed: expectInteger('seed', seed), executor, precision });
+        await time({ ...flags, device: flags.device ?? 'cpu' }, session, {}, prepare, { model, precision });
       }),
     );
 }

@@ -83,9 +83,10 @@ function describe({ package: own, environment: machine, core, onnxRuntime, sharp
   line('CPU', `${machine.cpu}, ${machine.cores} cores, ${gigabytes(machine.memory)} of memory`);
   if (core.ok) {
     line('Native core', core.addon);
-    for (const { device, name, architecture, memory, usable, reason } of core.devices) {
+    for (const { device, name, architecture, memory, usable, reason, bfloat16 } of core.devices) {
       const state = usable ? '' : `, not usable: ${reason ?? 'no reason was given'}`;
-      line(`  ${device}`, `${name}, ${architecture}, ${gigabytes(memory)}${state}`);
+      const precision = bfloat16 ? ', trains in bf16 too' : '';
+      line(`  ${device}`, `${name}, ${architecture}${precision}, ${gigabytes(memory)}${state}`);
     }
     if (core.cuda !== undefined) line('  cuda', `none: ${core.cuda}`);
     line('  auto', `${core.auto.device}. ${core.auto.reason}`);

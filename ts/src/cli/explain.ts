@@ -1,5 +1,5 @@
 import type { Command } from 'commander';
-import { expectInteger } from '../native/check.ts';
+import { expectInteger, expectOneOf } from '../native/check.ts';
 import type { Explanation, OperationCosts, PassPlan } from '../program/native/explain.ts';
 import { bytes, number, outputFlags, runCommand, UsageError } from './common.ts';
 
@@ -8,6 +8,7 @@ interface Flags {
   size?: readonly string[];
   output?: string;
   maxActivationMemory?: number;
+  precision: string;
   json?: boolean;
   quiet?: boolean;
 }
@@ -28,6 +29,7 @@ export function explainCommand(program: Command): void {
     .addOption(
       bytes('--max-activation-memory <size>', 'what training may take beside parameters and their state'),
     )
+    .option('--precision <name>', "of training's large products: 'float32' or 'bf16'", 'float32')
     .addHelpText(
       'after',
       `
@@ -35,6 +37,7 @@ Examples:
   $ clip-cid explain student/image.onnx
   $ clip-cid explain text.onnx --batch 256 --size sequence=77
   $ clip-cid explain student/image.onnx --batch 64 --max-activation-memory 100MB
+  $ clip-cid explain student/image.onnx --precision bf16
   $ clip-cid explain vision_model.onnx --output image_embeds --json
 
 Training is that of all weights that look learned, by our own executor. Where it lacks an operation the node is named, and training
@@ -53,6 +56,8 @@ takes ONNX Runtime. MB are 10^6 bytes.`,
         const { importModel } = await import('../program/import.ts');
         const { outputsOnly } = await import('../program/compose.ts');
         const { explain } = await import('../program/native/explain.ts');
+        const { PRECISIONS } = await import('../program/precision.ts');
+        const precision = expectOneOf('precision', flags.precision, PRECISIONS);
         const { graph, parameters } = importModel(await readModel(model));
         const chosen = flags.output === undefined ? graph : outputsOnly(graph, [flags.output]);
         const used = new Set(chosen.parameters.map(({ name }) => name));
@@ -61,7 +66,7 @@ takes ONNX Runtime. MB are 10^6 bytes.`,
           parameters.filter(({ name }) => used.has(name)),
           batch,
           sizes,
-          limit,
+          { maxActivationMemory: limit, precision },
         );
         print({ model, batch, ...explanation }, describe(model, explanation));
       }),
@@ -77,6 +82,7 @@ function sizeOf(text: string): [string, number] {
 function describe(model: string, explanation: Explanation): string {
   const { inputs, outputs, parameters, nodes, fused, unfused, unsupported, inference, training, state } =
     explanation;
+  const { precision } = explanation;
   const lines: string[] = [];
   const line = (name: string, text: string) => lines.push(`${name.padEnd(12)}${text}`);
   line('model', model);
@@ -105,7 +111,7 @@ function describe(model: string, explanation: Explanation): string {
       ['forward', training.forward],
       ['backward', training.backward],
     ] as const;
-    lines.push('', ...table('training', training, passes));
+    lines.push('', ...table(`training, ${precision}`, training, passes));
     const saved = training.saved.reduce((sum, { bytes }) => sum + bytes, 0);
     const { parameters: values, gradients, moments } = state;
     lines.push(

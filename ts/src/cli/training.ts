@@ -14,6 +14,7 @@ export interface TrainerFlags extends CommonFlags {
   exportDtype?: string;
   executor?: string;
   maxActivationMemory?: number;
+  precision?: string;
 }
 
 /** Flags of the trainings of a student. */
@@ -62,6 +63,10 @@ export function trainerFlags(command: Command, batch: string): Command {
         '--max-activation-memory <size>',
         "of a tower's micro-batch; below what it takes, part of the forward pass is run again (default: no limit)",
       ),
+    )
+    .option(
+      '--precision <name>',
+      "of large products: 'float32', or 'bf16', where the processor has it: faster, another student (default: float32)",
     );
 }
 
@@ -84,6 +89,7 @@ export function trainerSection(flags: TrainerFlags): Record<string, unknown> {
     exportDtype,
     executor,
     maxActivationMemory,
+    precision,
   } = flags;
   // One of the two replaces whichever a configuration has.
   const length =
@@ -99,5 +105,6 @@ export function trainerSection(flags: TrainerFlags): Record<string, unknown> {
     exportDtype,
     executor,
     maxActivationMemory,
+    precision,
   };
 }

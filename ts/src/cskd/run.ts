@@ -1,6 +1,7 @@
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { abortError, CidError } from '../native/errors.ts';
+import { expectPrecision } from '../program/precision.ts';
 import { openRun, STAGE_FOLDERS } from '../run/folder.ts';
 import type { Json } from '../run/hash.ts';
 import { required } from '../run/schema.ts';
@@ -75,6 +76,9 @@ async function alignEncoder(
   const { align = {}, train: _train, ...backbone } = config[role];
   const training = overlay(common, align);
   const features = training.targets === 'online' ? [] : sets.map((_, i) => `features-${i + 1}`);
+  // Before the features, which take long.
+  if ((await readStage(join(root, folder)))?.status !== 'done')
+    expectPrecision(training.precision ?? 'float32');
   for (const [i, name] of features.entries()) {
     await stage(name, (settings) => featuresStage({ ...settings, name, set: sets[i]!, clip, encoder }));
   }

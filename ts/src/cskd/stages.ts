@@ -4,11 +4,13 @@ import { openStore } from '../data/store.ts';
 import { storeStage } from '../encoder/embed-stage.ts';
 import { type EncoderFiles, encoderIdentity, hashModel } from '../encoder/identity.ts';
 import { openImageEncoder } from '../encoder/image-encoder.ts';
+import { expectPrecision, type Precision } from '../program/precision.ts';
 import type { Json } from '../run/hash.ts';
 import { defined, type StageSettings } from '../run/settings.ts';
 import { describeSpeed, speedNotes } from '../run/speed.ts';
 import { runStage, type StageResult } from '../run/stage.ts';
 import { type BackboneChoice, backboneInputs } from '../student/backbone.ts';
+import { chosenPrecision } from '../student/optimise.ts';
 import type { TrainerOptions } from '../student/options.ts';
 import { type AlignedBackbone, type AlignOptions, align } from './align.ts';
 import type { AestheticsConfig, ImageSetSource, LabelsConfig } from './config.ts';
@@ -127,6 +129,7 @@ export async function alignStage(options: AlignStageOptions): Promise<StageResul
       owns: OWNS,
       ...defined({ existing: options.existing, log: options.log }),
       work: async () => {
+        expectPrecision(training.precision ?? 'float32');
         const frozen = online ? await openClip(clip, encoder, threads) : undefined;
         try {
           const sets: AlignOptions['sets'] = await Promise.all(
@@ -215,6 +218,7 @@ export async function scorerStage(options: ScorerStageOptions): Promise<StageRes
       owns: OWNS,
       ...defined({ existing: options.existing, log: options.log }),
       work: async () => {
+        expectPrecision(training.precision ?? 'float32');
         const teacher = online
           ? await openScorer(guide.teacher!, { batchSize: BATCH, ...defined({ threads }) })
           : undefined;
@@ -282,9 +286,10 @@ function trainingOptions(training: object, seed: number): Record<string, Json> {
     prefetchBytes: _prefetchBytes,
     executor: _executor,
     maxActivationMemory: _maxActivationMemory,
+    precision,
     ...rest
   } = training as Record<string, Json>;
-  return { ...rest, seed };
+  return { ...rest, ...chosenPrecision(precision as Precision | undefined), seed };
 }
 
 /** The choice of an encoder as a stage's record has it: a file counts by its hash, among the inputs. */

@@ -72,6 +72,8 @@ export interface NativeDeviceInfo {
   /** False with a reason when kernels for this device are not in this build. */
   usable: boolean;
   reason?: string;
+  /** CPU: whether products of bfloat16 have instructions in the set in use, as training in 'bf16' needs. */
+  bfloat16?: boolean;
 }
 
 export interface NativeBalanceOptions {
@@ -580,5 +582,5 @@ export interface NativeAddon {
   /** Names of operations, in the order of their numbers in a program's code. */
   engineOperations(): string[];
   /** Elements that the packed right side of a product takes. */
-  enginePackedFloats(engine: NativeEngine, n: number, k: number): number;
+  enginePackedFloats(engine: NativeEngine, n: number, k: number, bfloat16: boolean): number;
 }

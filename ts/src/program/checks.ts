@@ -1,10 +1,13 @@
-import { expectInteger } from '../native/check.ts';
+import { expectInteger, expectOneOf } from '../native/check.ts';
 import { product, sameDims } from './attributes.ts';
 import type { ExecutorOptions, Tensor, Tensors } from './executor.ts';
 import type { Graph } from './graph.ts';
+import { PRECISIONS } from './precision.ts';
 
 /** That parameters and graphs fit together. */
-export function checkOptions({ graphs, parameters, maxActivationMemory }: ExecutorOptions): void {
+export function checkOptions(options: ExecutorOptions): void {
+  const { graphs, parameters, maxActivationMemory, precision } = options;
+  if (precision !== undefined) expectOneOf('precision', precision, PRECISIONS);
   if (maxActivationMemory !== undefined) expectInteger('maxActivationMemory', maxActivationMemory, 1);
   const known = new Map<string, readonly number[]>();
   for (const { name, dims, value } of parameters) {

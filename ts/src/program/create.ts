@@ -5,6 +5,7 @@ import { createNativeExecutor } from './native/executor.ts';
 import { describeUnsupported } from './native/lowering.ts';
 import { unsupportedIn } from './native/program.ts';
 import { createExecutor as createOrtExecutor } from './ort/executor.ts';
+import { expectPrecision } from './precision.ts';
 
 /** Which executor trains: our own, ONNX Runtime's, or our own where it has all that the graphs need. */
 export type ExecutorName = 'auto' | 'native' | 'onnxruntime';
@@ -19,7 +20,7 @@ export interface ChosenExecutor {
 
 /**
  * Makes an executor. `name` defaults to 'auto'. An explicit 'native' fails with MODEL_UNSUPPORTED, naming operators and nodes, where
- * there is no native operation for something.
+ * there is no native operation for something; precision 'bf16' with DEVICE_UNAVAILABLE where the processor lacks instructions for it.
  */
 export async function createExecutor(
   options: ExecutorOptions,
@@ -27,11 +28,15 @@ export async function createExecutor(
 ): Promise<ChosenExecutor> {
   if (!EXECUTORS.includes(name)) failRange(`one of ${EXECUTORS.join(', ')}`, 'executor', name);
   const { device, maxActivationMemory } = options;
+  const bf16 = expectPrecision(options.precision ?? 'float32') === 'bf16';
   if (device !== undefined && device !== 'cpu' && device !== 'auto') {
     throw new CidError('DEVICE_UNAVAILABLE', `Training runs on the CPU, not on '${device}'`);
   }
   if (name === 'onnxruntime' && maxActivationMemory !== undefined) {
     failRange("the executor 'native' or 'auto'", 'executor with maxActivationMemory', name);
+  }
+  if (name === 'onnxruntime' && bf16) {
+    failRange("the executor 'native' or 'auto'", "executor with precision 'bf16'", name);
   }
   if (name === 'onnxruntime') return { executor: await createOrtExecutor(options), reason: undefined };
   const reason = unsupportedReason(options);
@@ -39,10 +44,12 @@ export async function createExecutor(
   if (name === 'native') {
     throw new CidError('MODEL_UNSUPPORTED', `The native executor cannot train this: ${reason}`);
   }
-  if (maxActivationMemory !== undefined) {
+  const needed =
+    maxActivationMemory !== undefined ? 'maxActivationMemory' : bf16 ? "precision 'bf16'" : undefined;
+  if (needed !== undefined) {
     throw new CidError(
       'MODEL_UNSUPPORTED',
-      `maxActivationMemory takes the native executor, which cannot train this: ${reason}`,
+      `${needed} takes the native executor, which cannot train this: ${reason}`,
     );
   }
   return { executor: await createOrtExecutor(options), reason };

@@ -1,4 +1,5 @@
 import type { Graph } from './graph.ts';
+import type { Precision } from './precision.ts';
 
 /** Elements by type: float32, int32, int64, bool and uint8. */
 export interface Tensor {
@@ -40,6 +41,8 @@ export interface ExecutorOptions {
    * Defaults to no limit.
    */
   maxActivationMemory?: number;
+  /** Of the large products of training. Our own executor alone has 'bf16'. Defaults to 'float32'. */
+  precision?: Precision;
 }
 
 export interface UpdateOptions {

@@ -2,6 +2,7 @@ import { CidError } from '../native/errors.ts';
 import { createExecutor } from '../program/create.ts';
 import type { Executor, Parameter } from '../program/executor.ts';
 import type { Graph } from '../program/graph.ts';
+import type { Precision } from '../program/precision.ts';
 import type { Json } from '../run/hash.ts';
 import { readCheckpoint } from './checkpoint.ts';
 import type { TrainerOptions } from './options.ts';
@@ -71,6 +72,7 @@ export async function optimise<Batch>(optimisation: Optimisation<Batch>): Promis
       ...(training.maxActivationMemory !== undefined && {
         maxActivationMemory: training.maxActivationMemory,
       }),
+      precision: training.precision,
     },
     training.executor,
   );
@@ -122,9 +124,15 @@ export function decisiveTraining(training: ResolvedTrainer): Json {
     checkpointEvery: _checkpointEvery,
     select: _select,
     exportDtype: _exportDtype,
+    precision,
     ...decisive
   } = training;
-  return JSON.parse(JSON.stringify(decisive)) as Json;
+  return JSON.parse(JSON.stringify({ ...decisive, ...chosenPrecision(precision) })) as Json;
+}
+
+/** A precision as records of runs have it: float32 is not written, so that runs go on which were begun when there was no other. */
+export function chosenPrecision(precision: Precision | undefined): { precision?: Precision } {
+  return precision === undefined || precision === 'float32' ? {} : { precision };
 }
 
 async function exportedValues(

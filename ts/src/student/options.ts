@@ -1,5 +1,6 @@
 import type { Device } from '../native/devices.ts';
 import type { ExecutorName } from '../program/create.ts';
+import type { Precision } from '../program/precision.ts';
 import type { Speed } from '../run/speed.ts';
 import type { AugmentOptions } from './augment.ts';
 import type { StudentName, StudentOptions } from './config.ts';
@@ -61,6 +62,12 @@ export interface TrainerOptions {
    * pass is run again: the same student, up to a third more work. Our own executor alone has it. Defaults to no limit.
    */
   maxActivationMemory?: number;
+  /**
+   * Of the large products of training: 'bf16' rounds their operands to bfloat16 and adds in float32, which takes about half the time on a
+   * processor with instructions for it; one without is an error. Parameters, checkpoints and the exported model are float32 either way. The student
+   * is another one than in 'float32', so a run goes on in the precision that it was begun in. Our own executor alone has it. Defaults to 'float32'.
+   */
+  precision?: Precision;
   /** Folder for checkpoints and, in `model/`, the exported model. Training goes on from what is there. */
   folder: string;
   /** Where a line of metrics a step goes. Defaults to `metrics.jsonl` in `folder`. */

@@ -8,6 +8,7 @@ import {
 } from '../native/check.ts';
 import { threads } from '../native/devices.ts';
 import { EXECUTORS, type ExecutorName } from '../program/create.ts';
+import { expectPrecision, type Precision } from '../program/precision.ts';
 import { type Augmentation, resolveAugmentation } from './augment.ts';
 import type { TrainerOptions, TrainingOptions } from './options.ts';
 import { permutation, Random, streams } from './random.ts';
@@ -38,6 +39,7 @@ export interface ResolvedTrainer {
   threads: number;
   executor: ExecutorName;
   maxActivationMemory: number | undefined;
+  precision: Precision;
 }
 
 export interface ResolvedTraining extends ResolvedTrainer {
@@ -99,6 +101,7 @@ export function resolveTrainer(
       options.maxActivationMemory === undefined
         ? undefined
         : expectInteger('maxActivationMemory', options.maxActivationMemory, 1),
+    precision: expectPrecision(options.precision ?? 'float32'),
   };
 }
 

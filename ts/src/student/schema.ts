@@ -81,4 +81,5 @@ export const trainerFields = {
   prefetchBytes: whole(0).optional(),
   executor: z.enum(['auto', 'native', 'onnxruntime']).optional(),
   maxActivationMemory: whole(1).optional(),
+  precision: z.enum(['float32', 'bf16']).optional(),
 };

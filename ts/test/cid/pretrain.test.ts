@@ -1,4 +1,4 @@
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
@@ -6,6 +6,7 @@ import { type PretrainOptions, pretrain } from '../../src/cid/pretrain.ts';
 import { type Dataset, openDataset } from '../../src/data/dataset.ts';
 import { decodeImage } from '../../src/data/image.ts';
 import { openEncoder } from '../../src/encoder/encoder.ts';
+import { devices } from '../../src/native/devices.ts';
 import { retrieval } from '../../src/student/validate.ts';
 import { tinyStudent, writeShapes } from './shapes.ts';
 
@@ -175,6 +176,34 @@ describe('pretrain', () => {
   it('refuses to go on with other options', async () => {
     const other = pretrain(options('seed4', { seed: 4, rate: 1e-3 }));
     await expect(other).rejects.toMatchObject({ code: 'RUN_CHANGED' });
+  });
+
+  it('in bf16, where the processor has it, is stopped and goes on with the same bytes, and not in float32', async () => {
+    const { vision, text } = tinyStudent;
+    // Wide enough for its products to be large.
+    const student = { embedDim: 32, vision: { ...vision, width: 48 }, text: { ...text, width: 48 } };
+    const half = (folder: string, more: Partial<PretrainOptions> = {}) =>
+      options(folder, { student, microBatch: 24, batchSize: 40, steps: 4, precision: 'bf16', ...more });
+    if (!devices().devices[0]!.bfloat16) {
+      await expect(pretrain(half('half'))).rejects.toMatchObject({ code: 'DEVICE_UNAVAILABLE' });
+      expect(existsSync(join(root, 'half'))).toBe(false);
+      return;
+    }
+    await pretrain(half('half'));
+    await pretrain(half('single', { precision: 'float32' }));
+    const controller = new AbortController();
+    const onStep = ({ step }: { step: number }) => {
+      if (step === 2) controller.abort();
+    };
+    const stop = pretrain(half('half-stopped', { signal: controller.signal, onStep }));
+    await expect(stop).rejects.toMatchObject({ code: 'ABORTED' });
+    const other = pretrain(half('half-stopped', { precision: 'float32' }));
+    await expect(other).rejects.toMatchObject({ code: 'RUN_CHANGED' });
+    await pretrain(half('half-stopped', { threads: 2 }));
+    for (const file of files)
+      expect([file, bytes('half-stopped', file).equals(bytes('half', file))]).toEqual([file, true]);
+    expect(bytes('half', files[1]!).equals(bytes('single', files[1]!))).toBe(false);
+    expect(bytes('half', files[1]!).length).toBe(bytes('single', files[1]!).length);
   });
 
   it('starts from an exported student', async () => {

@@ -1,4 +1,5 @@
 import { describe, expect, test } from 'vitest';
+import { devices } from '../../src/native/devices.ts';
 import { clipCid, objects } from './cli.ts';
 
 const SMALL: Record<string, string[]> = {
@@ -97,6 +98,7 @@ describe('bench train', () => {
       device: 'cpu',
       threads: 1,
       model: 'mobilenetv3-small',
+      precision: 'float32',
       shape: { batch: 2, parameters: 2_054_768 },
       repeat: 2,
       plan: 'native executor',
@@ -113,6 +115,15 @@ describe('bench train', () => {
     const [own, other] = [await flops(), await flops('--executor', 'onnxruntime')];
     expect(own).toBe(other);
     expect(own).toBeGreaterThan(1e7);
+  });
+
+  test('in bf16 only where there are instructions for it, which no AVX2 has', async () => {
+    const { code, stderr } = await clipCid([...small, '--simd', 'avx2', '--precision', 'bf16']);
+    expect(stderr).toMatch(/bfloat16 .* for precision 'bf16' but received .* 'float32' runs on any/);
+    expect(code).toBe(1);
+    if (!devices().devices[0]!.bfloat16) return;
+    const [record] = objects(await clipCid([...small, '--json', '--precision', 'bf16']));
+    expect(record).toMatchObject({ plan: 'native executor', precision: 'bf16' });
   });
 
   test('help has examples', async () => {
@@ -177,6 +188,7 @@ test.each<[string[], RegExp]>([
   [['bench', 'train', '--model', 'vgg'], /for model but received "vgg"/],
   [['bench', 'train', '--batch', '0'], /for batch but received 0/],
   [['bench', 'train', '--executor', 'tpu'], /for executor but received "tpu"/],
+  [['bench', 'train', '--precision', 'half'], /for precision but received "half"/],
   [['bench', 'fly'], /unknown command 'fly'/],
 ])('misuse %j ends with 2', async (args, message) => {
   const { code, stdout, stderr } = await clipCid(args);

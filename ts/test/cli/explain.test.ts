@@ -29,6 +29,7 @@ test('a table for people', async () => {
   expect(stdout).toMatch(/^missing +nothing/m);
   expect(stdout).toMatch(/^outputs alone +runs +GFLOP +MB$/m);
   expect(stdout).toMatch(/^ {2}attentionGradient +2 /m);
+  expect(stdout).toMatch(/^training, float32 +runs +GFLOP +MB$/m);
   expect(stdout).toMatch(/^training holds .* MB: parameters .*, gradients .*, moments .*, activations/m);
 });
 
@@ -61,6 +62,7 @@ test.each<[string[], RegExp, number]>([
   [['--size', 'length'], /Expected AXIS=N for --size but received length/, 2],
   [['--max-activation-memory', '0'], /for maxActivationMemory but received 0/, 2],
   [['--max-activation-memory', '1kB'], /at least \d+ bytes for maxActivationMemory.*but received 1000/, 2],
+  [['--precision', 'fp8'], /for precision but received "fp8"/, 2],
   [['--output', 'logits'], /Expected one of embedding for outputs but received logits/, 2],
 ])('misuse %j', async (args, message, expected) => {
   const { code, stdout, stderr } = await clipCid(['explain', model, ...args]);

@@ -1,4 +1,13 @@
-import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, watch, writeFileSync } from 'node:fs';
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  watch,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import sharp from 'sharp';
@@ -207,6 +216,38 @@ describe('after the uninterrupted run', () => {
     const later = await clipCid(args);
     expect(objects(later)[0]).toMatchObject({ stage: 'distill', status: 'done', steps: 6 });
     expect(contents(join(out, 'model'))).toEqual(contents(join(folder, 'stopped', 'student', 'model')));
+  });
+
+  test('bf16 where the processor lacks it, here for the sake of --simd, is refused before anything is done', async () => {
+    const half = join(folder, 'half.json');
+    const settings = JSON.parse(readFileSync(config, 'utf8')) as { distill: object };
+    writeFileSync(half, JSON.stringify({ ...settings, distill: { ...settings.distill, precision: 'bf16' } }));
+    const place = join(folder, 'half');
+    const ended = await clipCid(['run', half, '--run', place, '--simd', 'avx2']);
+    expect(ended.stderr).toMatch(
+      /^error: Expected a processor with dot products of bfloat16 .* for precision/m,
+    );
+    expect(ended.code).toBe(1);
+    expect(existsSync(join(place, 'embeddings'))).toBe(false);
+    const alone = join(folder, 'half-alone');
+    const pretrained = await clipCid([
+      ...['pretrain', '--config', config, '--out', alone],
+      ...['--precision', 'bf16', '--simd', 'avx2'],
+    ]);
+    expect(pretrained.stderr).toMatch(/for precision 'bf16' but received/);
+    expect(readdirSync(alone)).toEqual(['manifest.json']);
+  });
+
+  test('a student of another precision is another student', async () => {
+    const args = ['distill', '--run', join(folder, 'whole'), '--precision'];
+    const half = await clipCid([...args, 'bf16']);
+    expect(half.stderr).toMatch(/another result of distill: precision was not set and is "bf16"/);
+    expect(half.code).toBe(1);
+    const same = await clipCid([...args, 'float32', '--json']);
+    expect(objects(same)[0]).toMatchObject({ stage: 'distill', status: 'skipped' });
+    const none = await clipCid([...args, 'fp16']);
+    expect(none.stderr).toMatch(/distill\.precision/);
+    expect(none.code).toBe(2);
   });
 
   test('embeddings of another teacher are refused', async () => {

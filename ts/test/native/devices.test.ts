@@ -62,6 +62,7 @@ describe('devices()', () => {
     expect(report.version).toBe(packageVersion);
     expect(report.addon).toMatch(/\.node$/);
     expect(report.devices[0]).toMatchObject({ device: 'cpu', usable: true });
+    expect(typeof report.devices[0]!.bfloat16).toBe('boolean');
     expect(report.devices[0]!.memory).toBeGreaterThan(2 ** 20);
     expect(report.devices[0]!.architecture).toMatch(
       /^(plain|avx2(-vnni)?|avx512(-vnni)?|amx|neon(-dotprod)?)$/,

@@ -169,7 +169,15 @@ test('misuse is named before anything runs', async () => {
 test('explain shows the plan under a limit', () => {
   const { graph } = CASES[0]!;
   const free = explain(graph, parametersOf(graph), 3).training!;
-  const limited = explain(graph, parametersOf(graph), 3, {}, Math.floor(0.8 * free.activations)).training!;
+  const limited = explain(
+    graph,
+    parametersOf(graph),
+    3,
+    {},
+    {
+      maxActivationMemory: Math.floor(0.8 * free.activations),
+    },
+  ).training!;
   expect(limited.activations).toBeLessThanOrEqual(0.8 * free.activations);
   const backward = ({ backward }: typeof free) => backward.reduce((sum, { flops }) => sum + flops, 0);
   expect(backward(limited)).toBeGreaterThan(backward(free));

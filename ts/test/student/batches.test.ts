@@ -2,6 +2,7 @@ import { describe, expect, it, vi } from 'vitest';
 import type { Dataset } from '../../src/data/dataset.ts';
 import type { RgbImage } from '../../src/data/image.ts';
 import type { LoadedImage } from '../../src/data/load.ts';
+import { devices } from '../../src/native/devices.ts';
 import { CidError } from '../../src/native/errors.ts';
 import { loadAddon } from '../../src/native/loader.ts';
 import { resolveAugmentation } from '../../src/student/augment.ts';
@@ -211,6 +212,16 @@ describe('resolveTraining', () => {
     expect(of({ decay: 0.3 })).not.toEqual(of({}));
   });
 
+  it('takes bf16 where the processor has it, as a decision', () => {
+    const of = (options: object) => decisiveTraining(resolveTraining({ folder: '', ...options }, 100, 0));
+    // What was begun before there was a choice goes on.
+    expect(of({ precision: 'float32' })).toEqual(of({}));
+    expect(of({})).not.toHaveProperty('precision');
+    if (devices().devices[0]!.bfloat16)
+      expect(of({ precision: 'bf16' })).toEqual({ ...(of({}) as object), precision: 'bf16' });
+    else expect(() => of({ precision: 'bf16' })).toThrow(/bfloat16 .* for precision 'bf16' but received/);
+  });
+
   it.each([
     [{ epochs: 0 }, /for epochs but received 0/],
     [{ rate: -1 }, /for rate but received -1/],
@@ -218,6 +229,7 @@ describe('resolveTraining', () => {
     [{ maxActivationMemory: 0 }, /for maxActivationMemory but received 0/],
     [{ ema: 1 }, /for ema but received 1/],
     [{ captions: 'all' as 'first' }, /for captions but received "all"/],
+    [{ precision: 'half' as 'bf16' }, /one of 'float32', 'bf16' for precision but received "half"/],
   ])('names the field of %j', (options, message) => {
     expect(() => resolveTraining({ folder: '', ...options }, 100, 0)).toThrow(message);
   });

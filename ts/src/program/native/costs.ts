@@ -6,7 +6,10 @@ import type { PhaseDraft } from './memory.ts';
 import { type DeviceTraits, planProgram } from './program.ts';
 
 /** For plans that are only looked at. */
-export const NO_DEVICE: DeviceTraits = { operations: [], packedFloats: (n, k) => n * k };
+export const NO_DEVICE: DeviceTraits = {
+  operations: [],
+  packedFloats: (n, k, precision) => (precision === 'bf16' ? Math.ceil((n * k) / 2) : n * k),
+};
 
 /** Floating-point operations of a draft: two a product of elements, and about one an element of an elementwise step. */
 export function operationsOf(draft: Draft): number {

@@ -1,4 +1,5 @@
 import type { Constant, DataType } from '../graph.ts';
+import type { Precision } from '../precision.ts';
 
 /** A run of elements that lie together in one of an engine's spaces of memory. */
 export interface Storage {
@@ -74,6 +75,7 @@ export interface ProductHead {
   readonly transposeA: boolean;
   readonly transposeB: boolean;
   readonly accumulate: boolean;
+  readonly precision: Precision;
   readonly alpha: number;
   readonly a: Ref;
   /** What is packed instead, where it is. */

@@ -1,3 +1,4 @@
+import { PRECISIONS } from '../precision.ts';
 import { factorsOf, inputsOf, isDense, same, stridesOver } from './chains.ts';
 import { type ChainDraft, type Draft, elementTypeNumber, type Ref, STEPS, type Storage } from './draft.ts';
 
@@ -38,6 +39,7 @@ function encodeProduct(draft: ChainDraft, locate: Locate): number[] {
     ...levels,
     ...[head.m, head.n, head.k, head.rowA, head.rowB, head.rowC],
     ...flags,
+    PRECISIONS.indexOf(head.precision),
     head.alpha,
     ...locate(head.a),
     ...(packedFloats === undefined ? [] : [packedFloats]),

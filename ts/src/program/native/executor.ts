@@ -13,6 +13,7 @@ import type {
   UpdateOptions,
 } from '../executor.ts';
 import { groupsOf, layOut, startsOf } from '../parameters.ts';
+import type { Precision } from '../precision.ts';
 import type { InputDims } from '../static.ts';
 import { describeUnsupported } from './lowering.ts';
 import { type DeviceTraits, type NativeProgram, planProgram } from './program.ts';
@@ -34,7 +35,7 @@ interface Kept {
 /**
  * The executor that runs on our own operations. Graphs are differentiated and planned when a shape first appears; parameters,
  * gradients and the optimiser's state stay in the native core. The result of a step depends on its inputs and the processor alone,
- * and not on the number of threads.
+ * and not on the number of threads. Precision 'bf16' runs on every processor, slowly where that has no instructions for it.
  *
  * Fails with a `TypeError` or `RangeError` when parameters and graphs don't fit together. What it has no operation for shows at the
  * first call that needs it, as `MODEL_UNSUPPORTED`.
@@ -66,6 +67,7 @@ class NativeExecutor implements Executor {
   readonly #groups: ReturnType<typeof groupsOf>;
   readonly #clamps: readonly { offset: number; length: number; least: number; most: number }[];
   readonly #maxActivationMemory: number | undefined;
+  readonly #precision: Precision;
   readonly #programs = new Map<string, Loaded>();
   readonly #kept = new Map<string, Kept>();
   #step = 0;
@@ -74,7 +76,7 @@ class NativeExecutor implements Executor {
   #disposed = false;
 
   constructor(
-    { graphs, parameters, maxActivationMemory }: ExecutorOptions,
+    { graphs, parameters, maxActivationMemory, precision = 'float32' }: ExecutorOptions,
     engine: NativeEngine,
     call: Call,
   ) {
@@ -85,12 +87,13 @@ class NativeExecutor implements Executor {
     const addon = loadAddon();
     this.#traits = {
       operations: addon.engineOperations(),
-      packedFloats: (n, k) => addon.enginePackedFloats(engine, n, k),
+      packedFloats: (n, k, precision) => addon.enginePackedFloats(engine, n, k, precision === 'bf16'),
     };
     this.#starts = startsOf(parameters);
     this.#learned = new Set(parameters.filter(({ trainable }) => trainable).map(({ name }) => name));
     this.#groups = groupsOf(parameters);
     this.#maxActivationMemory = maxActivationMemory;
+    this.#precision = precision;
     this.#clamps = parameters.flatMap(({ min = -Infinity, max = Infinity }, i) => {
       const { offset, length } = this.parameters[i]!;
       return min === -Infinity && max === Infinity ? [] : [{ offset, length, least: min, most: max }];
@@ -255,6 +258,8 @@ class NativeExecutor implements Executor {
     const program = planProgram(graph, {
       dims,
       training: mode !== 'inference',
+      // What is measured and chosen by is what is exported, which is float32.
+      precision: mode === 'inference' ? 'float32' : this.#precision,
       ...(mode === 'gradient'
         ? { learned: this.#learned, maxActivationMemory: this.#maxActivationMemory }
         : {}),

@@ -4,6 +4,7 @@ import type { Parameter } from '../executor.ts';
 import { fuse } from '../fuse.ts';
 import type { DataType, Graph, GraphNode, GraphValue } from '../graph.ts';
 import { startsOf } from '../parameters.ts';
+import type { Precision } from '../precision.ts';
 import { unknownNodes } from '../shapes/index.ts';
 import { type InputDims, type StaticGraph, specialize } from '../static.ts';
 import { NO_DEVICE, operationsOf, total } from './costs.ts';
@@ -50,6 +51,8 @@ export interface Explanation {
   readonly parameters: { readonly all: number; readonly learned: number };
   /** Nodes of the file, those at these shapes, where what is constant is known, and those after fusion. */
   readonly nodes: { readonly given: number; readonly shaped: number; readonly fused: number };
+  /** Of the large products of training. */
+  readonly precision: Precision;
   /** Operators that fusion made, with the nodes that they stand in the place of. */
   readonly fused: readonly { readonly op: string; readonly nodes: readonly string[] }[];
   /** What looks like a part of an operator that fusion makes, but not in a form that it knows: each of its operations runs by itself. */
@@ -68,7 +71,7 @@ export interface Explanation {
  *
  * @param batch Size of the inputs' first axis where that is open.
  * @param sizes Sizes of other open axes by name. One that is missing is a RangeError that names it.
- * @param maxActivationMemory Of training, in bytes (ExecutorOptions). One that cannot be met is a RangeError.
+ * @param options Of training (ExecutorOptions). A limit that cannot be met is a RangeError. The processor need not have the precision.
  * @throws CidError MODEL_INVALID for a graph that does not fit the sizes.
  */
 export function explain(
@@ -76,8 +79,9 @@ export function explain(
   parameters: readonly Omit<Parameter, 'value'>[],
   batch: number,
   sizes: Readonly<Record<string, number>> = {},
-  maxActivationMemory?: number,
+  options: { readonly maxActivationMemory?: number | undefined; readonly precision?: Precision } = {},
 ): Explanation {
+  const { maxActivationMemory, precision = 'float32' } = options;
   const dims = inputDims(graph, batch, sizes);
   const learned = new Set(parameters.filter(({ trainable }) => trainable).map(({ name }) => name));
   const count = (list: readonly Omit<Parameter, 'value'>[]) =>
@@ -87,6 +91,7 @@ export function explain(
     inputs: graph.inputs.map(({ name, type }) => ({ name, type, dims: dims[name]! })),
     parameters: { all, learned: count(parameters.filter(({ trainable }) => trainable)) },
     state: { parameters: 4 * all, gradients: 4 * all, moments: 8 * all },
+    precision,
   };
   const unknown = unknownNodes(graph.nodes);
   if (unknown.length > 0) {
@@ -114,7 +119,7 @@ export function explain(
         starts,
         traits: NO_DEVICE,
         training,
-        ...(training ? { learned, maxActivationMemory } : {}),
+        ...(training ? { learned, maxActivationMemory, precision } : {}),
       });
     } catch (error) {
       if (!(error instanceof CidError)) throw error;
@@ -234,11 +239,12 @@ function costsOf(phases: readonly PhaseDraft[]): OperationCosts[] {
     .sort((a, b) => b.flops - a.flops || b.bytes - a.bytes);
 }
 
-/** Products with elementwise operations behind them are told apart from those without. */
+/** Products with elementwise operations behind them are told apart from those without, and those in bfloat16 from others. */
 function nameOf(draft: Draft): string {
   if (draft.kind === 'fixed') return draft.op;
   if (!draft.head) return 'chain';
-  return draft.nodes.length > 0 ? 'product + chain' : 'product';
+  const name = draft.head.precision === 'bf16' ? 'bf16 product' : 'product';
+  return draft.nodes.length > 0 ? `${name} + chain` : name;
 }
 
 /** Of the operands, each once; of a table of rows only those that are picked. */

@@ -1,6 +1,7 @@
 import { CidError } from '../../native/errors.ts';
 import { describeNode, product, sameDims } from '../attributes.ts';
 import type { DataType, GraphNode } from '../graph.ts';
+import { type Precision, precisionOf } from '../precision.ts';
 import type { ShapeContext } from '../shapes/context.ts';
 import type { StaticGraph } from '../static.ts';
 import {
@@ -59,6 +60,7 @@ export class Lowering {
   readonly #gradients = new Map<string, Storage>();
   readonly #accumulated = new Set<string>();
   readonly #used: ReadonlySet<string>;
+  readonly #precision: Precision;
   /** The same values in the other order, by layout and value. */
   readonly #converted = new Map<string, Place>();
   /** What values are that only repeat another one along some axes, until somebody needs them whole. */
@@ -74,12 +76,15 @@ export class Lowering {
       readonly targets: ReadonlyMap<string, string>;
       /** Values that something reads. */
       readonly used: ReadonlySet<string>;
+      /** Of products that are large enough. */
+      readonly precision: Precision;
     },
   ) {
     this.graph = graph;
     this.#starts = options.starts;
     this.#targets = options.targets;
     this.#used = options.used;
+    this.#precision = options.precision;
   }
 
   dims(value: string): readonly number[] {
@@ -301,8 +306,9 @@ export class Lowering {
     this.raws.push({ kind: 'fixed', op, code, flops, nodes: [this.#name] });
   }
 
-  product(head: Omit<ProductHead, 'node'>): void {
-    this.raws.push({ kind: 'product', head: { ...head, node: this.#name } });
+  product(head: Omit<ProductHead, 'node' | 'precision'>): void {
+    const precision = precisionOf(this.#precision, head.m, head.n, head.k);
+    this.raws.push({ kind: 'product', head: { ...head, precision, node: this.#name } });
   }
 
   /** An elementwise operation that makes a value; operands are values, which broadcast, or numbers. */

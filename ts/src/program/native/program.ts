@@ -5,6 +5,7 @@ import { fuse } from '../fuse.ts';
 import type { DataType, Graph, GraphNode } from '../graph.ts';
 import { startsOf } from '../parameters.ts';
 import { type PartCosts, partSizes, withBatch } from '../parts.ts';
+import { PRECISIONS, type Precision } from '../precision.ts';
 import { type InputDims, type StaticGraph, specialize } from '../static.ts';
 import { unbiasedFactor } from '../statistics.ts';
 import { chain } from './chains.ts';
@@ -21,7 +22,7 @@ export interface DeviceTraits {
   /** Names of the native core's operations, in the order of their numbers. */
   readonly operations: readonly string[];
   /** Elements of a packed right side of [k, n]. */
-  packedFloats(n: number, k: number): number;
+  packedFloats(n: number, k: number, precision: Precision): number;
 }
 
 /** A value that comes from or goes to the host. */
@@ -62,6 +63,8 @@ export interface ProgramOptions {
   readonly traits: DeviceTraits;
   /** With `learned`: the most bytes that values may take that are not parameters. Defaults to no limit. */
   readonly maxActivationMemory?: number | undefined;
+  /** Of products that are large enough. Defaults to 'float32'. */
+  readonly precision?: Precision | undefined;
 }
 
 /** Parts of a few megabytes stay in the caches from one operation to the next. */
@@ -105,14 +108,14 @@ function planParts(
   sizes: readonly number[],
   dropped: number,
 ): { program: NativeProgram; candidates: number } {
-  const { dims, training, learned, starts, traits } = options;
+  const { dims, training, learned, starts, traits, precision = 'float32' } = options;
   const parts = sizes.length;
   const own = parts === 1 ? dims : withBatch(dims, sizes[0]!);
   const specialized = fuse(specialize(graph, own, { training }));
   const outputs = specialized.outputs;
   const lowered = learned
-    ? lowerGradient(specialized, learned, starts, training, dropped)
-    : lowerForward(specialized, starts);
+    ? lowerGradient(specialized, learned, { starts, training, precision, dropped })
+    : lowerForward(specialized, starts, precision);
   const { l } = lowered;
   const results = outputs.map((name) => l.place(name));
   const seeds = outputs.map((name) => {
@@ -177,9 +180,14 @@ interface Lowered {
 
 const rule = (node: GraphNode) => LOWERING_RULES[node.op];
 
-function lowerForward(graph: StaticGraph, starts: ReadonlyMap<string, number>): Lowered {
+function lowerForward(
+  graph: StaticGraph,
+  starts: ReadonlyMap<string, number>,
+  precision: Precision,
+): Lowered {
   const { nodes } = graph.toGraph();
-  const l = new Lowering(graph, { starts, targets: new Map(), used: usedIn(nodes, graph.outputs) });
+  const used = usedIn(nodes, graph.outputs);
+  const l = new Lowering(graph, { starts, targets: new Map(), used, precision });
   for (const node of nodes) l.node(node, rule(node));
   for (const name of graph.outputs) l.makeWhole(name);
   return { l, forward: l.raws, backward: [], candidates: 0 };
@@ -188,10 +196,14 @@ function lowerForward(graph: StaticGraph, starts: ReadonlyMap<string, number>): 
 function lowerGradient(
   graph: StaticGraph,
   learned: ReadonlySet<string>,
-  starts: ReadonlyMap<string, number>,
-  training: boolean,
-  dropped: number,
+  options: {
+    readonly starts: ReadonlyMap<string, number>;
+    readonly training: boolean;
+    readonly precision: Precision;
+    readonly dropped: number;
+  },
 ): Lowered {
+  const { starts, training, precision, dropped } = options;
   const own = new Set(graph.parameters.map(({ name }) => name));
   const wanted = new Set([...learned].filter((name) => own.has(name)));
   const outputs = graph.outputs.filter((name) => graph.info(name).type === 'float32');
@@ -207,7 +219,12 @@ function lowerGradient(
   );
   const { targets, skipped, rest } = sumsInto(graph, backward, d);
   const read = [...graph.outputs, ...targets.keys(), ...rest.map(([, value]) => value), ...extras(d)];
-  const l = new Lowering(graph, { starts, targets, used: usedIn([...forward, ...backward], read) });
+  const l = new Lowering(graph, {
+    starts,
+    targets,
+    used: usedIn([...forward, ...backward], read),
+    precision,
+  });
   for (const node of forward) l.node(node, rule(node));
   for (const name of graph.outputs) l.makeWhole(name);
   const count = l.raws.length;
@@ -315,11 +332,11 @@ function phasesOf(drafts: readonly Draft[], parts: number, traits: DeviceTraits)
     const { head } = draft as { head?: ProductHead };
     if (draft.kind !== 'chain' || !head || head.b.storage.space === 'arena' || head.m === 1) return draft;
     if (head.batches[0] * head.batches[1] !== 1) return draft;
-    const { n, k, rowB, transposeB, b } = head;
-    const key = [numberOf(b.storage), b.offset, n, k, rowB, transposeB].join();
+    const { n, k, rowB, transposeB, precision, b } = head;
+    const key = [numberOf(b.storage), b.offset, n, k, rowB, transposeB, precision].join();
     let pack = packs.get(key);
     if (!pack) {
-      const count = traits.packedFloats(n, k);
+      const count = traits.packedFloats(n, k, precision);
       const storage: Storage = {
         type: 'float32',
         count,
@@ -332,7 +349,7 @@ function phasesOf(drafts: readonly Draft[], parts: number, traits: DeviceTraits)
         draft: {
           kind: 'fixed',
           op: 'pack',
-          code: [n, k, rowB, transposeB ? 1 : 0, count, b, ref],
+          code: [n, k, rowB, transposeB ? 1 : 0, PRECISIONS.indexOf(precision), count, b, ref],
           flops: 0,
           nodes: [head.node],
         },
@@ -407,7 +424,8 @@ export function unsupportedIn(graph: Graph, learned: ReadonlySet<string>): reado
   const starts = startsOf(graph.parameters);
   try {
     const specialized = fuse(specialize(graph, dims, { training: true }));
-    return lowerGradient(specialized, learned, starts, true, 0).l.unsupported;
+    const options = { starts, training: true, precision: 'float32', dropped: 0 } as const;
+    return lowerGradient(specialized, learned, options).l.unsupported;
   } catch (error) {
     // What no executor can do is told by the call that needs it.
     if (error instanceof CidError || error instanceof RangeError) return [];

@@ -57,7 +57,7 @@ function multiply(
   const strideC = dims.map((_, axis) => product(dims.slice(axis + 1)) * m * n);
   const levels = batchLevels(dims, [strideA, strideB, strideC]);
   const pair = (pick: (level: BatchLevel) => number): [number, number] => [pick(levels[0]), pick(levels[1])];
-  const head: Omit<ProductHead, 'node'> = {
+  const head: Omit<ProductHead, 'node' | 'precision'> = {
     batches: pair((level) => level.size),
     batchA: pair((level) => level.strides[0]!),
     batchB: pair((level) => level.strides[1]!),
