@@ -36,9 +36,14 @@ for check in ${1:-plain valgrind thread address neon}; do
         CLIP_CID_SIMD=avx2 valgrind --quiet --error-exitcode=1 --leak-check=full --show-leak-kinds=definite --errors-for-leak-kinds=definite "$program"
       done
       ;;
-    thread | address)
-      build "test-$check" "$check"
-      run "test-$check"
+    thread)
+      build test-thread thread
+      # Without the emulated GPU: its threads are fibres on stacks of their own, which this sanitizer takes for one thread's.
+      run test-thread -E '^(emulator|device|cuda_.*)$'
+      ;;
+    address)
+      build test-address address
+      run test-address
       ;;
     neon)
       for tool in aarch64-linux-gnu-g++ qemu-aarch64; do
