@@ -74,12 +74,6 @@ Status selectSweep(const Context& context, const SelectSweep& select) {
   return {};
 }
 
-double pairBound(const FilterPlan& plan, const Strip& strip, int row, int64_t column) {
-  return plan.bound(static_cast<double>(strip.errorOf(row)), static_cast<double>(strip.lengthOf(row)),
-                    static_cast<double>(strip.keyErrorOf(column)),
-                    static_cast<double>(strip.keyLengthOf(column)));
-}
-
 void markAgain(const Strip& strip, int row, float floor) {
   const QueryTerms query = {strip.known ? strip.errorOf(row) : std::numeric_limits<float>::infinity(),
                             strip.lengthOf(row),
@@ -103,8 +97,8 @@ Judge PairScores::judge(const QueryBlock& block) {
   judge.prefetch = [this](int32_t key) {
     for (int side = 0; side < sides_; ++side) dots_[side].keys().prefetch(key);
   };
-  judge.tighten = [this, block](int64_t place, Candidate* candidate, int worker) {
-    return tighten(block.row(place), candidate, worker);
+  judge.tighten = [this, block](int64_t place, Candidate* const* candidates, int64_t count, int worker) {
+    return tighten(block.row(place), candidates, count, worker);
   };
   return judge;
 }
@@ -116,16 +110,19 @@ Status PairScores::decide(int64_t query, int32_t key, int worker, double* score)
   return {};
 }
 
-Status PairScores::tighten(int64_t query, Candidate* candidate, int worker) {
-  double dots[2] = {}, slack[2] = {};
-  for (int side = 0; side < sides_; ++side) {
-    CLIPCID_TRY(dots_[side].near(query, &candidate->index, 1, worker, &dots[side]));
-    slack[side] = dots_[side].slack(candidate->index);
+Status PairScores::tighten(int64_t query, Candidate* const* candidates, int64_t count, int worker) {
+  int32_t keys[Judge::kTogether];
+  double dots[2][Judge::kTogether];
+  for (int64_t at = 0; at < count; ++at) keys[at] = candidates[at]->index;
+  for (int side = 0; side < sides_; ++side)
+    CLIPCID_TRY(dots_[side].near(query, keys, count, worker, dots[side]));
+  for (int64_t at = 0; at < count; ++at) {
+    const double dot = dots[0][at], slack = dots_[0].slack(keys[at]);
+    Candidate tight = {roundDown(dot - slack), roundUp(dot + slack), 0};
+    if (sides_ == 2) tight = productInterval(dot, slack, dots[1][at], dots_[1].slack(keys[at]), cutoff_);
+    candidates[at]->low = tight.low;
+    candidates[at]->high = tight.high;
   }
-  Candidate tight = {roundDown(dots[0] - slack[0]), roundUp(dots[0] + slack[0]), 0};
-  if (sides_ == 2) tight = productInterval(dots[0], slack[0], dots[1], slack[1], cutoff_);
-  candidate->low = tight.low;
-  candidate->high = tight.high;
   return {};
 }
 

@@ -44,13 +44,6 @@ struct SelectSweep {
 
 Status selectSweep(const Context& context, const SelectSweep& sweep);
 
-// Plan::bound of a single pair of a strip.
-double pairBound(const FilterPlan& plan, const Strip& strip, int row, int64_t column);
-// The filtered score that it is a bound of.
-inline double scoreOf(const Strip& strip, int row, int64_t column) {
-  const auto steps = static_cast<double>(strip.stepOf(row)) * static_cast<double>(strip.terms.steps[column]);
-  return static_cast<double>(strip.scores[row * strip.stride + column]) * steps;
-}
 // Sets the bits of one row anew, for a floor that has risen.
 void markAgain(const Strip& strip, int row, float floor);
 
@@ -66,7 +59,7 @@ class PairScores {
 
  private:
   Status decide(int64_t query, int32_t key, int worker, double* score);
-  Status tighten(int64_t query, Candidate* candidate, int worker);
+  Status tighten(int64_t query, Candidate* const* candidates, int64_t count, int worker);
 
   const int sides_;
   const double cutoff_;

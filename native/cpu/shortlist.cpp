@@ -57,40 +57,73 @@ Shortlists::Shortlists(int64_t queries, int64_t parts, int64_t k, Judge judge)
       floors_(static_cast<size_t>(queries * parts), -std::numeric_limits<float>::infinity()),
       lists_(static_cast<size_t>(queries * parts)),
       pending_(queries * parts * places_),
+      lows_(queries * parts * k),
       decided_(queries * parts * k) {}
 
 int64_t Shortlists::bytes(int64_t k) {
   return static_cast<int64_t>(sizeof(List) + sizeof(float)) +
-         placesFor(k) * static_cast<int64_t>(sizeof(Candidate)) + k * static_cast<int64_t>(sizeof(Decided));
+         placesFor(k) * static_cast<int64_t>(sizeof(Candidate)) +
+         k * static_cast<int64_t>(sizeof(Decided) + sizeof(float));
+}
+
+void Shortlists::takeLow(size_t slot, float low) {
+  float* heap = lows_.get() + static_cast<int64_t>(slot) * k_;
+  List& list = lists_[slot];
+  if (list.lows < k_) {
+    heap[list.lows++] = low;
+    if (list.lows < k_) return;
+    std::make_heap(heap, heap + k_, std::greater<float>());
+  } else {
+    if (!(low > heap[0])) return;
+    int64_t place = 0;
+    for (int64_t next = 1; next < k_; next = 2 * place + 1) {
+      if (next + 1 < k_ && heap[next + 1] < heap[next]) ++next;
+      if (!(heap[next] < low)) break;
+      heap[place] = heap[next];
+      place = next;
+    }
+    heap[place] = low;
+  }
+  floors_[slot] = std::max(floors_[slot], heap[0]);
 }
 
 void Shortlists::prune(size_t slot) {
   List& list = lists_[slot];
   Candidate* pending = pending_.get() + static_cast<int64_t>(slot) * places_;
-  if (k_ > 1) {
-    const Decided* decided = decided_.get() + static_cast<int64_t>(slot) * k_;
-    std::vector<float> lows;
-    lows.reserve(static_cast<size_t>(list.pending + list.decided));
-    for (int32_t p = 0; p < list.pending; ++p) lows.push_back(pending[p].low);
-    for (int32_t d = 0; d < list.decided; ++d) lows.push_back(roundDown(decided[d].score));
-    floors_[slot] = std::max(floors_[slot], kthLargest(&lows, k_));
-  } else {
-    for (int32_t p = 0; p < list.pending; ++p) floors_[slot] = std::max(floors_[slot], pending[p].low);
-  }
   const float floor = floors_[slot];
   const Candidate* end = std::remove_if(pending, pending + list.pending,
                                         [floor](const Candidate& one) { return one.high < floor; });
   list.pending = static_cast<int32_t>(end - pending);
 }
 
-Status Shortlists::tightenFirst(int64_t query, Candidate* candidates, size_t count, int worker) const {
-  for (size_t at = 0; at < count; ++at) {
-    if (at + kAhead < count) judge_.prefetch(candidates[at + kAhead].index);
-    if (candidates[at].tight) continue;
-    CLIPCID_TRY(judge_.tighten(query, &candidates[at], worker));
-    candidates[at].tight = true;
+void Shortlists::pruneAnew(size_t slot) {
+  List& list = lists_[slot];
+  list.lows = 0;
+  const Candidate* pending = pending_.get() + static_cast<int64_t>(slot) * places_;
+  const Decided* decided = decided_.get() + static_cast<int64_t>(slot) * k_;
+  // One that is at the floor counts among those that made it what it is.
+  for (int32_t p = 0; p < list.pending; ++p) {
+    if (pending[p].low >= floors_[slot]) takeLow(slot, pending[p].low);
   }
-  return {};
+  for (int32_t d = 0; d < list.decided; ++d) takeLow(slot, roundDown(decided[d].score));
+  prune(slot);
+}
+
+Status Shortlists::tightenFirst(int64_t query, Candidate* candidates, size_t count, int worker) const {
+  Candidate* wide[Judge::kTogether];
+  int64_t found = 0;
+  const auto tighten = [&]() -> Status {
+    CLIPCID_TRY(judge_.tighten(query, wide, found, worker));
+    for (int64_t at = 0; at < found; ++at) wide[at]->tight = true;
+    found = 0;
+    return {};
+  };
+  for (size_t at = 0; at < count; ++at) {
+    if (candidates[at].tight) continue;
+    wide[found++] = &candidates[at];
+    if (found == Judge::kTogether) CLIPCID_TRY(tighten());
+  }
+  return found > 0 ? tighten() : Status();
 }
 
 Status Shortlists::tightenBest(int64_t query, Candidate* candidates, size_t count, int worker) const {
@@ -110,12 +143,12 @@ Status Shortlists::makeRoom(int64_t query, int64_t part, int worker) {
   // As long as a fair share of the places is free again, pruning costs little for each candidate.
   if (!crowded(list)) return {};
   CLIPCID_TRY(tightenBest(query, pending, static_cast<size_t>(list.pending), worker));
-  prune(slot);
+  pruneAnew(slot);
   if (!crowded(list)) return {};
   // Where that did not help before, it will not now: copies, or nearly.
   if (list.decided == 0) {
     CLIPCID_TRY(tightenFirst(query, pending, static_cast<size_t>(list.pending), worker));
-    prune(slot);
+    pruneAnew(slot);
     if (!crowded(list)) return {};
   }
   Decided* decided = decided_.get() + static_cast<int64_t>(slot) * k_;
@@ -129,11 +162,7 @@ Status Shortlists::makeRoom(int64_t query, int64_t part, int worker) {
   std::copy(all.begin(), all.end(), decided);
   list.decided = static_cast<int32_t>(all.size());
   list.pending = 0;
-  if (list.decided == k_) {
-    double least = all[0].score;
-    for (const Decided& one : all) least = std::min(least, one.score);
-    floors_[slot] = std::max(floors_[slot], roundDown(least));
-  }
+  pruneAnew(slot);
   return {};
 }
 
@@ -161,7 +190,8 @@ Status Shortlists::tighten(int64_t query, int worker, Rest* rest, float* dropped
   return {};
 }
 
-Status Shortlists::finish(int64_t query, int worker, Rest* scratch, std::vector<Decided>* out) const {
+Status Shortlists::finish(int64_t query, int worker, Rest* scratch, std::vector<Decided>* out,
+                          bool* right) const {
   rest(query, scratch);
   float dropped = 0;
   if (static_cast<int64_t>(scratch->pending.size() + scratch->decided.size()) > k_)
@@ -176,6 +206,8 @@ Status Shortlists::finish(int64_t query, int worker, Rest* scratch, std::vector<
   }
   keepBest(out, k_);
   std::sort(out->begin(), out->end(), [](const Decided& a, const Decided& b) { return a.before(b); });
+  *right =
+      static_cast<int64_t>(out->size()) == k_ && static_cast<double>(scratch->floor) <= out->back().score;
   return {};
 }
 

@@ -1,16 +1,19 @@
 // What is known of the k best keys of each of a block of queries while keys stream by.
 //
 // A key comes as a candidate: an interval that its canonical score is in. Of a query's candidates only those
-// that may still be among the k best are kept: `floor` is the k-th largest lower end so far, and what cannot
-// reach it goes. Most candidates are never decided; those that are left at the end are.
+// that may still be among the k best are kept: `floor` is the k-th largest lower end so far, from a heap of them, and
+// what cannot reach it goes. Most candidates are never decided; those that are left at the end are.
 //
 // A list has a fixed number of places. When they are full, the intervals of the k candidates that look best are
 // made tight, which brings the floor up to where it belongs; if that does not make room, those of all; and if they
 // still cannot be told apart, all are decided on the spot and the k best stay. So memory is bounded whatever the
 // rows are.
 //
-// The order, by descending score and then ascending index, is total, and intervals are sound: so neither the
-// order in which keys come nor how tight the intervals are can change the outcome.
+// Lower ends may be guesses: upper ends alone must be sound. Then so may floors be, and finish() tells whether the last one,
+// which is the highest, was right: at most the canonical score of the k-th best. If so, nothing was dropped that counts.
+//
+// The order, by descending score and then ascending index, is total: so neither the order in which keys come nor how tight
+// the intervals are can change the outcome.
 #pragma once
 
 #include <algorithm>
@@ -23,20 +26,13 @@
 
 namespace clipcid {
 
-// low <= canonical score <= high.
+// canonical score <= high, and low <= canonical score, probably.
 struct Candidate {
   float low;
   float high;
   int32_t index;
   bool tight = false;  // Judge::tighten has been here
 };
-
-// A float32 not far below or above a float64 that is well inside float32's range; faster than the next one.
-inline float lower(double value) {
-  const auto near = static_cast<float>(value);
-  return near - ((near < 0 ? -near : near) * 0x1p-22f + 0x1p-149f);
-}
-inline float upper(double value) { return -lower(-value); }
 
 struct Decided {
   double score;
@@ -49,10 +45,12 @@ struct Decided {
 
 // What decides; queries are given by their places in the block.
 struct Judge {
+  static constexpr int64_t kTogether = 16;
+
   // The canonical score.
   std::function<Status(int64_t query, int32_t index, int worker, double* score)> decide;
-  // Makes the interval as narrow as it can be had for less than the canonical score.
-  std::function<Status(int64_t query, Candidate* candidate, int worker)> tighten;
+  // Makes a few intervals, at most kTogether, as narrow as they can be had for less than the canonical scores.
+  std::function<Status(int64_t query, Candidate* const* candidates, int64_t count, int worker)> tighten;
   // The key will be judged soon.
   std::function<void(int32_t index)> prefetch;
 };
@@ -65,7 +63,7 @@ class Shortlists {
   // Bytes that a list takes.
   static int64_t bytes(int64_t k);
 
-  // A key whose canonical score is below this is not among the k best.
+  // A key whose canonical score is below this is not among the k best, probably.
   float floor(int64_t query, int64_t part) const { return floors_[at(query, part)]; }
   // Those of queries that follow one another lie together.
   const float* floors(int64_t query, int64_t part) const { return floors_.data() + at(query, part); }
@@ -78,7 +76,7 @@ class Shortlists {
     if (candidate.high < floors_[slot]) return {};
     List& list = lists_[slot];
     pending_.get()[static_cast<int64_t>(slot) * places_ + list.pending++] = candidate;
-    if (k_ == 1 && candidate.low > floors_[slot]) floors_[slot] = candidate.low;
+    if (candidate.low > floors_[slot]) takeLow(slot, candidate.low);
     return list.pending < places_ ? Status() : makeRoom(query, part, worker);
   }
 
@@ -94,13 +92,14 @@ class Shortlists {
   // Tightens what is pending as far as it must, and drops what then cannot be among the k best; raises `dropped` to
   // the largest upper end of what went.
   Status tighten(int64_t query, int worker, Rest* rest, float* dropped) const;
-  // The k best of a query, best first.
-  Status finish(int64_t query, int worker, Rest* scratch, std::vector<Decided>* out) const;
+  // The k best of a query, best first; or `right` is false.
+  Status finish(int64_t query, int worker, Rest* scratch, std::vector<Decided>* out, bool* right) const;
 
  private:
   struct List {
     int32_t pending = 0;
     int32_t decided = 0;
+    int32_t lows = 0;
   };
 
   size_t at(int64_t query, int64_t part) const { return static_cast<size_t>(part * queries_ + query); }
@@ -109,7 +108,11 @@ class Shortlists {
   Status tightenFirst(int64_t query, Candidate* candidates, size_t count, int worker) const;
   // The k that look best, which come first then.
   Status tightenBest(int64_t query, Candidate* candidates, size_t count, int worker) const;
+  void takeLow(size_t slot, float low);
+  // Drops what cannot reach the floor.
   void prune(size_t slot);
+  // The same after lower ends have risen.
+  void pruneAnew(size_t slot);
   bool crowded(const List& list) const { return list.pending > places_ - std::max(2, places_ / 4); }
 
   int64_t queries_;
@@ -120,6 +123,7 @@ class Shortlists {
   std::vector<float> floors_;
   std::vector<List> lists_;
   AlignedArray<Candidate> pending_;  // [parts, queries, places]
+  AlignedArray<float> lows_;         // [parts, queries, k] a heap of the largest lower ends over the floor
   AlignedArray<Decided> decided_;    // [parts, queries, k]; most of it is never touched
 };
 

@@ -8,8 +8,8 @@ namespace clipcid {
 // TopK of two pairs of matrices.
 Status topKProducts(const Context& context, const TopKArgs& args);
 
-// The k best of each query of a block, into the outputs.
+// The k best of each query of a block, into the outputs; those whose floor was not right are added to `again`, ascending.
 Status writeBest(const Context& context, const TopKArgs& args, const QueryBlock& block,
-                 const Shortlists& lists);
+                 const Shortlists& lists, std::vector<int64_t>* again);
 
 }  // namespace clipcid

@@ -87,8 +87,11 @@ class Products {
     };
     pass.blocks = [&](const SweepBlocks& blocks) { return packKeys(half, blocks); };
     pass.visit = [&](const Strip& strip, int worker) { return visit(strip, worker); };
-    pass.close = [&](const QueryBlock& block) { return writeBest(context_, args_, block, *lists_); };
-    return selectSweep(half, pass);
+    std::vector<int64_t> again;
+    pass.close = [&](const QueryBlock& block) { return writeBest(context_, args_, block, *lists_, &again); };
+    CLIPCID_TRY(selectSweep(half, pass));
+    // Floors are no guesses here.
+    return again.empty() ? Status() : Status(Code::kInternal, "A floor that was over what it is a bound of");
   }
 
  private:

@@ -320,9 +320,43 @@ void sampled() {
   CHECK(found[0] == found[1]);
 }
 
+// Rows whose roundings all point the same way, so that filtered scores are off by nearly all of their bounds: the best keys
+// are rounded to themselves, others up to scores far over theirs.
+void wrongGuesses() {
+  constexpr int64_t kDim = 512, kHalf = kDim / 2, kKeys = 300, kNearest = 10;
+  constexpr float kStep = 1.0f / 127;
+  std::vector<float> x, y;
+  const auto add = [&](std::vector<float>& rows, float first, auto second) {
+    for (int64_t d = 0; d < kHalf; ++d) rows.push_back(first);
+    for (int64_t d = 0; d < kHalf; ++d) rows.push_back(kStep * second(d));
+  };
+  for (int q = 0; q < 3; ++q) add(x, 0, [](int64_t) { return 127.0f; });
+  for (int64_t j = 0; j < kKeys; ++j) {
+    const auto more = static_cast<float>(j) * 1e-4f;
+    if (j >= 20 && j < 60) {
+      add(y, 1, [&](int64_t) { return 60.51f + more; });
+    } else if (j >= 200 && j < 220) {
+      add(y, 1, [&](int64_t d) { return d % 10 < 7 || d < j - 200 ? 61.0f : 60.0f; });
+    } else {
+      add(y, -1, [&](int64_t d) { return -60.0f + more * static_cast<float>(d % 3); });
+    }
+  }
+  checkTopK({"rounded up", x, y, kDim, false});
+  const auto a = prepared(x, kDim, false), b = prepared(y, kDim, false);
+  std::vector<int32_t> indices(static_cast<size_t>(3 * kNearest));
+  std::vector<double> scores(indices.size());
+  CHECK_OK(cpuBackend().topK(contextWith(1, Filter::kInt8), {.queries = a.get(),
+                                                             .keys = b.get(),
+                                                             .k = kNearest,
+                                                             .indices = indices.data(),
+                                                             .scores = scores.data()}));
+  for (const int32_t index : indices) CHECK(index >= 200 && index < 220);
+}
+
 }  // namespace
 
 int main() {
+  wrongGuesses();
   sampled();
   selections();
   productsOfDots();
