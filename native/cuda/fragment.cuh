@@ -6,28 +6,30 @@
 
 namespace clipcid::cuda {
 
-// Where a thread's values lie in a tile, by their place r < kOwnRows, c < kOwnColumns. Four lanes that follow each other share
-// their rows, eight lanes four apart their columns. With tensor cores this is how mma and wgmma deal them out (ptx.cuh); without
-// them the same lanes have rows eight and columns four apart.
-template <bool kTensorCores>
+// Where a thread's values lie in its warp's part of a tile, by their place r < kOwnRows, c < kOwnColumns. Four lanes that follow
+// each other share their rows, eight lanes four apart their columns. mma deals out tiles of 16 rows, which follow each other.
+// wgmma deals out tiles of 64, of which a warp has 16 like those of mma; the next tile's are 64 rows on. Without tensor cores
+// the same lanes have rows eight and columns four apart.
+template <Dealt kDealt>
 struct FragmentLayout {
   static constexpr int kLanesOfRow = 4;
 
   CLIPCID_BOTH static constexpr int row(int lane, int r) {
-    return kTensorCores ? r / 2 * 16 + r % 2 * 8 + lane / 4 : r * 8 + lane / 4;
+    constexpr int kNext = kDealt == Dealt::kWgmma ? 64 : 16;
+    return kDealt == Dealt::kPlain ? r * 8 + lane / 4 : r / 2 * kNext + r % 2 * 8 + lane / 4;
   }
   CLIPCID_BOTH static constexpr int column(int lane, int c) {
-    return kTensorCores ? c / 2 * 8 + lane % 4 * 2 + c % 2 : c * 4 + lane % 4;
+    return kDealt == Dealt::kPlain ? c * 4 + lane % 4 : c / 2 * 8 + lane % 4 * 2 + c % 2;
   }
 };
 
-template <bool kTensorCores, typename T_, int kRows_, int kColumns_>
+template <Dealt kDealt, typename T_, int kRows_, int kColumns_>
 struct Fragment {
   using T = T_;
-  using Layout = FragmentLayout<kTensorCores>;
+  using Layout = FragmentLayout<kDealt>;
   static constexpr int kRows = kRows_, kColumns = kColumns_;
 
-  // [r / 2][c / 2][r % 2 * 2 + c % 2], as the registers of mma.
+  // [r / 2][c / 2][r % 2 * 2 + c % 2]: of mma four registers, of wgmma those of a tile of 64 rows, in order.
   T values[kRows / 2][kColumns / 2][4];
   int lane;
   int warpRow, warpColumn;  // of the warp's part, in the tile
@@ -49,8 +51,7 @@ struct Fragment {
 };
 
 template <typename Tile>
-using FragmentOf =
-    Fragment<Tile::kMath != Math::kFloat32, std::conditional_t<Tile::kMath == Math::kInt8, int, float>,
-             Tile::kOwnRows, Tile::kOwnColumns>;
+using FragmentOf = Fragment<Tile::kDealt, std::conditional_t<Tile::kMath == Math::kInt8, int, float>,
+                            Tile::kOwnRows, Tile::kOwnColumns>;
 
 }  // namespace clipcid::cuda

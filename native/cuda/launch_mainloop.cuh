@@ -1,9 +1,14 @@
 // Starts a mainloop with an epilogue: the tile for a GPU and a kind of multiplication, and the mainloop for the GPU.
+//
+// An epilogue is compiled for the tiles of sm_80 here, and, of those that have one, for their sm_90 tile; nothing else of it
+// differs. What of it the sm_90 mainloop cannot do is not launched there: rows that TMA does not take.
 #pragma once
 
 #include <algorithm>
 
 #include "cuda/mainloop_sm80.cuh"
+#include "cuda/mainloop_sm90.cuh"
+#include "cuda/mainloops.h"
 #include "cuda/memory.h"
 
 namespace clipcid::cuda {
@@ -24,23 +29,64 @@ Status withTile(Math math, TileShape shape, Body&& body) {
 }
 
 template <typename Tile, template <typename, typename> typename EpilogueOf, typename EpilogueParams>
-Status launchTile(const Device& device, Stream stream, const MainloopParams& params,
+Status launchSm80(const Device& device, Stream stream, const MainloopParams& params,
                   const EpilogueParams& epilogue) {
   using Epilogue = EpilogueOf<FragmentOf<Tile>, BlockTeam<Tile::kThreads>>;
   constexpr size_t kShared = Tile::kRingBytes + Epilogue::kSharedBytes;
-  const int64_t items = params.schedule.items();
-  if (items == 0) return {};
   if (kShared > device.properties.sharedOfBlock)
     return {Code::kInternal, "A tile needs more shared memory than this GPU has"};
   // As many blocks as run at the same time.
   const auto fit = static_cast<int64_t>(device.properties.sharedOfMultiprocessor / (kShared + 1024));
   const int64_t most = std::clamp<int64_t>(fit, 1, Tile::kBlocks) * device.properties.multiprocessors;
   return CLIPCID_LAUNCH((mainloopSm80<Tile, EpilogueOf>),
-                        {.grid = static_cast<unsigned>(std::min(items, most)),
+                        {.grid = static_cast<unsigned>(std::min<int64_t>(params.schedule.items(), most)),
                          .block = Tile::kThreads,
                          .shared = kShared,
                          .stream = stream},
                         params, epilogue);
+}
+
+#if CLIPCID_SM90_KERNELS
+
+template <typename Tile, template <typename, typename> typename EpilogueOf, typename EpilogueParams>
+Status launchSm90(const Device& device, Stream stream, const MainloopParams& params,
+                  const HopperShapes& shapes, const EpilogueParams& epilogue) {
+  using Epilogue = HopperEpilogue<Tile, EpilogueOf>;
+  constexpr size_t kShared = size_t{kHopperStages<Tile, EpilogueOf>} * Tile::kStageBytes +
+                             Tile::kBarrierBytes + Epilogue::kSharedBytes;
+  HopperParams hopper;
+  CLIPCID_TRY(encodeTensorMaps(shapes, &hopper.maps));
+  hopper.loop = params;
+  hopper.depths = (params.depths * kDepthBytes + Tile::kDepthBytes - 1) / Tile::kDepthBytes;
+  hopper.secondDepths = (params.secondDepths * kDepthBytes + Tile::kDepthBytes - 1) / Tile::kDepthBytes;
+  Schedule& schedule = hopper.loop.schedule;
+  const int cluster = clusterOf(schedule.rowEnd - schedule.rowBegin);
+  schedule.rowsOfItem = cluster;
+  const int64_t most = std::max<int64_t>(device.properties.multiprocessors / cluster, 1);
+  return CLIPCID_LAUNCH((mainloopSm90<Tile, EpilogueOf>),
+                        {.grid = static_cast<unsigned>(std::min<int64_t>(schedule.items(), most) * cluster),
+                         .block = Tile::kThreads,
+                         .shared = kShared,
+                         .stream = stream,
+                         .cluster = static_cast<unsigned>(cluster)},
+                        hopper, epilogue);
+}
+
+#endif
+
+template <typename Tile, template <typename, typename> typename EpilogueOf, typename EpilogueParams>
+Status launchTile(const Device& device, Stream stream, const MainloopParams& params,
+                  const EpilogueParams& epilogue) {
+  if (params.schedule.items() == 0) return {};
+#if CLIPCID_SM90_KERNELS
+  using Hopper = typename HopperTileFor<Tile>::Type;
+  if constexpr (!std::is_void_v<Hopper>) {
+    const HopperShapes shapes(params, Hopper::kRows, Hopper::kKeysOfBox);
+    if (mainloopOf(device) == Mainloop::kSm90 && shapes.suit())
+      return launchSm90<Hopper, EpilogueOf>(device, stream, params, shapes, epilogue);
+  }
+#endif
+  return launchSm80<Tile, EpilogueOf>(device, stream, params, epilogue);
 }
 
 template <template <typename, typename> typename EpilogueOf, typename EpilogueParams>

@@ -52,6 +52,7 @@ class Device {
 
   const int index;
   const DeviceProperties properties;
+  const bool hasSm90Kernels;
   // For what outlives a call: nothing is queued here but the return of memory that nobody uses any more.
   Stream home() const { return home_; }
 
@@ -66,7 +67,8 @@ class Device {
                    const uint32_t** out);
 
  private:
-  Device(int index, DeviceProperties properties) : index(index), properties(std::move(properties)) {}
+  Device(int index, DeviceProperties properties)
+      : index(index), properties(std::move(properties)), hasSm90Kernels(cuda::hasSm90Kernels(index)) {}
 
   Stream home_ = nullptr;
   std::mutex mutex_;

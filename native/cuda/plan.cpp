@@ -11,6 +11,7 @@
 #include <limits>
 
 #include "core/aligned.h"
+#include "cuda/mainloops.h"
 #include "cuda/tensor_rounding.h"
 
 namespace clipcid::cuda {
@@ -236,9 +237,12 @@ BoundTerms FilterPlan::terms() const {
       relative = (elements + 8) * 0x1p-23;
       absolute = (elements + 8) * 0x1p-148;
       break;
-    case Math::kFloat16:
-      relative = (elements / kTensorStep + 2) * kTensorRounding;
+    case Math::kFloat16: {
+      // Zeros behind the end of a row, up to that of a mainloop's last stage, are steps too.
+      const int64_t bytes = (stride() + kMostDepthBytes - 1) / kMostDepthBytes * kMostDepthBytes;
+      relative = (static_cast<double>(bytes / 2) / kTensorStep + 2) * kTensorRounding;
       break;
+    }
     case Math::kInt8:
       relative = 0x1p-23;  // sums are exact, but are compared as float32
       break;
@@ -250,8 +254,11 @@ BoundTerms FilterPlan::terms() const {
 
 std::string FilterPlan::text(const Device& device) const {
   const std::string width = std::to_string(dim);
-  return std::string(mathName(math())) + ", " + width + " of " + width + " dimensions, sm_" +
-         std::to_string(device.properties.architecture());
+  std::string text = std::string(mathName(math())) + ", " + width + " of " + width + " dimensions, sm_" +
+                     std::to_string(device.properties.architecture());
+  const Mainloop best = tileRuleOf(device.properties.architecture()).mainloop;
+  if (math() != Math::kFloat32 && mainloopOf(device) != best) text += " by the sm_80 mainloop";
+  return text;
 }
 
 Math mathOf(Filter filter) {

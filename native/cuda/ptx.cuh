@@ -1,11 +1,30 @@
 // All inline PTX, behind named functions. Sections are those of "Parallel Thread Execution ISA", version 8.4 (CUDA 12.4). The
-// emulated device of the tests has a model of each.
+// emulated device of the tests has a model of each. What is of 9.0 alone is found by the name of its instruction, and compiled
+// for 90a only (CLIPCID_SM90A).
 //
 // A warp's operations are called by all of its lanes at once. Addresses of shared memory are pointers here, and become
 // 32-bit addresses inside.
 #pragma once
 
+#include "cuda/hopper.h"
 #include "cuda/platform.cuh"
+#include "cuda/tensor_map.h"
+
+#if defined(CLIPCID_EMULATED) || defined(__CUDA_ARCH_FEAT_SM90_ALL)
+#define CLIPCID_SM90A 1
+#else
+#define CLIPCID_SM90A 0
+#endif
+
+namespace clipcid::cuda {
+
+// mbarrier: an object in shared memory that goes from phase to phase. A phase ends when so many threads have arrived as it was
+// made for, and all bytes that were to come have come. Then the next one begins, with the same number.
+struct alignas(8) Barrier {
+  uint64_t state;
+};
+
+}  // namespace clipcid::cuda
 
 #if defined(CLIPCID_EMULATED)
 #include "emulator/ptx.h"
@@ -89,6 +108,199 @@ CLIPCID_DEVICE int32_t loadRelaxed(const int32_t* from) {
 CLIPCID_DEVICE void storeRelaxed(int32_t* to, int32_t value) {
   asm volatile("st.relaxed.gpu.global.s32 [%0], %1;" ::"l"(to), "r"(value) : "memory");
 }
+
+#if CLIPCID_SM90A
+
+// barrier.sync: so many threads of the block, whole warps, wait for each other at a barrier of their own, 1 to 15.
+template <int kBarrier, int kThreads>
+CLIPCID_DEVICE void synchroniseThreads() {
+  asm volatile("barrier.sync %0, %1;" ::"n"(kBarrier), "n"(kThreads) : "memory");
+}
+
+// setmaxnreg: a warpgroup gives registers back to its block, or waits until it has so many.
+template <int kRegisters>
+CLIPCID_DEVICE void decreaseRegisters() {
+  asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kRegisters));
+}
+template <int kRegisters>
+CLIPCID_DEVICE void increaseRegisters() {
+  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kRegisters));
+}
+
+// %cluster_ctarank and %cluster_nctaid.x: the block's place in its cluster, and how many it has.
+CLIPCID_DEVICE int clusterRank() {
+  uint32_t rank;
+  asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+  return static_cast<int>(rank);
+}
+CLIPCID_DEVICE int clusterBlocks() {
+  uint32_t blocks;
+  asm volatile("mov.u32 %0, %%cluster_nctaid.x;" : "=r"(blocks));
+  return static_cast<int>(blocks);
+}
+// barrier.cluster: all threads of a cluster wait for each other, those excepted that have ended.
+CLIPCID_DEVICE void synchroniseCluster() {
+  asm volatile("barrier.cluster.arrive.release;\n\tbarrier.cluster.wait.acquire;" ::: "memory");
+}
+
+// mbarrier.init: for so many arrivals a phase.
+CLIPCID_DEVICE void initialise(Barrier* barrier, int arrivals) {
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(sharedAddress(barrier)), "r"(arrivals)
+               : "memory");
+}
+// fence.mbarrier_init: what this thread initialised is seen by the cluster, once it has synchronised, and by TMA.
+CLIPCID_DEVICE void publishBarriers() { asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory"); }
+// mbarrier.arrive.expect_tx: arrives, and the phase waits for so many bytes more.
+CLIPCID_DEVICE void expectBytes(Barrier* barrier, int bytes) {
+  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(sharedAddress(barrier)),
+               "r"(bytes)
+               : "memory");
+}
+// mapa, mbarrier.arrive: arrives at the barrier of the same place in a block of the cluster; nothing where `really` is not so.
+CLIPCID_DEVICE void arriveAt(Barrier* barrier, int rank, bool really) {
+  asm volatile(
+      "{\n\t.reg .pred really;\n\t.reg .b32 there;\n\tsetp.ne.b32 really, %2, 0;\n\t"
+      "@really mapa.shared::cluster.u32 there, %0, %1;\n\t"
+      "@really mbarrier.arrive.release.cluster.shared::cluster.b64 _, [there];\n\t}" ::"r"(
+          sharedAddress(barrier)),
+      "r"(rank), "r"(static_cast<int>(really))
+      : "memory");
+}
+// mbarrier.try_wait.parity: waits until the phase of this parity, the one under way or the one before it, is over.
+CLIPCID_DEVICE void wait(Barrier* barrier, uint32_t parity) {
+  uint32_t over;
+  do {
+    asm volatile(
+        "{\n\t.reg .pred over;\n\tmbarrier.try_wait.parity.shared::cta.b64 over, [%1], %2;\n\t"
+        "selp.u32 %0, 1, 0, over;\n\t}"
+        : "=r"(over)
+        : "r"(sharedAddress(barrier)), "r"(parity)
+        : "memory");
+  } while (over == 0);
+}
+
+// prefetch.tensormap
+CLIPCID_DEVICE void prefetch(const TensorMap* map) {
+  asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
+}
+// cp.async.bulk.tensor: a box of the map's matrix from byte `depth` of row `row` of a problem on; its bytes count for the
+// barrier as they come. `shared` is aligned to 1,024.
+CLIPCID_DEVICE void copyBox(void* shared, const TensorMap* map, int depth, int row, int problem,
+                            Barrier* barrier) {
+  asm volatile(
+      "cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3, "
+      "%4}], [%5];" ::"r"(sharedAddress(shared)),
+      "l"(map), "r"(depth), "r"(row), "r"(problem), "r"(sharedAddress(barrier))
+      : "memory");
+}
+// The same to the same place in each block of the cluster whose bit is set in `blocks`, and for its barrier of the same place.
+CLIPCID_DEVICE void copyBoxToCluster(void* shared, const TensorMap* map, int depth, int row, int problem,
+                                     Barrier* barrier, uint16_t blocks) {
+  asm volatile(
+      "cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.multicast::cluster "
+      "[%0], [%1, {%2, %3, %4}], [%5], %6;" ::"r"(sharedAddress(shared)),
+      "l"(map), "r"(depth), "r"(row), "r"(problem), "r"(sharedAddress(barrier)), "h"(blocks)
+      : "memory");
+}
+
+// Keeps the compiler from moving what is done with some registers over this place.
+template <int kCount>
+CLIPCID_DEVICE void holdRegisters(float (&values)[kCount][4]) {
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) {
+#pragma unroll
+    for (int j = 0; j < 4; ++j) asm volatile("" : "+f"(values[i][j])::"memory");
+  }
+}
+template <int kCount>
+CLIPCID_DEVICE void holdRegisters(int (&values)[kCount][4]) {
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) {
+#pragma unroll
+    for (int j = 0; j < 4; ++j) asm volatile("" : "+r"(values[i][j])::"memory");
+  }
+}
+
+// wgmma.fence: what was written to these registers, and to shared memory by wgmma's own kind, comes before the products that
+// follow.
+template <typename T, int kCount>
+CLIPCID_DEVICE void beginProducts(T (&sums)[kCount][4]) {
+  holdRegisters(sums);
+  asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+}
+// wgmma.commit_group: the products of this warp since the last one are a group.
+CLIPCID_DEVICE void commitProducts() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
+// wgmma.wait_group: waits until at most so many of this warp's groups are under way. Until then nobody may touch the registers
+// of the others, or write to what they read.
+template <int kPending, typename T, int kCount>
+CLIPCID_DEVICE void waitProducts(T (&sums)[kCount][4]) {
+  asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kPending) : "memory");
+  holdRegisters(sums);
+}
+
+// wgmma.mma_async: sums += a b of 64 rows of A and 256 or 128 rows of B in shared memory (hopper.h), 32 bytes of each. Called by
+// all four warps of a warpgroup, begins when it likes. With w the warp's number in its warpgroup, g = lane / 4 and t = lane % 4,
+//   sums[j][0], sums[j][1]: row 16 w + g, columns 8 j + 2 t and 8 j + 2 t + 1; sums[j][2], sums[j][3]: row 16 w + g + 8.
+#define CLIPCID_OF(kind, i) kind(sums[i][0]), kind(sums[i][1]), kind(sums[i][2]), kind(sums[i][3])
+#define CLIPCID_OF8(kind, i)                                                                      \
+  CLIPCID_OF(kind, i), CLIPCID_OF(kind, i + 1), CLIPCID_OF(kind, i + 2), CLIPCID_OF(kind, i + 3), \
+      CLIPCID_OF(kind, i + 4), CLIPCID_OF(kind, i + 5), CLIPCID_OF(kind, i + 6), CLIPCID_OF(kind, i + 7)
+#define CLIPCID_OF32(kind, i) \
+  CLIPCID_OF8(kind, i), CLIPCID_OF8(kind, i + 8), CLIPCID_OF8(kind, i + 16), CLIPCID_OF8(kind, i + 24)
+#define CLIPCID_NAMES64                                                              \
+  "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15,"           \
+  " %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31," \
+  " %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47," \
+  " %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}"
+#define CLIPCID_NAMES128                                                                         \
+  "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15,"                       \
+  " %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31,"             \
+  " %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47,"             \
+  " %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63,"             \
+  " %64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79,"             \
+  " %80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95,"             \
+  " %96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111," \
+  " %112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127}"
+// A number that is not 0 says that the sums so far count.
+#define CLIPCID_ACCUMULATE "{\n\t.reg .pred more;\n\tsetp.ne.b32 more, 1, 0;\n\t"
+
+CLIPCID_DEVICE void multiplyAddAsync(float (&sums)[32][4], uint64_t a, uint64_t b) {
+  asm volatile(CLIPCID_ACCUMULATE "wgmma.mma_async.sync.aligned.m64n256k16.f32.f16.f16 " CLIPCID_NAMES128
+                                  ", %128, %129, more, 1, 1, 0, 0;\n\t}"
+               : CLIPCID_OF32("+f", 0)
+               : "l"(a), "l"(b)
+               : "memory");
+}
+CLIPCID_DEVICE void multiplyAddAsync(float (&sums)[16][4], uint64_t a, uint64_t b) {
+  asm volatile(CLIPCID_ACCUMULATE "wgmma.mma_async.sync.aligned.m64n128k16.f32.f16.f16 " CLIPCID_NAMES64
+                                  ", %64, %65, more, 1, 1, 0, 0;\n\t}"
+               : CLIPCID_OF8("+f", 0), CLIPCID_OF8("+f", 8)
+               : "l"(a), "l"(b)
+               : "memory");
+}
+CLIPCID_DEVICE void multiplyAddAsync(int (&sums)[32][4], uint64_t a, uint64_t b) {
+  asm volatile(CLIPCID_ACCUMULATE "wgmma.mma_async.sync.aligned.m64n256k32.s32.s8.s8 " CLIPCID_NAMES128
+                                  ", %128, %129, more;\n\t}"
+               : CLIPCID_OF32("+r", 0)
+               : "l"(a), "l"(b)
+               : "memory");
+}
+CLIPCID_DEVICE void multiplyAddAsync(int (&sums)[16][4], uint64_t a, uint64_t b) {
+  asm volatile(CLIPCID_ACCUMULATE "wgmma.mma_async.sync.aligned.m64n128k32.s32.s8.s8 " CLIPCID_NAMES64
+                                  ", %64, %65, more;\n\t}"
+               : CLIPCID_OF8("+r", 0), CLIPCID_OF8("+r", 8)
+               : "l"(a), "l"(b)
+               : "memory");
+}
+
+#undef CLIPCID_OF
+#undef CLIPCID_OF8
+#undef CLIPCID_OF32
+#undef CLIPCID_NAMES64
+#undef CLIPCID_NAMES128
+#undef CLIPCID_ACCUMULATE
+
+#endif  // CLIPCID_SM90A
 
 }  // namespace clipcid::cuda
 

@@ -1,10 +1,13 @@
 #include "cuda/runtime.h"
 
+#include <cuda.h>
 #include <cuda_runtime_api.h>
 
 #include <cstring>
 #include <mutex>
 #include <vector>
+
+#include "cuda/tensor_map.h"
 
 namespace clipcid::cuda {
 namespace {
@@ -251,6 +254,52 @@ Status copyRowsToHost(void* to, size_t strideTo, const void* from, size_t stride
 Status fillBytes(void* to, int value, size_t bytes, Stream stream, Where where) {
   if (bytes == 0) return {};
   return statusOf(cudaMemsetAsync(to, value, bytes, native(stream)), where);
+}
+
+namespace {
+
+using EncodeTiled = CUresult (*)(CUtensorMap*, CUtensorMapDataType, cuuint32_t, void*, const cuuint64_t*,
+                                 const cuuint64_t*, const cuuint32_t*, const cuuint32_t*,
+                                 CUtensorMapInterleave, CUtensorMapSwizzle, CUtensorMapL2promotion,
+                                 CUtensorMapFloatOOBfill);
+
+// The driver's function, asked for by name: linked, it would keep the addon from loading where there is no driver.
+EncodeTiled driverEncodeTiled() {
+  void* function = nullptr;
+  cudaDriverEntryPointQueryResult found = cudaDriverEntryPointSymbolNotFound;
+#if CUDART_VERSION >= 12050
+  const cudaError_t error =
+      cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function, 12000, cudaEnableDefault, &found);
+#else
+  const cudaError_t error =
+      cudaGetDriverEntryPoint("cuTensorMapEncodeTiled", &function, cudaEnableDefault, &found);
+#endif
+  (void)cudaGetLastError();
+  return error == cudaSuccess && found == cudaDriverEntryPointSuccess
+             ? reinterpret_cast<EncodeTiled>(function)
+             : nullptr;
+}
+
+}  // namespace
+
+Status encodeTensorMap(const TensorShape& shape, TensorMap* out) {
+  static_assert(sizeof(TensorMap) == sizeof(CUtensorMap) && alignof(TensorMap) >= alignof(CUtensorMap));
+  static const EncodeTiled encode = driverEncodeTiled();
+  if (encode == nullptr) return {Code::kInternal, "The NVIDIA driver has no cuTensorMapEncodeTiled"};
+  // Innermost first; the distance of bytes is 1 and is not said.
+  const cuuint64_t sizes[3] = {static_cast<cuuint64_t>(shape.stride), static_cast<cuuint64_t>(shape.rows),
+                               static_cast<cuuint64_t>(shape.problems)};
+  const cuuint64_t strides[2] = {sizes[0], sizes[0] * sizes[1]};
+  const cuuint32_t box[3] = {kBoxBytes, static_cast<cuuint32_t>(shape.boxRows), 1};
+  const cuuint32_t steps[3] = {1, 1, 1};
+  const CUresult result = encode(reinterpret_cast<CUtensorMap*>(out), CU_TENSOR_MAP_DATA_TYPE_UINT8, 3,
+                                 const_cast<void*>(shape.data), sizes, strides, box, steps,
+                                 CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+                                 CU_TENSOR_MAP_L2_PROMOTION_L2_128B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  if (result == CUDA_SUCCESS) return {};
+  return {Code::kInternal, "cuTensorMapEncodeTiled refused a matrix of " + std::to_string(shape.problems) +
+                               " x " + std::to_string(shape.rows) + " rows of " +
+                               std::to_string(shape.stride) + " bytes: error " + std::to_string(result)};
 }
 
 }  // namespace clipcid::cuda

@@ -51,8 +51,9 @@ struct DeviceProperties {
 };
 Status deviceProperties(int device, DeviceProperties* out, Where where = Where::here());
 Status setDevice(int device, Where where = Where::here());
-// Whether this build has kernels that the device can run.
+// Whether this build has kernels that the device can run; and those of the sm_90 mainloop, for a device of 9.0.
 bool hasKernels(int device);
+bool hasSm90Kernels(int device);
 
 Status memoryOfDevice(size_t* free, size_t* total, Where where = Where::here());
 // Device memory in the order of a stream, from a pool that keeps some of what is given back. `*out` is null after a failure,

@@ -11,6 +11,7 @@
 #include "cuda/plan.h"
 #include "cuda/rows.h"
 #include "emulated.h"
+#include "store_epilogue.h"
 
 using namespace clipcid;
 using namespace clipcid::cuda;
@@ -18,12 +19,13 @@ using namespace clipcid::test;
 
 namespace {
 
-// Large tiles, medium tiles, and those of 9.0 without its own mainloop.
-constexpr int kDevices[] = {80, 86, 120};
+// Large tiles, medium tiles, and the sm_90 mainloop.
+constexpr int kDevices[] = {80, 86, 90};
 
 void schedules() {
   for (const bool triangle : {false, true}) {
-    for (const int32_t columnsOfItem : {1, 3}) {
+    for (const auto& [columnsOfItem, rowsOfItem] :
+         {std::pair<int32_t, int32_t>{1, 1}, {3, 1}, {1, 2}, {3, 2}, {1, 4}}) {
       if (triangle && columnsOfItem != 1) continue;
       Schedule schedule;
       schedule.rowBegin = 2;
@@ -32,6 +34,7 @@ void schedules() {
       schedule.columnEnd = 6;
       schedule.problems = triangle ? 1 : 3;
       schedule.columnsOfItem = columnsOfItem;
+      schedule.rowsOfItem = rowsOfItem;
       schedule.triangle = triangle;
       schedule.tileRows = 4;
       schedule.tileColumns = 8;
@@ -42,8 +45,13 @@ void schedules() {
           int32_t steps = 0;
           for (Cursor at(schedule, block, blocks); at.valid(schedule); at.advance(schedule, 2, blocks)) {
             CHECK(at.depth == steps++ % 2);
-            if (at.depth == 1) seen.insert({at.item.problem, at.item.rowTile, at.column});
-            CHECK(at.atFirstColumn() == (at.column == at.item.firstColumn));
+            bool any = false;
+            for (int32_t number = 0; number < rowsOfItem; ++number) {
+              const bool has = schedule.has(at.item, number);
+              any = any || has;
+              if (has && at.depth == 1) seen.insert({at.item.problem, at.item.rowTile + number, at.column});
+            }
+            CHECK(any && at.atFirstColumn() == (at.column == at.item.firstColumn));
           }
         }
         wanted.clear();
@@ -79,9 +87,11 @@ void layouts() {
   for (int lane = 0; lane < 32; ++lane) {
     for (int r = 0; r < 8; ++r) {
       for (int c = 0; c < 8; ++c) {
-        tensor.emplace(FragmentLayout<true>::row(lane, r), FragmentLayout<true>::column(lane, c));
-        plain.emplace(FragmentLayout<false>::row(lane, r), FragmentLayout<false>::column(lane, c));
-        CHECK(FragmentLayout<true>::row(lane, r) == FragmentLayout<true>::row(lane ^ 3, r));
+        tensor.emplace(FragmentLayout<Dealt::kMma>::row(lane, r),
+                       FragmentLayout<Dealt::kMma>::column(lane, c));
+        plain.emplace(FragmentLayout<Dealt::kPlain>::row(lane, r),
+                      FragmentLayout<Dealt::kPlain>::column(lane, c));
+        CHECK(FragmentLayout<Dealt::kMma>::row(lane, r) == FragmentLayout<Dealt::kMma>::row(lane ^ 3, r));
       }
     }
   }
@@ -150,37 +160,6 @@ double valueOf(Math math, const char* row, int64_t k) {
   return reinterpret_cast<const int8_t*>(row)[k];
 }
 
-// Writes scores as they are.
-struct StoreParams {
-  double* out;
-  int64_t stride;
-};
-template <typename Fragment, typename Team>
-class StoreEpilogue {
- public:
-  using Params = StoreParams;
-  static constexpr int kSharedBytes = 0;
-  StoreEpilogue(const Params& params, char*, Team) : params_(params) {}
-  void begin(const TileAt&) {}
-  void start(Fragment& scores, const TileAt&) { scores.clear(); }
-  void finish(const TileAt&) {}
-  void visit(const Fragment& scores, const TileAt& at) {
-    for (int r = 0; r < Fragment::kRows; ++r) {
-      for (int c = 0; c < Fragment::kColumns; ++c) {
-        if (scores.row(r) >= at.rows || scores.column(c) >= at.columns) {
-          CHECK(scores.at(r, c) == 0);
-          continue;
-        }
-        params_.out[(at.row + scores.row(r)) * params_.stride + at.column + scores.column(c)] =
-            static_cast<double>(scores.at(r, c));
-      }
-    }
-  }
-
- private:
-  const Params& params_;
-};
-
 // Encodings are as good as they say, and scores are within the bounds that follow.
 void scores(int index, Kind kind, int64_t dim, Filter filter, bool unit) {
   Device& device = deviceAt(index);
@@ -238,7 +217,7 @@ void scores(int index, Kind kind, int64_t dim, Filter filter, bool unit) {
   Buffer<double> out;
   CHECK_OK(out.allocate(count * keyCount, session.stream()));
   CHECK_OK(launchMainloop<StoreEpilogue>(device, session.stream(), plan.math(), plan.shape, params,
-                                         StoreParams{out.get(), keyCount}));
+                                         StoreParams{out.get(), count, keyCount}));
   const std::vector<double> found = fetched(out.get(), count * keyCount, session);
   double worst = 0;
   for (int64_t i = 0; i < count; ++i) {
@@ -266,8 +245,12 @@ void allScores() {
       }
     }
     for (const Filter filter : {Filter::kFloat32, Filter::kBfloat16, Filter::kInt8}) {
-      for (const int64_t dim : {1, 3, 33, 64}) scores(1, Kind::kClusters, dim, filter, true);
+      for (const int64_t dim : {1, 3, 33, 64}) {
+        scores(1, Kind::kClusters, dim, filter, true);
+        scores(2, Kind::kClusters, dim, filter, true);
+      }
       scores(0, Kind::kClusters, 300, filter, true);
+      scores(2, Kind::kClusters, 300, filter, true);
     }
   }
   emulator::options() = before;
@@ -378,8 +361,8 @@ constexpr Filter kFilters[] = {Filter::kAuto, Filter::kFloat32, Filter::kBfloat1
 void joins() {
   for (const Filter filter : kFilters) {
     for (const Kind kind : kKinds) {
-      // Of the two shapes of tiles each has its turn.
-      const int index = (static_cast<int>(kind) + static_cast<int>(filter)) % 2;
+      // Of the devices each has its turn.
+      const int index = (static_cast<int>(kind) + static_cast<int>(filter)) % 3;
       Case one{rowsOf(kind, 270, 40, 3), {}, 40, kind != Kind::kRanges, 0};
       one.threshold = edgeOf(one);
       checkJoin(one, index, contextFor(filter, 0));
@@ -393,9 +376,11 @@ void joins() {
        {std::pair<int64_t, int64_t>{1, 5}, {2, 1}, {127, 17}, {128, 64}, {129, 65}, {257, 31}, {65, 600}}) {
     Case one{rowsOf(Kind::kClusters, rows, dim, 9), {}, dim, true, 0.8};
     checkJoin(one, 0, contextFor(Filter::kBfloat16, 0));
+    checkJoin(one, 2, contextFor(Filter::kBfloat16, 0));
     one.b = rowsOf(Kind::kClusters, 3, dim, 9);
     one.unit = false;
     checkJoin(one, 1, contextFor(Filter::kInt8, 0));
+    checkJoin(one, 2, contextFor(Filter::kInt8, 0));
   }
 }
 
@@ -490,6 +475,8 @@ int main() {
         checkJoin(one, 0, contextFor(Filter::kInt8, 0));
         checkJoin(one, 1, contextFor(Filter::kBfloat16, 1 << 19));
         checkJoin(one, 1, contextFor(Filter::kFloat32, 0));
+        checkJoin(one, 2, contextFor(Filter::kInt8, 0));
+        checkJoin(one, 2, contextFor(Filter::kBfloat16, 1 << 19));
       },
       {1, 2});
   cancelled();

@@ -44,10 +44,12 @@ void same(const std::vector<float>& data, int64_t dim, const KmeansArgs& args,
           Filter filter = Filter::kAuto) {
   Context context = contextOf(2, 5);
   context.filter = filter;
-  CHECK(emulatedBackend().iterates(context, args.batch, viewOf(data, dim).count() / args.batch, dim,
-                                   args.clusters));
-  CHECK(cluster(emulatedBackend(), context, viewOf(data, dim), args) ==
-        cluster(cpuBackend(), contextOf(2, 5), viewOf(data, dim), args));
+  const Outcome wanted = cluster(cpuBackend(), contextOf(2, 5), viewOf(data, dim), args);
+  for (const int index : {0, 1}) {
+    Backend& backend = emulatedBackend(index);
+    CHECK(backend.iterates(context, args.batch, viewOf(data, dim).count() / args.batch, dim, args.clusters));
+    CHECK(cluster(backend, context, viewOf(data, dim), args) == wanted);
+  }
 }
 
 std::vector<float> someWeights(int64_t rows) {
@@ -207,7 +209,7 @@ void troubles() {
 }  // namespace
 
 int main() {
-  emulator::options().devices = {emulator::deviceOf(80)};
+  emulator::options().devices = {emulator::deviceOf(80), emulator::deviceOf(90)};
   plain();
   ends();
   empties();

@@ -12,7 +12,7 @@ using namespace clipcid::test;
 
 namespace {
 
-constexpr int kDevices[] = {80, 86};
+constexpr int kDevices[] = {80, 86, 90};
 
 struct Case {
   std::vector<float> queries, keys;
@@ -225,16 +225,18 @@ constexpr Filter kFilters[] = {Filter::kAuto, Filter::kFloat32, Filter::kBfloat1
 
 void best() {
   for (const Filter filter : kFilters) {
-    const int index = static_cast<int>(filter) % 2;
+    const int index = static_cast<int>(filter) % 3;
     for (const bool unit : {true, false}) {
       checkBest(clusters(150, 300, 40, unit, 2), index, contextFor(filter));
-      checkBest(tight(60, 70, 24, unit), 1 - index, contextFor(filter));
+      checkBest(tight(60, 70, 24, unit), (index + 1) % 3, contextFor(filter));
+      checkBest(clusters(400, 300, 70, unit, 2), 2, contextFor(filter));
     }
     checkBest(ranges(40, 200, 20), 1, contextFor(filter));
   }
   for (const auto& [queries, keys, dim] :
        {std::array<int64_t, 3>{1, 1, 1}, {3, 2, 17}, {129, 5, 64}, {2, 257, 33}, {64, 128, 300}})
-    checkBest(clusters(queries, keys, dim, true, 8), 0, contextFor(Filter::kBfloat16));
+    for (const int index : {0, 2})
+      checkBest(clusters(queries, keys, dim, true, 8), index, contextFor(Filter::kBfloat16));
   std::vector<int32_t> index(1);
   const auto one = prepared(0, contextOf(1), {1, 2}, 2, false),
              none = prepared(0, contextOf(1), {}, 2, false);
@@ -247,10 +249,12 @@ void best() {
 void smallBest() {
   const BestLimits before = bestLimits();
   for (const Filter filter : {Filter::kFloat32, Filter::kBfloat16}) {
-    bestLimits() = {50, 3, 5};
-    checkBest(tight(130, 60, 20, true), 1, contextFor(filter));
-    bestLimits() = {1 << 20, 1, 1};
-    checkBest(clusters(130, 90, 20, false, 3), 1, contextFor(filter));
+    for (const int index : {1, 2}) {
+      bestLimits() = {50, 3, 5};
+      checkBest(tight(130, 60, 20, true), index, contextFor(filter));
+      bestLimits() = {1 << 20, 1, 1};
+      checkBest(clusters(130, 90, 20, false, 3), index, contextFor(filter));
+    }
     bestLimits() = before;
     checkBest(clusters(600, 700, 12, false, 3), 1, contextFor(filter, 1 << 16));
   }
@@ -258,9 +262,10 @@ void smallBest() {
 
 void topK() {
   for (const Filter filter : kFilters) {
-    const int index = static_cast<int>(filter) % 2;
+    const int index = static_cast<int>(filter) % 3;
     checkTopK(clusters(40, 700, 40, true, 2), index, contextFor(filter), {1, 10, 300});
-    checkTopK(tight(20, 90, 24, false), 1 - index, contextFor(filter), {3, 90});
+    checkTopK(tight(20, 90, 24, false), (index + 1) % 3, contextFor(filter), {3, 90});
+    checkTopK(clusters(300, 700, 70, true, 2), 2, contextFor(filter), {10});
     checkTopK(ranges(20, 200, 20), 1, contextFor(filter), {5, 200});
   }
   checkTopK(clusters(3, 2, 1, false, 8), 0, contextFor(Filter::kAuto), {1, 2});
@@ -284,6 +289,7 @@ void products() {
   for (const Filter filter : kFilters) {
     const Case one = clusters(60, 60, 30, true, 2), two = clusters(60, 60, 70, true, 3);
     for (const double cutoff : {0.98, 0.3, 2.0}) checkProducts(one, two, 1, contextFor(filter), cutoff, 20);
+    checkProducts(one, two, 2, contextFor(filter), 0.3, 20);
     checkProducts(tight(40, 40, 16, true), clusters(40, 40, 16, true, 3), 0, contextFor(filter), 0.5, 30);
   }
   checkProducts(clusters(700, 700, 10, true, 2), clusters(700, 700, 20, true, 3), 1,
@@ -304,7 +310,7 @@ int main() {
   const emulator::Options before = emulator::options();
   for (const Rounding rounding : {Rounding::kTruncated, Rounding::kWorst}) {
     emulator::options().rounding = rounding;
-    checkBest(tight(40, 70, 64, true), 1, contextFor(Filter::kBfloat16));
+    for (const int index : {1, 2}) checkBest(tight(40, 70, 64, true), index, contextFor(Filter::kBfloat16));
     checkTopK(clusters(10, 200, 64, false, 7), 1, contextFor(Filter::kBfloat16), {8});
     checkProducts(clusters(40, 40, 30, true, 2), clusters(40, 40, 70, true, 3), 1,
                   contextFor(Filter::kBfloat16), 0.9, 9);
@@ -316,6 +322,10 @@ int main() {
         checkTopK(clusters(20, 500, 33, true, 2), 1, contextFor(Filter::kInt8), {6});
         checkProducts(clusters(40, 40, 30, true, 2), clusters(40, 40, 50, true, 3), 1,
                       contextFor(Filter::kBfloat16), 0.9, 5);
+        checkBest(clusters(140, 300, 70, true, 2), 2, contextFor(Filter::kBfloat16));
+        checkTopK(clusters(20, 500, 33, true, 2), 2, contextFor(Filter::kInt8), {6});
+        checkProducts(clusters(140, 140, 30, true, 2), clusters(140, 140, 50, true, 3), 2,
+                      contextFor(Filter::kInt8), 0.9, 5);
       },
       {1, 2});
   return report("cuda select");

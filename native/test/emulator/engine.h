@@ -121,6 +121,8 @@ class Group {
   uint64_t draw();
   Block& block(unsigned rank) { return blocks_[rank]; }
   const LaunchShape& shape() const { return *shape_; }
+  // Threads that have not ended.
+  unsigned alive() const { return alive_; }
 
   // Joins a meeting of the lanes of `mask`; true for the last to come, which is then to act and to call `done`.
   Rendezvous* meet(uint32_t mask, const void* kind, void* argument, const char* name,

@@ -3,6 +3,7 @@
 
 #include "clipcid/canonical.h"
 #include "emulator/device.h"
+#include "emulator/hopper.h"
 #include "emulator/tensor_core.h"
 
 namespace clipcid::emulator {

@@ -12,7 +12,9 @@
 #include <memory>
 #include <mutex>
 
+#include "cuda/tensor_map.h"
 #include "emulator/guarded.h"
+#include "emulator/hopper.h"
 #include "emulator/options.h"
 #include "emulator/queue.h"
 
@@ -121,6 +123,10 @@ void takeBack(void* pointer) {
   all.allocations.erase(at);
 }
 
+// The first word of a tensor map; then its shape.
+constexpr uint64_t kTensorMap = 0x70616d726f736e74;
+static_assert(sizeof(cuda::TensorShape) < sizeof(cuda::TensorMap));
+
 std::string megabytes(size_t bytes) { return std::to_string(bytes >> 20) + " MiB"; }
 
 }  // namespace
@@ -131,6 +137,14 @@ void enqueue(cuda::Stream stream, std::function<void()> work) {
   stream->work.push_back(std::move(work));
   ++stream->issued;
   if (options().streams == When::kEager) runUpTo(stream, stream->issued);
+}
+
+cuda::TensorShape shapeOf(const cuda::TensorMap& map, const std::source_location& where) {
+  if (reinterpret_cast<uintptr_t>(&map) % alignof(cuda::TensorMap) != 0 || map.words[0] != kTensorMap)
+    fault("a tensor map that nobody made", where);
+  cuda::TensorShape shape;
+  memcpy(static_cast<void*>(&shape), &map.words[1], sizeof shape);
+  return shape;
 }
 
 size_t bytesInUse(int device) {
@@ -183,6 +197,20 @@ Status setDevice(int device, Where) {
 }
 
 bool hasKernels(int device) { return options().devices[static_cast<size_t>(device)].kernels; }
+bool hasSm90Kernels(int device) {
+  const DeviceModel& model = options().devices[static_cast<size_t>(device)];
+  return model.kernels && model.major == 9 && model.minor == 0;
+}
+
+Status encodeTensorMap(const TensorShape& shape, TensorMap* out) {
+  if (!suitsTensorMap(shape)) return {Code::kInternal, "A matrix that TMA does not take"};
+  requireDevice(shape.data, static_cast<size_t>(shape.stride * shape.rows * shape.problems),
+                "a tensor map of what is not the device's");
+  *out = {};
+  out->words[0] = kTensorMap;
+  memcpy(&out->words[1], &shape, sizeof shape);
+  return {};
+}
 
 Status memoryOfDevice(size_t* free, size_t* total, Where) {
   *total = options().devices[static_cast<size_t>(chosenDevice)].memory;

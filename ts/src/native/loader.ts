@@ -5,6 +5,7 @@ import { fileURLToPath } from 'node:url';
 import type { NativeAddon } from './addon.ts';
 import { CidError } from './errors.ts';
 import { checkInstructionsVariable } from './instructions.ts';
+import { checkMainloopVariable } from './mainloops.ts';
 
 /** Path of a binary of the native core to load instead of the package's own. */
 const OVERRIDE = 'CLIP_CID_ADDON';
@@ -27,7 +28,7 @@ let loaded: { addon: NativeAddon; path: string } | undefined;
  * Looked for where `CLIP_CID_ADDON` points, or else in the repository's `build/Release` and the package's `prebuilds`.
  *
  * @throws CidError ADDON_NOT_FOUND that lists what was tried and how to get a binary.
- * @throws RangeError when `CLIP_CID_SIMD` names no instruction set.
+ * @throws RangeError when `CLIP_CID_SIMD` names no instruction set, or `CLIP_CID_CUDA_MAINLOOP` no mainloop.
  */
 export function loadAddon(): NativeAddon {
   loaded ??= load(process.env[OVERRIDE]);
@@ -42,6 +43,7 @@ export function addonPath(): string {
 
 function load(override: string | undefined): { addon: NativeAddon; path: string } {
   checkInstructionsVariable();
+  checkMainloopVariable();
   const path = override ? resolve(override) : locate();
   let addon: NativeAddon;
   try {
