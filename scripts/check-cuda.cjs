@@ -1,5 +1,5 @@
 // Compiles the GPU's kernels, warnings being errors, and reads ptxas' report: no kernel may spill a register or keep anything on a
-// stack, which is memory that every thread then waits for. Needs no GPU.
+// stack, which is memory that every thread then waits for, and no products of a warpgroup may be made to wait. Needs no GPU.
 //
 //   node scripts/check-cuda.cjs           the architectures of the default build
 //   node scripts/check-cuda.cjs --all     all of them
@@ -61,13 +61,16 @@ function main() {
       `${architecture} ${name}: ${stack} bytes of stack, ${stores} of spill stores, ${loads} of spill loads`,
     );
   }
+  // Products of a warpgroup that ptxas makes wait for each other: the compiler moved a register over a wait, or a branch into it.
+  const serialised = [...`${built.stdout}\n${built.stderr}`.matchAll(/\(C75\d\d\)(.*)/g)];
+  for (const [, text] of serialised) console.error(`wgmma:${text}`);
   const most = kernels.reduce((a, b) => (b.registers > a.registers ? b : a));
   const seconds = Math.round((Date.now() - begun) / 1000);
   console.log(
     `check:cuda: ${kernels.length} kernels by CUDA ${compiled[1]} for ${compiled[2].replaceAll(';', ', ')} in ${seconds} s, ` +
       `${bad.length} with spills or a stack; at most ${most.registers} registers`,
   );
-  return bad.length === 0 ? 0 : 1;
+  return bad.length + serialised.length === 0 ? 0 : 1;
 }
 
 /** What `ptxas -v` says of every kernel. */

@@ -116,9 +116,10 @@ export async function sameNeighbours({ ours, peers, files, job }) {
   return report;
 }
 
-/** The loss and its gradients, which nobody computes exactly. */
-export async function sameBatch({ ours, peers }) {
-  const names = ['image', 'text'];
+/** The loss and its gradients, which nobody computes exactly. `job.agreement`: how far apart those of low precision may be. */
+export async function sameBatch({ ours, peers, job }) {
+  const names = job.gradients ?? ['image', 'text'];
+  const { loss: most, gradient: furthest } = job.agreement ?? { loss: 1e-5, gradient: 1e-4 };
   const [total] = await load(ours, 'total');
   const report = {};
   for (const [peer, folder] of Object.entries(peers)) {
@@ -135,7 +136,7 @@ export async function sameBatch({ ours, peers }) {
     }
     const loss = Math.abs(total - other) / Math.abs(other);
     report[peer] = {
-      agrees: loss < 1e-5 && gradient < 1e-4,
+      agrees: loss < most && gradient < furthest,
       loss_difference: loss,
       gradient_difference: gradient,
     };

@@ -8,21 +8,29 @@ import { balance } from '../../dist/kernels/balance.js';
 import { kmeans } from '../../dist/kernels/kmeans.js';
 import { clusterInstanceLoss, softTargets } from '../../dist/kernels/loss.js';
 import { nearest } from '../../dist/kernels/nearest.js';
+import { upload } from '../../dist/kernels/rows.js';
 
 const job = JSON.parse(process.argv[2]);
-const kernel = { device: 'cpu', threads: job.threads };
+const kernel = { device: job.device ?? 'cpu', threads: job.threads };
 const data = {};
 for (const [name, path] of Object.entries(job.op === 'train' ? {} : job.files)) {
   const { data: values, shape } = await readNpy(path);
   data[name] = shape.length === 2 ? { data: values, rows: shape[0], dim: shape[1] } : values;
 }
 
-/** The first rows of a matrix. */
-const head = ({ data: values, rows, dim }, count = rows) => ({
-  data: values.subarray(0, Math.min(count, rows) * dim),
-  rows: Math.min(count, rows),
-  dim,
-});
+const onGpu = kernel.device !== 'cpu';
+/** On a GPU the rows that are searched lie there already, as the peers' do. */
+const uploaded = new Map();
+for (const matrix of onGpu && job.op !== 'loss' ? [data.rows, data.queries] : []) {
+  if (matrix !== undefined) uploaded.set(matrix, await upload(matrix, kernel));
+}
+
+/** The first rows of a matrix; without a count the matrix where it lies. */
+const head = (matrix, count) => {
+  const { data: values, rows, dim } = matrix;
+  if (count === undefined) return uploaded.get(matrix) ?? matrix;
+  return { data: values.subarray(0, Math.min(count, rows) * dim), rows: Math.min(count, rows), dim };
+};
 
 /** Resident memory that the work's extra is counted from, where it is not what is there before a run. */
 let base;
@@ -60,7 +68,7 @@ const works = {
     return { arrays: { labels, centres: centroids }, plan };
   },
   nearest: async (count) => {
-    const { indices, scores, plan } = await nearest(head(data.queries, count), data.rows, {
+    const { indices, scores, plan } = await nearest(head(data.queries, count), head(data.rows), {
       ...kernel,
       k: job.k,
     });
@@ -81,7 +89,7 @@ const works = {
         labels: labels.subarray(0, count),
         ...(job.cached ? { softTargets: cut(soft, count) } : {}),
       },
-      { ...kernel, temperature: job.temperature },
+      { ...kernel, temperature: job.temperature, ...job.weights },
     );
     return {
       arrays: { total: Float32Array.of(total), image: gradients.image, text: gradients.text },
@@ -141,7 +149,8 @@ const commands = {
     const { user, system } = process.cpuUsage(usage);
     const after = memory();
     const size = Object.values(result.arrays).reduce((sum, array) => sum + array.byteLength, 0);
-    const extra = before && after ? Math.max(0, after.peak - (base ?? before).now - size) / 1e6 : null;
+    const extra =
+      before && after && !onGpu ? Math.max(0, after.peak - (base ?? before).now - size) / 1e6 : null;
     return { seconds, cpu_s: (user + system) / 1e6, extra_mb: extra, plan: result.plan };
   },
   save: async (folder) => {

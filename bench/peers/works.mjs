@@ -138,7 +138,7 @@ async function trainingFiles(cache, model, seed) {
 }
 
 /** Consecutive parts of one source's rows, a file each. */
-async function rowFiles(cache, { spectrum, seed, dim, parts }) {
+export async function rowFiles(cache, { spectrum, seed, dim, parts }) {
   const key = `rows-v${VERSION}-${spectrum}-${dim}-seed${seed}`;
   const files = {};
   let from = 0;
@@ -153,7 +153,7 @@ async function rowFiles(cache, { spectrum, seed, dim, parts }) {
   return files;
 }
 
-async function batchFiles(cache, { spectrum, seed, batch, dim, clusters }) {
+export async function batchFiles(cache, { spectrum, seed, batch, dim, clusters }) {
   const folder = join(cache, `batch-v${VERSION}-${spectrum}-${batch}x${dim}-${clusters}-seed${seed}`);
   const names = ['image', 'text', 'teacherImage', 'teacherText', 'centroids', 'labels'];
   if (!existsSync(folder)) {
