@@ -1,6 +1,7 @@
 // What has to hold on a GPU: node scripts/test-gpu.mjs [part ...] [--rows N], or npm run test:gpu
 //
-//   compare      what the CPU and every usable CUDA device make of the same rows is equal to the bit (needs dist/: npm run build:ts)
+//   compare      what the CPU and every usable CUDA device make of the same rows is equal to the bit, and their losses to a bound
+//                (needs dist/: npm run build:ts)
 //   conformance  the conformance suite, on every device (needs the development packages: npm ci)
 //   native       the native test program on every device (needs build/gpu/test_device: npm run build:gpu-test)
 //   sanitize     the same under compute-sanitizer's memcheck, racecheck and synccheck (needs compute-sanitizer on the PATH)
@@ -15,6 +16,8 @@ import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 
 const NO_DEVICE = 3;
+/** Of a loss's gradients, relative to their largest element, and of its terms, relative to logits: that of the conformance suite. */
+const LOSS_BOUND = 2e-5;
 const PARTS = { compare, conformance, native, sanitize };
 const root = fileURLToPath(new URL('..', import.meta.url));
 const program = join(root, 'build', 'gpu', 'test_device');
@@ -106,7 +109,72 @@ async function compare({ devices, rows }) {
       }
     }
   }
+  wrong.push(...(await compareLosses(devices, rows)));
   return wrong.length === 0 ? undefined : wrong.join('; ');
+}
+
+/** The loss with all its terms: the CPU's within a bound, and a device's own from run to run to the bit. */
+async function compareLosses(devices, rows) {
+  const { clusterInstanceLoss, softTargets } = await import(join(root, 'dist', 'index.js'));
+  const { lossBatch } = await import(join(root, 'dist', 'bench', 'inputs.js'));
+  const wrong = [];
+  const [batch, clusters, dim] = [Math.min(rows, 1000), rows, 512];
+  const data = await lossBatch(batch, clusters, { dim, spectrum: 'decaying', seed: 1 });
+  const matrix = (values, count = batch) => ({ data: values, rows: count, dim });
+  const centroids = matrix(data.centroids, clusters);
+  const logScale = Math.log(1 / 0.07);
+  const inputs = {
+    image: matrix(data.image),
+    text: matrix(data.text),
+    teacherImage: matrix(data.teacherImage),
+    teacherText: matrix(data.teacherText),
+    clipLogScale: logScale,
+    instanceLogScale: logScale,
+    centroids,
+    labels: data.labels,
+  };
+  const works = {
+    'loss, computed': (options) => clusterInstanceLoss(inputs, { ...options, learnedCentroids: true }),
+    'loss, cached': async (options) =>
+      clusterInstanceLoss(
+        { ...inputs, softTargets: await softTargets(inputs.teacherImage, centroids, options) },
+        options,
+      ),
+  };
+  for (const [name, work] of Object.entries(works)) {
+    const wanted = await work({ device: 'cpu' });
+    for (const device of devices) {
+      const found = await work({ device });
+      const again = sameBits(found, await work({ device }));
+      // Logits are up to 20 here, and a mean over the batch errs less than they do.
+      const terms = ['total', 'clip', 'clusterCe', 'clusterKl', 'instance'];
+      const ofTerms = Math.max(...terms.map((term) => Math.abs(found[term] - wanted[term]))) / 20;
+      const gradients = Object.keys(wanted.gradients).filter((key) =>
+        ArrayBuffer.isView(wanted.gradients[key]),
+      );
+      const ofGradients = Math.max(
+        ...gradients.map((key) => relativeError(found.gradients[key], wanted.gradients[key])),
+      );
+      const good = again && ofTerms <= LOSS_BOUND && ofGradients <= LOSS_BOUND;
+      console.log(
+        `  ${device} ${name}, B ${batch}, K ${clusters}, D ${dim}: terms off by ${ofTerms.toExponential(1)} of logits, ` +
+          `gradients by ${ofGradients.toExponential(1)}, ${again ? 'the same' : 'DIFFERENT'} in the second run`,
+      );
+      if (!good) wrong.push(`${name} on ${device}`);
+    }
+  }
+  return wrong;
+}
+
+/** Largest difference over the largest element. */
+function relativeError(found, wanted) {
+  let error = 0;
+  let size = 0;
+  for (let i = 0; i < wanted.length; i++) {
+    error = Math.max(error, Math.abs(found[i] - wanted[i]));
+    size = Math.max(size, Math.abs(wanted[i]));
+  }
+  return error === 0 ? 0 : error / size;
 }
 
 function sameBits(a, b) {

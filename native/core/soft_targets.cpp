@@ -12,6 +12,18 @@ namespace {
 
 constexpr int64_t kBlock = 4096;  // rows of the teacher at a time
 
+// Rows that the host can read: a device's matrix is copied from it, unless it is the host's own memory.
+Status readable(Backend& backend, const Context& context, const Rows& rows, AlignedArray<char>* copy,
+                Rows* out) {
+  *out = rows;
+  if (!rows.device || rows.device->owner == &cpuBackend()) return {};
+  const DeviceMatrix& matrix = *rows.device;
+  *copy = AlignedArray<char>(static_cast<int64_t>(matrix.bytes()));
+  CLIPCID_TRY(backend.download(context, matrix, copy->get()));
+  *out = Rows(MatrixView{copy->get(), matrix.dtype, matrix.rows, matrix.dim, matrix.dim});
+  return {};
+}
+
 // Rows [begin, begin + count), dense: where they lie, or read into `copy`.
 Status floatRows(const Rows& rows, int64_t begin, int64_t count, AlignedArray<float>* copy,
                  const float** out) {
@@ -38,18 +50,22 @@ Status softTargets(Backend& backend, const Context& context, const SoftTargetsAr
   }
   if (!(args.temperature > 0)) return {Code::kInvalidArgument, "The temperature isn't above 0"};
   try {
+    AlignedArray<char> ownTeacher, ownCentroids;
+    Rows rowsOfTeacher, rowsOfCentroids;
+    CLIPCID_TRY(readable(backend, context, args.teacher, &ownTeacher, &rowsOfTeacher));
+    CLIPCID_TRY(readable(backend, context, args.centroids, &ownCentroids, &rowsOfCentroids));
     AlignedArray<float> copy;
     std::vector<double> norms(static_cast<size_t>(args.centroids.count()));
     SoftmaxSide centres;
     centres.count = args.centroids.count();
-    CLIPCID_TRY(floatRows(args.centroids, 0, centres.count, &copy, &centres.data));
+    CLIPCID_TRY(floatRows(rowsOfCentroids, 0, centres.count, &copy, &centres.data));
     centres.measured = norms.data();
     std::vector<double> lse(static_cast<size_t>(std::min(count, kBlock)));
     for (int64_t begin = 0; begin < count; begin += kBlock) {
       const int64_t rows = std::min(kBlock, count - begin);
       AlignedArray<float> raw;
       const float* data = nullptr;
-      CLIPCID_TRY(floatRows(args.teacher, begin, rows, &raw, &data));
+      CLIPCID_TRY(floatRows(rowsOfTeacher, begin, rows, &raw, &data));
       UnitRows teacher;
       // A fault is named by its place in the whole matrix.
       CLIPCID_TRY(normaliseRows(backend, context, "teacher", data, rows, dim, &teacher, begin));

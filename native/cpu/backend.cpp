@@ -8,6 +8,7 @@
 #include <string>
 
 #include "core/parallel.h"
+#include "cpu/peak.h"
 #include "cpu/prepared.h"
 
 namespace clipcid {
@@ -71,6 +72,8 @@ Status CpuBackend::prepare(const Context& context, const PrepareArgs& args, std:
 }
 
 Status CpuBackend::synchronise(const Context&) { return {}; }
+
+Status CpuBackend::peak(const Context& context, Peak* out) { return measurePeak(context, out); }
 
 void CpuBackend::release(std::shared_ptr<DeviceMatrix>) {}
 

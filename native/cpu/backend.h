@@ -12,6 +12,7 @@ class CpuBackend final : public Backend {
   void release(std::shared_ptr<DeviceMatrix> matrix) override;
   DeviceMemory memory() override;
   Status synchronise(const Context& context) override;
+  Status peak(const Context& context, Peak* out) override;
 
   Status prepare(const Context& context, const PrepareArgs& args, std::unique_ptr<Prepared>* out) override;
   Status join(const Context& context, const JoinArgs& args) override;

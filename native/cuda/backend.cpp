@@ -9,7 +9,9 @@
 #include "cuda/devices.h"
 #include "cuda/iterate.h"
 #include "cuda/join.h"
+#include "cuda/peak.h"
 #include "cuda/prepared.h"
+#include "cuda/softmax_loss.h"
 #include "cuda/top_k.h"
 
 namespace clipcid {
@@ -88,6 +90,10 @@ DeviceMemory CudaBackend::memory() {
 
 Status CudaBackend::synchronise(const Context&) { return {}; }
 
+Status CudaBackend::peak(const Context& context, Peak* out) {
+  return guarded([&] { return measurePeak(device_, context, out); });
+}
+
 Status CudaBackend::prepare(const Context& context, const PrepareArgs& args, std::unique_ptr<Prepared>* out) {
   constexpr int64_t kMostDim = 1 << 16;
   if (args.rows.dim() > kMostDim) return {Code::kInvalidArgument, "Rows of more than 65,536 elements"};
@@ -124,20 +130,26 @@ Status CudaBackend::topK(const Context& context, const TopKArgs& args) {
   return guarded([&] { return topKeys(device_, context, args); });
 }
 
-namespace {
-
-// What the back end lacks so far: the name of the primitive is told, so that nobody takes it for a fault.
-Status missing(const char* primitive) {
-  return {Code::kDeviceUnavailable, std::string("This version of clip-cid has no kernel for ") + primitive +
-                                        " on CUDA devices; use the device 'cpu'"};
+Status CudaBackend::softmax(const Context& context, const SoftmaxArgs& args) {
+  return guarded([&] { return softmaxOver(device_, context, args); });
 }
 
-}  // namespace
-
-Status CudaBackend::softmax(const Context&, const SoftmaxArgs&) { return missing("the loss"); }
-Status CudaBackend::softmaxGradient(const Context&, const SoftmaxGradientArgs&) {
-  return missing("the loss");
+Status CudaBackend::softmaxGradient(const Context& context, const SoftmaxGradientArgs& args) {
+  return guarded([&] { return softmaxGradientOver(device_, context, args); });
 }
-Status CudaBackend::runner(int, std::unique_ptr<Runner>*) { return missing("programs"); }
+
+Status CudaBackend::contrast(const Context& context, const ContrastArgs& args) {
+  return guarded([&] { return contrastOf(device_, context, args); });
+}
+
+Status CudaBackend::distil(const Context& context, const DistilArgs& args) {
+  return guarded([&] { return distilOf(device_, context, args); });
+}
+
+// What the back end lacks so far is told by name, so that nobody takes it for a fault.
+Status CudaBackend::runner(int, std::unique_ptr<Runner>*) {
+  return {Code::kDeviceUnavailable,
+          "This version of clip-cid has no kernel for programs on CUDA devices; use the device 'cpu'"};
+}
 
 }  // namespace clipcid

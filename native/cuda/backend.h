@@ -15,6 +15,7 @@ class CudaBackend final : public Backend {
   void release(std::shared_ptr<DeviceMatrix> matrix) override;
   DeviceMemory memory() override;
   Status synchronise(const Context& context) override;
+  Status peak(const Context& context, Peak* out) override;
 
   Status prepare(const Context& context, const PrepareArgs& args, std::unique_ptr<Prepared>* out) override;
   Status join(const Context& context, const JoinArgs& args) override;
@@ -30,6 +31,8 @@ class CudaBackend final : public Backend {
   Status rowNorms(const Context& context, const RowNormsArgs& args) override;
   Status softmax(const Context& context, const SoftmaxArgs& args) override;
   Status softmaxGradient(const Context& context, const SoftmaxGradientArgs& args) override;
+  Status contrast(const Context& context, const ContrastArgs& args) override;
+  Status distil(const Context& context, const DistilArgs& args) override;
   Status adamw(const Context& context, const AdamwArgs& args) override;
   Status runner(int threads, std::unique_ptr<Runner>* out) override;
 

@@ -255,6 +255,8 @@ Status encodeRows(Device& device, Stream stream, const DeviceRows& rows, const E
     case Math::kInt8:
       CLIPCID_TRY(encode<Math::kInt8>(device, stream, args, encoding.spread));
       break;
+    case Math::kHalves:
+      return {Code::kInternal, "Halves are not a filter's"};
   }
   return findMaxima(device, stream, out);
 }

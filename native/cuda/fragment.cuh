@@ -41,6 +41,13 @@ struct Fragment {
   CLIPCID_DEVICE int row(int r) const { return warpRow + Layout::row(lane, r); }
   CLIPCID_DEVICE int column(int c) const { return warpColumn + Layout::column(lane, c); }
 
+  CLIPCID_DEVICE void add(const Fragment& other) {
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) {
+#pragma unroll
+      for (int c = 0; c < kColumns; ++c) at(r, c) += other.at(r, c);
+    }
+  }
   CLIPCID_DEVICE void clear() {
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {

@@ -24,6 +24,8 @@ Status withTile(Math math, TileShape shape, Body&& body) {
                                         : body(MediumTile<Math::kFloat16>());
     case Math::kInt8:
       return shape == TileShape::kLarge ? body(LargeTile<Math::kInt8>()) : body(MediumTile<Math::kInt8>());
+    case Math::kHalves:
+      break;  // its epilogues have a tile of their own
   }
   return {Code::kInternal, "A product without a kind"};
 }

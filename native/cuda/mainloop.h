@@ -24,16 +24,18 @@
 
 namespace clipcid::cuda {
 
-// Encoded rows [problems * rows], of words.h: `stride` bytes from one to the next, a multiple of kDepthBytes.
+// Encoded rows [problems * rows] (encode.h, halves.h): `stride` bytes from one to the next, a multiple of kDepthBytes.
 struct Operand {
   const char* words = nullptr;
   int64_t stride = 0;
   int32_t rows = 0;  // of a problem
+  // Bytes from a problem's first row to that of the next; 0: rows * stride. Problems may be parts of the depth of the same rows.
+  int64_t problemStride = 0;
 };
 
 struct MainloopParams {
   Operand queries, keys;
-  int32_t depths = 0;  // stages of a row
+  int32_t depths = 0;  // stages of a row; of halves a multiple of kPromotedStages
   // A second pair of matrices of as many rows, for epilogues of two products.
   Operand secondQueries, secondKeys;
   int32_t secondDepths = 0;

@@ -51,7 +51,9 @@ class StageLoader {
   static_assert(Tile::kRows % kRowsAtOnce == 0 && Tile::kColumns % kRowsAtOnce == 0);
 
   CLIPCID_DEVICE static const char* place(const Operand& operand, int32_t problem, int32_t row) {
-    return operand.words + (static_cast<int64_t>(problem) * operand.rows + row) * operand.stride;
+    const int64_t ofProblem =
+        operand.problemStride != 0 ? operand.problemStride : operand.rows * operand.stride;
+    return operand.words + problem * ofProblem + row * operand.stride;
   }
   // Rows that do not exist are zeros.
   template <int kCount>
@@ -71,11 +73,48 @@ class StageLoader {
   const char* key_ = nullptr;
 };
 
+// The same of halves: high high, high low, low high, of which the first two chunks of a row hold the high ones.
+template <typename Tile>
+CLIPCID_DEVICE void multiplyHalves(FragmentOf<Tile>& fragment, const char* queries, const char* keys) {
+  constexpr int kDown = Tile::kWarpRows / 16, kAcross = Tile::kWarpColumns / 16;
+  const int lane = fragment.lane;
+  const char* a = queries + (fragment.warpRow + lane % 16) * kDepthBytes;
+  const char* b = keys + (fragment.warpColumn + lane / 16 * 8 + lane % 8) * kDepthBytes;
+  const int turn = lane % 8 / 2;
+  uint32_t left[2][kDown][4];
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+#pragma unroll
+    for (int i = 0; i < kDown; ++i)
+      loadMatrices(left[half][i], a + i * 16 * kDepthBytes + ((2 * half + lane / 16) ^ turn) * kChunkBytes);
+  }
+#pragma unroll
+  for (int j = 0; j < kAcross; ++j) {
+    uint32_t right[2][4];
+#pragma unroll
+    for (int half = 0; half < 2; ++half)
+      loadMatrices(right[half], b + j * 16 * kDepthBytes + ((2 * half + lane / 8 % 2) ^ turn) * kChunkBytes);
+#pragma unroll
+    for (int product = 0; product < 3; ++product) {
+      const auto& x = left[product == 2];
+      const auto& y = right[product == 1];
+      const uint32_t first[2] = {y[0], y[1]}, second[2] = {y[2], y[3]};
+#pragma unroll
+      for (int i = 0; i < kDown; ++i) {
+        multiplyAdd(fragment.values[i][2 * j], x[i], first);
+        multiplyAdd(fragment.values[i][2 * j + 1], x[i], second);
+      }
+    }
+  }
+}
+
 // fragment += queries keys', of one stage; `queries` and `keys` are the tile's parts of it.
 template <typename Tile>
 CLIPCID_DEVICE void multiplyStage(FragmentOf<Tile>& fragment, const char* queries, const char* keys) {
   const int lane = fragment.lane;
-  if constexpr (Tile::kMath != Math::kFloat32) {
+  if constexpr (Tile::kMath == Math::kHalves) {
+    multiplyHalves<Tile>(fragment, queries, keys);
+  } else if constexpr (Tile::kMath != Math::kFloat32) {
     constexpr int kDown = Tile::kWarpRows / 16, kAcross = Tile::kWarpColumns / 16;
     const char* a = queries + (fragment.warpRow + lane % 16) * kDepthBytes;
     const char* b = keys + (fragment.warpColumn + lane / 16 * 8 + lane % 8) * kDepthBytes;
@@ -180,6 +219,14 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
   scores.lane = thread % kWarp;
   scores.warpRow = thread / kWarp / Tile::kWarpsAcross * Tile::kWarpRows;
   scores.warpColumn = thread / kWarp % Tile::kWarpsAcross * Tile::kWarpColumns;
+  constexpr bool kPromotes = Tile::kMath == Math::kHalves;
+  FragmentOf<Tile> few;  // of kPromotedStages
+  if constexpr (kPromotes) {
+    few.lane = scores.lane;
+    few.warpRow = scores.warpRow;
+    few.warpColumn = scores.warpColumn;
+    few.clear();
+  }
   while (work.valid(schedule)) {
     waitCopies<Tile::kStages - 2>();
     __syncthreads();
@@ -193,7 +240,15 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
       if (work.depth == params.depths) epilogue.between(scores, tileAt<Tile>(params, queryCount, work));
     }
     const char* stage = ring + workStage * Tile::kStageBytes;
-    multiplyStage<Tile>(scores, stage, stage + Tile::kRows * kDepthBytes);
+    if constexpr (kPromotes) {
+      multiplyStage<Tile>(few, stage, stage + Tile::kRows * kDepthBytes);
+      if (work.depth % kPromotedStages == kPromotedStages - 1) {
+        scores.add(few);
+        few.clear();
+      }
+    } else {
+      multiplyStage<Tile>(scores, stage, stage + Tile::kRows * kDepthBytes);
+    }
     if (work.depth + 1 == depths) {
       const TileAt at = tileAt<Tile>(params, queryCount, work);
       epilogue.visit(scores, at);

@@ -246,6 +246,8 @@ BoundTerms FilterPlan::terms() const {
     case Math::kInt8:
       relative = 0x1p-23;  // sums are exact, but are compared as float32
       break;
+    case Math::kHalves:
+      return {HUGE_VALF, HUGE_VALF};  // no filter
   }
   relative /= 1 - relative;
   // 2^-40 is more than the canonical dot's own rounding for up to 65,536 elements.

@@ -1,7 +1,7 @@
 // Shapes of tiles, what of them lies where, and which of them a GPU gets.
 //
 // A stage of the mainloop holds 64 bytes of each row of a tile of queries and of a tile of keys: 32 elements of float16, 64 of
-// int8, 16 of float32. Rows are four chunks of 16 bytes, which are permuted within the row so that eight rows' chunks of one
+// int8, 16 of float32 or of halves. Rows are four chunks of 16 bytes, which are permuted within the row so that eight rows' chunks of one
 // index, which ldmatrix reads at once, lie in eight different sixteens of bytes of 128.
 #pragma once
 
@@ -23,17 +23,24 @@ CLIPCID_ANYWHERE constexpr int chunkOffset(int row, int chunk) {
   return row * kDepthBytes + ((chunk ^ (row >> 1 & (kRowChunks - 1))) * kChunkBytes);
 }
 
-enum class Math : uint8_t { kFloat32, kFloat16, kInt8 };
+// kHalves: products as good as float32's, by tensor cores (halves.h).
+enum class Math : uint8_t { kFloat32, kFloat16, kInt8, kHalves };
 
 CLIPCID_ANYWHERE constexpr int elementBytes(Math math) {
-  return math == Math::kFloat32 ? 4 : math == Math::kFloat16 ? 2 : 1;
+  return math == Math::kFloat16 ? 2 : math == Math::kInt8 ? 1 : 4;
 }
 constexpr const char* mathName(Math math) {
-  return math == Math::kFloat32 ? "float32" : math == Math::kFloat16 ? "float16" : "int8";
+  return math == Math::kFloat32   ? "float32"
+         : math == Math::kFloat16 ? "float16"
+         : math == Math::kInt8    ? "int8"
+                                  : "halves";
 }
 
 // How a tile's scores are dealt out to threads (fragment.cuh): without tensor cores, or by the instruction that multiplies.
 enum class Dealt : uint8_t { kPlain, kMma, kWgmma };
+
+// Of halves: stages whose products a tensor core adds up by itself. Then they go over into sums that are rounded to nearest.
+constexpr int kPromotedStages = 4;
 
 template <Math kMath_, int kRows_, int kColumns_, int kWarpRows_, int kWarpColumns_, int kStages_,
           int kBlocks_>
@@ -73,11 +80,14 @@ using LargeTile = Tile<kMath, 128, 256, 64, 64, 4, 1>;
 template <Math kMath>
 using RoomyTile = Tile<kMath, 128, 128, 64, 32, 3, 1>;
 using SmallTile = Tile<Math::kFloat32, 64, 64, 32, 16, 3, 2>;
+// Two sums of each score in registers.
+using HalvesTile = Tile<Math::kHalves, 128, 128, 64, 32, 4, 1>;
 using RoomySmallTile = Tile<Math::kFloat32, 64, 64, 32, 16, 3, 1>;
 
 static_assert(MediumTile<Math::kFloat16>::kRingBytes == 48 << 10,
               "two blocks in the 100 KB of 8.6, 8.9 and 12.0");
 static_assert(LargeTile<Math::kInt8>::kRingBytes == 96 << 10);
+static_assert(HalvesTile::kRingBytes == 64 << 10);
 
 // Of the sm_90 mainloop. A warpgroup copies and two multiply, each 64 rows of the tile by all of its columns, one wgmma wide. A
 // stage has 128 bytes of each row, in the order that TMA and wgmma call the 128-byte swizzle; as many stages as there is

@@ -154,6 +154,8 @@ Status topKProductTiles(const Device& device, Stream stream, Math math, const Ma
       return launchTile<RoomyTile<Math::kFloat16>, TopKProductEpilogue>(device, stream, params, topK);
     case Math::kInt8:
       return launchTile<RoomyTile<Math::kInt8>, TopKProductEpilogue>(device, stream, params, topK);
+    case Math::kHalves:
+      break;  // no filter
   }
   return {Code::kInternal, "A product without a kind"};
 }

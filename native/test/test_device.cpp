@@ -1,5 +1,6 @@
-// The primitives of every usable CUDA device against those of the CPU, equal to the bit where the contract says so: what runs
-// under compute-sanitizer, and on the emulated device among the other tests. Sizes are small and odd.
+// The primitives of every usable CUDA device against those of the CPU, equal to the bit where the contract says so, and the
+// loss's against float64: what runs under compute-sanitizer, and on the emulated device among the other tests. Sizes are small
+// and odd.
 //
 // Exit codes: 0 equal, 1 not, 77 there is no usable device.
 #include <algorithm>
@@ -7,10 +8,10 @@
 #include <limits>
 #include <tuple>
 
-#include "check.h"
 #include "core/balance.h"
 #include "core/kmeans.h"
 #include "cuda/devices.h"
+#include "loss_checks.h"
 
 using namespace clipcid;
 using namespace clipcid::test;
@@ -238,6 +239,17 @@ void training(Backend& device) {
   for (int which = 0; which < 4; ++which) CHECK(values[0][which] == values[1][which]);
 }
 
+// Round the edges of tiles, and over several parts of sums; runs are compared to the bit.
+void losses(Backend& device) {
+  primitive(device, 70, 133, 35, 10, 2);
+  contrast(device, 131, 66, 14, true, true, 2);
+  contrast(device, 65, 20, 30, false, false, 2);
+  distil(device, {67, 140, 20, 50, true, true, true, true}, 2);
+  distil(device, {5, 1100, 64, 20, true, false, false, false}, 2);
+  distil(device, {40, 60, 130, 20, false, false, true, false}, 2);
+  loss(device, 30, 33, 20, 70, true, Pairing::kBoth, 2);
+}
+
 void all(Backend& device) {
   for (const Filter filter : kFilters) {
     for (const bool unit : {true, false}) {
@@ -261,6 +273,7 @@ void all(Backend& device) {
       clusterings(device, context, batch, false);
     }
   }
+  losses(device);
   training(device);
 }
 

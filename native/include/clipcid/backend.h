@@ -253,8 +253,8 @@ struct SoftmaxGradientArgs {
   SoftmaxSide values;  // [keys]; `data` null: the keys
   int64_t dim = 0;
   double scale = 1;
-  // The pass that gave the log-sum-exps had these keys as its queries. Then logits are summed up as they were there,
-  // and equal to the bit.
+  // The pass that gave the log-sum-exps had these keys as its queries. Then logits are summed up as they were there, and
+  // equal to the bit on a CPU.
   bool mirrored = false;
   const int32_t* targets = nullptr;   // [queries], or null
   const double* rowLse = nullptr;     // [queries], or null
@@ -327,6 +327,16 @@ struct AdamwArgs {
   double* gradientNorm = nullptr;  // one number, before clipping
 };
 
+// What a device reaches at most, measured, in billions of operations a second, two to a multiply-add. Where there are no
+// instructions for a precision it is done in the next more precise one, and so is its figure.
+struct Peak {
+  double float32 = 0;
+  double bfloat16 = 0;
+  double int8 = 0;
+  // Billions of bytes a second that a copy reads and writes in the device's own memory; 0 on the CPU.
+  double bandwidth = 0;
+};
+
 struct DeviceMemory {
   size_t total = 0;
   size_t free = 0;
@@ -344,6 +354,8 @@ class Backend {
   virtual void release(std::shared_ptr<DeviceMatrix> matrix) = 0;
   virtual DeviceMemory memory() = 0;
   virtual Status synchronise(const Context& context) = 0;
+  // Takes well below a second.
+  virtual Status peak(const Context& context, Peak* out) = 0;
 
   virtual Status prepare(const Context& context, const PrepareArgs& args, std::unique_ptr<Prepared>* out) = 0;
   virtual Status join(const Context& context, const JoinArgs& args) = 0;

@@ -1,5 +1,5 @@
 import type { KernelOptions } from '../native/context.ts';
-import { devices } from '../native/devices.ts';
+import { type Device, devices } from '../native/devices.ts';
 import { type Peak, peak } from '../native/peak.ts';
 import type { Work } from './works.ts';
 
@@ -20,9 +20,12 @@ export interface Measurement {
   readonly cpu_seconds: number;
   /** Of the operations that brute force takes, at the median. */
   readonly gflops: number;
-  /** float32 multiply-adds that as many threads of the CPU do in registers, in this process. */
+  /**
+   * What the device reaches in this process: on the CPU float32 multiply-adds in registers, by as many threads; on a GPU a large product of
+   * float16, as fast as one of bfloat16.
+   */
   readonly peak_gflops: number;
-  /** The same by precision, 10^9 operations a second. */
+  /** The same by precision, 10^9 operations a second, and a GPU's bandwidth, 10^9 bytes a second. */
   readonly peaks: Peak;
   /** gflops / peak_gflops: over 1 where less is computed, or in lower precision. */
   readonly share_of_peak: number;
@@ -40,8 +43,13 @@ export async function measure(
   repeat: number,
   onRun: (done: number) => void = () => {},
 ): Promise<Measurement> {
-  const { device, threads } = kernel;
-  const before = await peak({ threads });
+  const { device, threads, maxDeviceMemory } = kernel;
+  const asked = {
+    device: device as Device,
+    threads,
+    ...(maxDeviceMemory === undefined ? {} : { maxDeviceMemory }),
+  };
+  const before = await peak(asked);
   let last = await work.run(kernel);
   const times: number[] = [];
   const busy: number[] = [];
@@ -55,13 +63,17 @@ export async function measure(
     busy.push((user + system) / 1e6);
   }
   onRun(repeat);
-  const after = await peak({ threads });
+  const after = await peak(asked);
   // Other work on the machine can only lower what is measured.
   const peaks = {
     float32: Math.max(before.float32, after.float32),
     bfloat16: Math.max(before.bfloat16, after.bfloat16),
     int8: Math.max(before.int8, after.int8),
+    ...(before.bandwidth === undefined
+      ? {}
+      : { bandwidth: Math.max(before.bandwidth, after.bandwidth ?? 0) }),
   };
+  const reached = device === 'cpu' ? peaks.float32 : peaks.bfloat16;
   const seconds = median(times);
   const gflops = last.operations / seconds / 1e9;
   return {
@@ -75,9 +87,9 @@ export async function measure(
     repeat,
     cpu_seconds: median(busy),
     gflops,
-    peak_gflops: peaks.float32,
+    peak_gflops: reached,
     peaks,
-    share_of_peak: gflops / peaks.float32,
+    share_of_peak: gflops / reached,
     plan: last.plan ?? null,
   };
 }

@@ -41,7 +41,8 @@ Examples:
   $ clip-cid bench loader --image photo --size 224
 
 GFLOP/s are those that brute force would need for the same result in the same time, and the peak is what the threads reach with float32
-multiply-adds in registers: the share is over 1 where less is computed, or in lower precision. Times are medians.`,
+multiply-adds in registers: the share is over 1 where less is computed, or in lower precision. Times are medians. On a GPU (--device cuda) the
+peak is a large product of float16, measured in the same process; products as good as float32's, as in the loss, are three of those.`,
     );
   operation(bench, 'dedup', 'groups of near-duplicate rows, all pairs')
     .addOption(number('--rows <n>', 'rows').default(20_000))
@@ -260,17 +261,29 @@ function count(name: string, value: number): number {
 function describe(measured: Measurement, about: readonly string[]): string {
   const { op, device, architecture, threads, shape, seconds, spread, repeat } = measured;
   const sizes = Object.entries(shape).map(([name, value]) => `${name} ${value.toLocaleString('en')}`);
-  const rate = (value: number) => value.toLocaleString('en', { maximumFractionDigits: 0 });
   const line = (name: string, text: string) => `${name.padEnd(9)}${text}`;
   return [
     `${op} on ${device} (${architecture}, ${threads} ${threads === 1 ? 'thread' : 'threads'}): ${[...sizes, ...about].join(', ')}`,
     line('seconds', `${digits(seconds)} (${digits(spread.min)} to ${digits(spread.max)}, ${repeat} runs)`),
-    line(
-      'GFLOP/s',
-      `${rate(measured.gflops)} of brute force; float32 peak ${rate(measured.peak_gflops)}, share ${measured.share_of_peak.toFixed(2)}`,
-    ),
+    ...speed(measured, line),
     ...(measured.plan === null ? [] : [line('plan', measured.plan)]),
   ].join('\n');
+}
+
+function speed(measured: Measurement, line: (name: string, text: string) => string): string[] {
+  const { device, gflops, peak_gflops, peaks } = measured;
+  const share = `share ${measured.share_of_peak.toFixed(2)}`;
+  const whole = (value: number) => value.toLocaleString('en', { maximumFractionDigits: 0 });
+  if (device === 'cpu')
+    return [line('GFLOP/s', `${whole(gflops)} of brute force; float32 peak ${whole(peak_gflops)}, ${share}`)];
+  const tera = (value: number) => (value / 1000).toPrecision(3);
+  return [
+    line(
+      'TFLOP/s',
+      `${tera(gflops)} of brute force; a large product of float16 ${tera(peak_gflops)}, ${share}; of int8 ${tera(peaks.int8)}, ` +
+        `of float32 ${tera(peaks.float32)}; memory ${whole(peaks.bandwidth ?? 0)} GB/s`,
+    ),
+  ];
 }
 
 function digits(seconds: number): string {

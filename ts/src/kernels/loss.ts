@@ -141,11 +141,13 @@ const OPTIONS = [
  * sampling of centres are not published; what stands here is our choice. `'cross'` is the interactive contrastive term of CLIP-KD.
  * The KL term uses soft centroids o_i = Σ_j P_ij ĉ_j: its gradient in ŝ_i is (Σ_j Q_ij ĉ_j − o_i) / temperature.
  *
- * Deterministic for one build and instruction set, whatever the number of threads. Products have float32's accuracy; a processor
- * with AMX makes them of two bfloat16 halves of each element, right to 3 · 2⁻¹⁸ = 1.2e-5 of the sum of their absolute summands.
+ * Deterministic for one build and instruction set, whatever the number of threads, or for one build and GPU. Products have float32's
+ * accuracy; a processor with AMX makes them of two bfloat16 halves of each element, right to 3 · 2⁻¹⁸ = 1.2e-5 of the sum of their
+ * absolute summands, a GPU of two float16 halves, right to 2⁻¹⁹ = 2e-6. There `maxDeviceMemory` must have room for the batch and the
+ * centres twice, as they are; a `DeviceMatrix` is not taken.
  *
  * @throws TypeError or RangeError for arguments; CidError INVALID_DATA that names the input and its first row that is zero, NaN or
- *   infinite; CidError ABORTED.
+ *   infinite; CidError OUT_OF_MEMORY that says what is needed and what there is; CidError ABORTED.
  */
 export async function clusterInstanceLoss(
   inputs: LossInputs,

@@ -1,0 +1,122 @@
+// Epilogue of softmaxes: a tile of scores becomes logits, which are stored where somebody wants them, and parts of log-sum-exps.
+//
+// A warp has 64 queries by 32 keys of the tile. By query it reduces its 32 keys to their largest logit and the sum of
+// exponentials over that, four lanes by shuffles; by key its 64 queries, eight lanes. Every such part has a place of its own
+// in memory, so nothing is added in an order that depends on blocks; parts are merged afterwards, in order
+// (softmax_kernels.cu). 8 bytes for 32 logits; with both, 12.
+//
+// An element costs a maximum and an exponential for each of the two.
+#pragma once
+
+#include "cuda/fragment.cuh"
+#include "cuda/softmax_kernels.h"
+
+namespace clipcid::cuda {
+
+template <typename Fragment, typename Team>
+class LogitsEpilogue {
+ public:
+  using Params = LogitsParams;
+  static constexpr int kSharedBytes = 0;
+  static_assert(Fragment::Layout::column(0, 0) + 1 == Fragment::Layout::column(0, 1), "written in pairs");
+
+  CLIPCID_DEVICE LogitsEpilogue(const Params& params, char*, Team) : params_(params) {}
+
+  CLIPCID_DEVICE void begin(const TileAt&) {}
+  CLIPCID_DEVICE void start(Fragment& scores, const TileAt&) { scores.clear(); }
+  CLIPCID_DEVICE void finish(const TileAt&) {}
+
+  CLIPCID_DEVICE void visit(Fragment& scores, const TileAt& at) {
+#pragma unroll
+    for (int r = 0; r < Fragment::kRows; ++r) {
+#pragma unroll
+      for (int c = 0; c < Fragment::kColumns; ++c)
+        scores.at(r, c) = scores.at(r, c) * params_.unscale * params_.scale;
+    }
+    if (params_.logits != nullptr) store(scores, at);
+    if (params_.targets != nullptr) findTargets(scores, at);
+    if (params_.queryParts != nullptr) byQuery(scores, at);
+    if (params_.keyParts != nullptr) byKey(scores, at);
+  }
+
+ private:
+  CLIPCID_DEVICE void store(const Fragment& scores, const TileAt& at) {
+#pragma unroll
+    for (int r = 0; r < Fragment::kRows; ++r) {
+      const int row = scores.row(r);
+      if (row >= at.rows) continue;
+      float* to = params_.logits + (int64_t{at.row} + row) * params_.logitsStride + at.column;
+#pragma unroll
+      for (int c = 0; c < Fragment::kColumns; c += 2) {
+        const int column = scores.column(c);
+        if (column < at.columns)
+          *reinterpret_cast<Floats2*>(to + column) = {scores.at(r, c), scores.at(r, c + 1)};
+      }
+    }
+  }
+
+  CLIPCID_DEVICE void findTargets(const Fragment& scores, const TileAt& at) {
+#pragma unroll
+    for (int r = 0; r < Fragment::kRows; ++r) {
+      const int row = scores.row(r);
+      if (row >= at.rows) continue;
+      const int32_t target = params_.targets[at.row + row] - at.column;
+      if (target < 0 || target >= at.columns) continue;
+#pragma unroll
+      for (int c = 0; c < Fragment::kColumns; ++c) {
+        if (scores.column(c) == target) params_.targetLogits[at.row + row] = scores.at(r, c);
+      }
+    }
+  }
+
+  CLIPCID_DEVICE void byQuery(const Fragment& scores, const TileAt& at) {
+    const int32_t parts = (params_.keys + kPartKeys - 1) / kPartKeys;
+    const int32_t part = (at.column + scores.warpColumn) / kPartKeys;
+#pragma unroll
+    for (int r = 0; r < Fragment::kRows; ++r) {
+      float most = -HUGE_VALF;
+#pragma unroll
+      for (int c = 0; c < Fragment::kColumns; ++c)
+        most = fmaxf(most, scores.column(c) < at.columns ? scores.at(r, c) : -HUGE_VALF);
+      most = fmaxf(most, __shfl_xor_sync(kAllLanes, most, 1));
+      most = fmaxf(most, __shfl_xor_sync(kAllLanes, most, 2));
+      float sum = 0;
+#pragma unroll
+      for (int c = 0; c < Fragment::kColumns; ++c)
+        sum += scores.column(c) < at.columns ? exp2f(scores.at(r, c) - most) : 0;
+      sum += __shfl_xor_sync(kAllLanes, sum, 1);
+      sum += __shfl_xor_sync(kAllLanes, sum, 2);
+      const int row = scores.row(r);
+      if (scores.lane % Fragment::Layout::kLanesOfRow == 0 && row < at.rows && part < parts)
+        params_.queryParts[(int64_t{at.row} + row) * parts + part] = {most, sum};
+    }
+  }
+
+  CLIPCID_DEVICE void byKey(const Fragment& scores, const TileAt& at) {
+    const int32_t part = (at.row + scores.warpRow) / kPartQueries;
+#pragma unroll
+    for (int c = 0; c < Fragment::kColumns; ++c) {
+      float most = -HUGE_VALF;
+#pragma unroll
+      for (int r = 0; r < Fragment::kRows; ++r)
+        most = fmaxf(most, scores.row(r) < at.rows ? scores.at(r, c) : -HUGE_VALF);
+#pragma unroll
+      for (int by = Fragment::Layout::kLanesOfRow; by < kWarp; by *= 2)
+        most = fmaxf(most, __shfl_xor_sync(kAllLanes, most, by));
+      float sum = 0;
+#pragma unroll
+      for (int r = 0; r < Fragment::kRows; ++r)
+        sum += scores.row(r) < at.rows ? exp2f(scores.at(r, c) - most) : 0;
+#pragma unroll
+      for (int by = Fragment::Layout::kLanesOfRow; by < kWarp; by *= 2)
+        sum += __shfl_xor_sync(kAllLanes, sum, by);
+      const int column = scores.column(c);
+      if (scores.lane < Fragment::Layout::kLanesOfRow && column < at.columns && scores.warpRow < at.rows)
+        params_.keyParts[int64_t{part} * params_.keys + at.column + column] = {most, sum};
+    }
+  }
+
+  const Params& params_;
+};
+
+}  // namespace clipcid::cuda
