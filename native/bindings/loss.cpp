@@ -80,7 +80,13 @@ class Loss final : public Operation {
 
   void readCluster(const Napi::Object& object) {
     args_.clusters = integerOf(object.Get("clusters"), "clusters", 1, kMostRows);
-    args_.centroids = floats(object, "centroids", args_.clusters * args_.teacherDim);
+    const Napi::Value centroids = object.Get("centroids");
+    if (centroids.IsTypedArray()) {
+      args_.centroids = floats(object, "centroids", args_.clusters * args_.teacherDim);
+    } else {
+      centroids_ = unwrapMatrix(centroids, "centroids");
+      args_.centroidsOnDevice = centroids_.get();
+    }
     // Indices are copied: they are checked before they lead into other buffers, and must not change in
     // between.
     const Napi::Int32Array labels = arrayOf<int32_t>(object.Get("labels"), "labels", args_.batch);
@@ -120,6 +126,7 @@ class Loss final : public Operation {
   LossArgs args_;
   LossResult result_;
   std::vector<int32_t> labels_, sample_;
+  std::shared_ptr<DeviceMatrix> centroids_;
   std::vector<std::pair<const char*, size_t>> outputs_;  // name and index of what is held
 };
 

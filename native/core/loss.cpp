@@ -5,11 +5,12 @@
 #include <new>
 
 #include "core/loss_terms.h"
+#include "core/read_rows.h"
 
 namespace clipcid {
 namespace {
 
-Status validate(const LossArgs& args, const LossResult& result) {
+Status validate(const Backend& backend, const LossArgs& args, const LossResult& result) {
   const auto invalid = [](const char* message) { return Status(Code::kInvalidArgument, message); };
   if (args.batch < 1 || args.dim < 1) return invalid("The batch is empty");
   if (args.batch > INT32_MAX || args.clusters > INT32_MAX) return invalid("More than 2^31 - 1 rows");
@@ -32,7 +33,13 @@ Status validate(const LossArgs& args, const LossResult& result) {
   }
   if (!args.useCluster()) return {};
 
-  if (!args.centroids || args.clusters < 1) return invalid("The centres are missing");
+  const DeviceMatrix* onDevice = args.centroidsOnDevice;
+  if ((args.centroids == nullptr) == (onDevice == nullptr) || args.clusters < 1)
+    return invalid("The centres are missing");
+  if (onDevice != nullptr && (onDevice->owner != &backend || onDevice->dtype != Dtype::kFloat32 ||
+                              onDevice->rows != args.clusters || onDevice->dim != args.teacherDim))
+    return invalid("The centres on the device are another's, or of another shape or type");
+  if (onDevice != nullptr && args.learned) return invalid("Centres that are learned are in memory");
   if (!(args.temperature > 0) || !(args.teacherTemperature > 0))
     return invalid("A temperature isn't above 0");
   if (args.learned && !result.centroids) return invalid("A matrix is missing");
@@ -212,9 +219,14 @@ Status distil(Backend& backend, const Context& context, const LossArgs& args, co
 
 }  // namespace
 
-Status clusterInstanceLoss(Backend& backend, const Context& context, const LossArgs& args,
+Status clusterInstanceLoss(Backend& backend, const Context& context, const LossArgs& given,
                            LossResult* result) {
-  CLIPCID_TRY(validate(args, *result));
+  LossArgs args = given;
+  CLIPCID_TRY(validate(backend, args, *result));
+  if (args.centroidsOnDevice != nullptr && &backend == &cpuBackend()) {
+    args.centroids = hostView(*args.centroidsOnDevice).floats();
+    args.centroidsOnDevice = nullptr;
+  }
   result->clip = result->clusterCe = result->clusterKl = result->instance = 0;
   result->clipLogScale = result->instanceLogScale = 0;
   try {

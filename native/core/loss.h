@@ -48,6 +48,8 @@ struct LossArgs {
   double temperature = 1;
   double teacherTemperature = 1;
   const float* centroids = nullptr;  // [K, Dt]
+  // Instead: float32 on the back end's device, which stay there. Then they are not learned.
+  const DeviceMatrix* centroidsOnDevice = nullptr;
   int64_t clusters = 0;
   const int32_t* labels = nullptr;  // [B]; not needed when ceWeight is 0
   const int32_t* sample = nullptr;  // ascending centres of this step, or null for all

@@ -29,6 +29,20 @@ Status targetsOf(const LossArgs& args, std::vector<int32_t>* targets) {
   return {};
 }
 
+// The unit centres of the labels, [B, D], of centres that are on a device.
+Status centresOfLabels(Backend& backend, const Context& context, const LossArgs& args,
+                       AlignedArray<float>* out) {
+  // Not owned: the caller's matrix outlives the call.
+  const std::shared_ptr<DeviceMatrix> matrix(std::shared_ptr<void>(),
+                                             const_cast<DeviceMatrix*>(args.centroidsOnDevice));
+  const std::vector<int64_t> indices(args.labels, args.labels + args.batch);
+  std::unique_ptr<Prepared> centres;
+  CLIPCID_TRY(backend.prepare(context, {.rows = Rows(matrix), .unit = true, .squares = false}, &centres));
+  *out = AlignedArray<float>(args.batch * args.teacherDim);
+  return backend.gather(
+      context, {.rows = centres.get(), .indices = indices.data(), .count = args.batch, .out = out->get()});
+}
+
 // What the pass over the centres doesn't know: that the labels' weights are 1 less, in the gradient of the unit centres
 // which is where that of the raw ones will be.
 void finishCentres(const Context& context, const LossArgs& args, const UnitRows& s,
@@ -57,6 +71,7 @@ Status clusterTerms(Backend& backend, const Context& context, const LossArgs& ar
   // The centres are never copied as a whole: a pass normalises them as it goes by.
   SoftmaxSide centres;
   centres.data = args.centroids;
+  centres.device = args.centroidsOnDevice;
   centres.count = args.sample != nullptr ? args.sampleCount : args.clusters;
   centres.indices = args.sample;
   std::vector<double> norms(static_cast<size_t>(centres.count));
@@ -94,6 +109,8 @@ Status clusterTerms(Backend& backend, const Context& context, const LossArgs& ar
   CLIPCID_TRY(checkNorms("centroids", norms, args.sample));
   centres.norms = norms.data();
   centres.measured = nullptr;
+  AlignedArray<float> ofLabels;
+  if (ce && args.centroids == nullptr) CLIPCID_TRY(centresOfLabels(backend, context, args, &ofLabels));
 
   // d / ds_i = ((ce + kl) E_Q[c] - ce c_target - kl o_i) / (B temperature)
   const double factor = 1 / (args.temperature * static_cast<double>(batch));
@@ -103,8 +120,9 @@ Status clusterTerms(Backend& backend, const Context& context, const LossArgs& ar
     const float* sum = sums.get() + i * dim;
     for (int64_t k = 0; k < dim; ++k) gradient[k] += static_cast<float>(factor) * sum[k];
     if (ce) {
-      const float* centre = args.centroids + args.labels[i] * dim;
-      const double inverse = 1 / norms[static_cast<size_t>(targets[at])];
+      const bool own = ofLabels.empty();
+      const float* centre = own ? args.centroids + args.labels[i] * dim : ofLabels.get() + i * dim;
+      const double inverse = own ? 1 / norms[static_cast<size_t>(targets[at])] : 1;
       const auto weight = static_cast<float>(args.ceWeight * factor * inverse);
       for (int64_t k = 0; k < dim; ++k) gradient[k] -= weight * centre[k];
     }

@@ -110,16 +110,16 @@ Status readFile(const FileView& view, const File& file, int64_t begin, int64_t c
   return {};
 }
 
-MatrixView viewOf(const DeviceMatrix& device) {
+}  // namespace
+
+MatrixView hostView(const DeviceMatrix& device) {
   const auto& matrix = static_cast<const CpuMatrix&>(device);
   return {matrix.data.get(), matrix.dtype, matrix.rows, matrix.dim, matrix.dim};
 }
 
-}  // namespace
-
 RowReader::RowReader(const Rows& rows) : rows_(rows) {
   if (rows.device) {
-    rows_.chunks.assign(1, {viewOf(*rows.device), {}});
+    rows_.chunks.assign(1, {hostView(*rows.device), {}});
   }
   std::map<std::string, std::shared_ptr<const File>> files;
   for (const Chunk& chunk : rows_.chunks) {

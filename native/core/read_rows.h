@@ -38,6 +38,8 @@ class RowReader {
 
 // RowReader::read, once.
 Status readRows(const Rows& rows, int64_t begin, int64_t count, float* out, int64_t stride);
+// What a CPU's device matrix holds.
+MatrixView hostView(const DeviceMatrix& matrix);
 // All rows as stored, dense. They are of one dtype.
 Status copyRows(const Rows& rows, char* out);
 

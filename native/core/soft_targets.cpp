@@ -51,14 +51,19 @@ Status softTargets(Backend& backend, const Context& context, const SoftTargetsAr
   if (!(args.temperature > 0)) return {Code::kInvalidArgument, "The temperature isn't above 0"};
   try {
     AlignedArray<char> ownTeacher, ownCentroids;
+    AlignedArray<float> copy;
     Rows rowsOfTeacher, rowsOfCentroids;
     CLIPCID_TRY(readable(backend, context, args.teacher, &ownTeacher, &rowsOfTeacher));
-    CLIPCID_TRY(readable(backend, context, args.centroids, &ownCentroids, &rowsOfCentroids));
-    AlignedArray<float> copy;
-    std::vector<double> norms(static_cast<size_t>(args.centroids.count()));
     SoftmaxSide centres;
     centres.count = args.centroids.count();
-    CLIPCID_TRY(floatRows(rowsOfCentroids, 0, centres.count, &copy, &centres.data));
+    const DeviceMatrix* matrix = args.centroids.device.get();
+    if (matrix != nullptr && matrix->owner != &cpuBackend() && matrix->dtype == Dtype::kFloat32) {
+      centres.device = matrix;
+    } else {
+      CLIPCID_TRY(readable(backend, context, args.centroids, &ownCentroids, &rowsOfCentroids));
+      CLIPCID_TRY(floatRows(rowsOfCentroids, 0, centres.count, &copy, &centres.data));
+    }
+    std::vector<double> norms(static_cast<size_t>(args.centroids.count()));
     centres.measured = norms.data();
     std::vector<double> lse(static_cast<size_t>(std::min(count, kBlock)));
     for (int64_t begin = 0; begin < count; begin += kBlock) {

@@ -54,6 +54,19 @@ __global__ void __launch_bounds__(kHalvesThreads, 4) encodeHalvesKernel(EncodeHa
   }
 }
 
+// A warp a row.
+__global__ void __launch_bounds__(kHalvesThreads)
+    gatherFloatsKernel(const float* from, int64_t stride, const int32_t* indices, int64_t count, float* out) {
+  constexpr int kWarps = kHalvesThreads / kWarp;
+  const int lane = static_cast<int>(threadIdx.x % kWarp);
+  const int64_t step = static_cast<int64_t>(gridDim.x) * kWarps;
+  for (int64_t at = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / kWarp; at < count; at += step) {
+    const float* row = from + indices[at] * stride;
+    for (int64_t k = 4 * lane; k < stride; k += 4 * kWarp)
+      *reinterpret_cast<Floats4*>(out + at * stride + k) = *reinterpret_cast<const Floats4*>(row + k);
+  }
+}
+
 }  // namespace
 
 float halvesScale(double largest) {
@@ -73,6 +86,18 @@ Status encodeHalves(const Device& device, Stream stream, const EncodeHalvesArgs&
                          .shared = sizeof(HalvesFloats),
                          .stream = stream},
                         args);
+}
+
+Status gatherFloats(const Device& device, Stream stream, const float* from, int64_t stride,
+                    const int32_t* indices, int64_t count, float* out) {
+  if (count == 0) return {};
+  constexpr int64_t kWarps = kHalvesThreads / kWarp;
+  const int64_t most = int64_t{kBlocksOfMultiprocessor} * device.properties.multiprocessors;
+  return CLIPCID_LAUNCH(gatherFloatsKernel,
+                        {.grid = static_cast<unsigned>(std::min((count + kWarps - 1) / kWarps, most)),
+                         .block = kHalvesThreads,
+                         .stream = stream},
+                        from, stride, indices, count, out);
 }
 
 }  // namespace clipcid::cuda

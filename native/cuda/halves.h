@@ -64,4 +64,8 @@ struct EncodeHalvesArgs {
 };
 Status encodeHalves(const Device& device, Stream stream, const EncodeHalvesArgs& args);
 
+// out [count, stride] = rows of `from` by their indices; the stride is a multiple of 4.
+Status gatherFloats(const Device& device, Stream stream, const float* from, int64_t stride,
+                    const int32_t* indices, int64_t count, float* out);
+
 }  // namespace clipcid::cuda

@@ -48,10 +48,46 @@ Status SoftmaxSweep::begin() {
   return {};
 }
 
+// Rows [begin, begin + count) of a side as they are, outStride() apart: of pieces of at most `most`.
+Status SoftmaxSweep::bringPiece(const SoftmaxSide& side, int64_t begin, int64_t count, int64_t most,
+                                const float** out) {
+  const int64_t stride = outStride();
+  const float* resident = nullptr;
+  if (side.device != nullptr) {
+    const auto& matrix = static_cast<const CudaMatrix&>(*side.device);
+    if (matrix.dtype != Dtype::kFloat32 || matrix.stride != stride)
+      return {Code::kInternal, "Rows on the device are of another type or width"};
+    resident = reinterpret_cast<const float*>(matrix.data.get());
+    if (side.indices == nullptr) {
+      *out = resident + begin * stride;
+      return {};
+    }
+  }
+  CLIPCID_TRY(piece_.atLeast(most * stride, stream()));
+  *out = piece_.get();
+  if (resident != nullptr) {
+    CLIPCID_TRY(indices_.atLeast(most, stream()));
+    CLIPCID_TRY(copyToDevice(indices_.get(), side.indices + begin, static_cast<size_t>(count) * 4, stream()));
+    return gatherFloats(device_, stream(), resident, stride, indices_.get(), count, piece_.get());
+  }
+  if (side.indices == nullptr) {
+    const HostRows rows(Rows(floatView(side.data, side.count, shape_.dim)));
+    return uploader_.rows(rows, begin, count, reinterpret_cast<char*>(piece_.get()), stream());
+  }
+  const auto [first, last] = std::minmax_element(side.indices + begin, side.indices + begin + count);
+  const HostRows rows(Rows(floatView(side.data + *first * shape_.dim, *last - *first + 1, shape_.dim)));
+  return uploader_.listed(
+      rows, [&](int64_t at) { return side.indices[begin + at] - *first; }, count, piece_.get(), stream());
+}
+
 Status SoftmaxSweep::bring(const SoftmaxSide& side, const Wanted& wanted, Side* out) {
   const int64_t dim = shape_.dim, stride = outStride();
   out->count = side.count;
-  out->scale = halvesScale(wanted.unit || side.measured != nullptr ? 1 : largestOf(context_, side, dim));
+  // Rows of a device, which the host cannot look at, are taken over their norms.
+  if (side.device != nullptr && side.measured == nullptr && side.norms == nullptr)
+    return {Code::kInternal, "Rows on the device have no norms"};
+  const bool unit = wanted.unit || side.measured != nullptr || side.device != nullptr;
+  out->scale = halvesScale(unit ? 1 : largestOf(context_, side, dim));
   if (wanted.rows) CLIPCID_TRY(out->rows.allocate(side.count, dim, stream()));
   if (wanted.columns) {
     CLIPCID_TRY(out->columns.allocate(dim, std::max(side.count, wanted.depth), stream()));
@@ -66,32 +102,23 @@ Status SoftmaxSweep::bring(const SoftmaxSide& side, const Wanted& wanted, Side* 
   }
   if (side.measured == nullptr && side.norms != nullptr)
     CLIPCID_TRY(copyToDevice(norms, side.norms, static_cast<size_t>(side.count) * 8, stream()));
-  int64_t stored = side.count;
-  for (int64_t i = 0; side.indices != nullptr && i < side.count; ++i)
-    stored = std::max<int64_t>(stored, side.indices[i] + 1);
-  const HostRows rows(Rows(floatView(side.data, stored, dim)));
   const int64_t most =
       std::clamp<int64_t>(softmaxLimits().pieceBytes / (4 * stride) / kHalvesDepth * kHalvesDepth,
                           kHalvesDepth, roundUp(side.count, kHalvesDepth));
-  CLIPCID_TRY(piece_.atLeast(most * stride, stream()));
   for (int64_t begin = 0; begin < side.count; begin += most) {
     const int64_t count = std::min(most, side.count - begin);
-    if (side.indices != nullptr) {
-      CLIPCID_TRY(uploader_.listed(
-          rows, [&](int64_t at) { return side.indices[begin + at]; }, count, piece_.get(), stream()));
-    } else {
-      CLIPCID_TRY(uploader_.rows(rows, begin, count, reinterpret_cast<char*>(piece_.get()), stream()));
-    }
+    const float* piece = nullptr;
+    CLIPCID_TRY(bringPiece(side, begin, count, most, &piece));
     if (side.measured != nullptr) {
       DeviceRows view;
-      view.data = piece_.get();
+      view.data = piece;
       view.stride = stride;
       view.dim = dim;
       view.count = count;
       CLIPCID_TRY(normsOfRows(device_, stream(), view, norms + begin));
     }
     EncodeHalvesArgs args;
-    args.data = piece_.get();
+    args.data = piece;
     args.stride = stride;
     args.dim = dim;
     args.count = count;

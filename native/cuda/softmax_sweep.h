@@ -100,6 +100,8 @@ class SoftmaxSweep {
   Status finish();
 
  private:
+  Status bringPiece(const SoftmaxSide& side, int64_t begin, int64_t count, int64_t most, const float** out);
+
   Device& device_;
   const Context& context_;
   const SoftmaxShape shape_;
@@ -113,6 +115,7 @@ class SoftmaxSweep {
   Buffer<float> querySums_, partial_;
   // Of `bring`.
   Buffer<float> piece_;
+  Buffer<int32_t> indices_;
   std::vector<std::pair<Buffer<double>, double*>> measured_;
   OwnedEvent done_[2];
 };

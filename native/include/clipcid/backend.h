@@ -213,7 +213,8 @@ struct RowNormsArgs {
   double* norms = nullptr;  // [count]
 };
 
-// One side of a matrix of logits: row i is that of `data` with index indices[i], or i, over norms[i], or 1.
+// One side of a matrix of logits: row i is that of `data` with index indices[i], or i, over norms[i], or 1. Instead of `data` a
+// matrix of float32 on a device, for its back end; the host's memory is `data`.
 struct SoftmaxSide {
   const float* data = nullptr;  // [., dim]
   int64_t count = 0;
@@ -222,6 +223,7 @@ struct SoftmaxSide {
   // [count] instead of norms, or null: receives the rows' canonical norms, which they are taken over. If one is 0 or not
   // finite, the pass's other results mean nothing.
   double* measured = nullptr;
+  const DeviceMatrix* device = nullptr;  // [., dim]
 };
 
 // Softmaxes over the keys, streaming: logits z[i, j] = scale * q[i] . k[j], tile by tile, never stored. Several sets of

@@ -2,6 +2,7 @@ import { balance } from '../kernels/balance.ts';
 import { kmeans } from '../kernels/kmeans.ts';
 import { clusterInstanceLoss, softTargets } from '../kernels/loss.ts';
 import { nearest } from '../kernels/nearest.ts';
+import { type DeviceMatrix, upload } from '../kernels/rows.ts';
 import { expectInteger } from '../native/check.ts';
 import type { KernelOptions } from '../native/context.ts';
 import type { ExecutorName } from '../program/create.ts';
@@ -104,15 +105,23 @@ export async function lossWork(
     instanceLogScale: Math.log(1 / 0.07),
     centroids,
     labels: data.labels,
-    ...(cached ? { softTargets: await softTargets(matrix(data.teacherImage), centroids) } : {}),
+    ...(cached
+      ? { softTargets: await softTargets(matrix(data.teacherImage), centroids, { device: 'cpu' }) }
+      : {}),
   };
+  // Centres stay on a GPU, as they do in training.
+  let resident: DeviceMatrix | undefined;
   const products = (3 + 2 * 2) * batch * batch + (cached ? 2 : 3) * batch * clusters;
   return {
     op: 'loss',
     shape: { batch, dim, clusters },
     async run(kernel) {
-      await clusterInstanceLoss(inputs, kernel);
+      if (kernel.device?.startsWith('cuda')) resident ??= await upload(centroids, { device: kernel.device });
+      await clusterInstanceLoss({ ...inputs, centroids: resident ?? centroids }, kernel);
       return { operations: 2 * dim * products };
+    },
+    async dispose() {
+      resident?.dispose();
     },
   };
 }

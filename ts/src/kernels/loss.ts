@@ -1,4 +1,4 @@
-import type { NativeLossInputs, NativeLossResult } from '../native/addon.ts';
+import type { NativeDeviceMatrix, NativeLossInputs, NativeLossResult } from '../native/addon.ts';
 import {
   expectBoolean,
   expectFloat32,
@@ -12,7 +12,7 @@ import {
   failType,
 } from '../native/check.ts';
 import { expectOptions, type KernelOptions, runNative } from '../native/context.ts';
-import { checkRows, deviceOf, type Matrix, type Rows } from './rows.ts';
+import { checkRows, DeviceMatrix, deviceOf, type Matrix, type Rows } from './rows.ts';
 
 /** The teacher's side of the KL term over all centres; see {@link softTargets}. Rows of a batch are picked from it by the caller. */
 export interface SoftTargets {
@@ -43,8 +43,8 @@ export interface LossInputs {
   readonly clipLogScale?: number;
   /** Natural log of the instance term's scale; at most 80. */
   readonly instanceLogScale?: number;
-  /** [K, Dt] centres: cluster terms. */
-  readonly centroids?: Matrix;
+  /** [K, Dt] centres: cluster terms. A device's matrix of float32 is not copied there in every call; then they are not learned. */
+  readonly centroids?: Matrix | DeviceMatrix;
   /** [B] centre of each image, 0 to K − 1: CE term. */
   readonly labels?: Int32Array;
   /** Ascending indices of the centres that count in this step, all labels among them; see {@link sampleCentres}. Defaults to all. */
@@ -144,7 +144,7 @@ const OPTIONS = [
  * Deterministic for one build and instruction set, whatever the number of threads, or for one build and GPU. Products have float32's
  * accuracy; a processor with AMX makes them of two bfloat16 halves of each element, right to 3 · 2⁻¹⁸ = 1.2e-5 of the sum of their
  * absolute summands, a GPU of two float16 halves, right to 2⁻¹⁹ = 2e-6. There `maxDeviceMemory` must have room for the batch and the
- * centres twice, as they are; a `DeviceMatrix` is not taken.
+ * centres twice; centres that stay from call to call are best uploaded once.
  *
  * @throws TypeError or RangeError for arguments; CidError INVALID_DATA that names the input and its first row that is zero, NaN or
  *   infinite; CidError OUT_OF_MEMORY that says what is needed and what there is; CidError ABORTED.
@@ -188,7 +188,8 @@ export async function clusterInstanceLoss(
       native.cluster = clusterInputs(inputs, options, image.rows, dim, ceWeight, klWeight);
     }
   }
-  return output(await runNative(options, 0, (addon, context) => addon.loss(context, native)));
+  const chosen = inputs.centroids === undefined ? options : deviceOf(options, inputs.centroids);
+  return output(await runNative(chosen, 0, (addon, context) => addon.loss(context, native)));
 }
 
 function clusterInputs(
@@ -200,10 +201,11 @@ function clusterInputs(
   klWeight: number,
 ): NonNullable<NativeLossInputs['cluster']> {
   const { sample, softTargets: soft } = inputs;
-  const centroids = expectMatrix('centroids', inputs.centroids, undefined, dim);
-  if (centroids.rows === 0) failRange('a matrix of at least one row', 'centroids', centroids.data);
+  const centroids = expectCentroids(inputs.centroids, dim);
   const temperature = expectPositive('temperature', options.temperature ?? 0.05);
   const learned = expectBoolean('learnedCentroids', options.learnedCentroids ?? false);
+  if (learned && inputs.centroids instanceof DeviceMatrix)
+    failRange('false together with centroids on a device', 'learnedCentroids', learned);
   const labels =
     ceWeight > 0
       ? expectInt32('labels', inputs.labels, batch, '[B]')
@@ -242,6 +244,21 @@ function clusterInputs(
         }),
     learned,
   };
+}
+
+function expectCentroids(
+  value: LossInputs['centroids'],
+  dim: number,
+): { data: Float32Array | NativeDeviceMatrix; rows: number } {
+  if (!(value instanceof DeviceMatrix)) {
+    const { data, rows } = expectMatrix('centroids', value, undefined, dim);
+    if (rows === 0) failRange('a matrix of at least one row', 'centroids', data);
+    return { data, rows };
+  }
+  if (value.dim !== dim) failRange(`a width of ${dim}`, 'centroids.dim', value.dim);
+  if (value.rows === 0) failRange('at least one row', 'centroids.rows', value.rows);
+  if (value.dtype !== 'float32') failRange("'float32'", 'centroids.dtype', value.dtype);
+  return { data: value.native, rows: value.rows };
 }
 
 function expectSample(sample: Int32Array, labels: Int32Array, clusters: number): void {

@@ -250,8 +250,8 @@ export interface NativeLossInputs {
   imageProjection?: Float32Array;
   textProjection?: Float32Array;
   cluster?: {
-    /** [K, Dt]. */
-    centroids: Float32Array;
+    /** [K, Dt]; float32 where on a device. */
+    centroids: Float32Array | NativeDeviceMatrix;
     clusters: number;
     /** [B] centre of a row. */
     labels: Int32Array;

@@ -6,7 +6,7 @@ import {
   type SoftTargets,
   sampleCentres,
 } from '../kernels/loss.ts';
-import type { Matrix } from '../kernels/rows.ts';
+import { type DeviceMatrix, type Matrix, upload } from '../kernels/rows.ts';
 import type { KernelOptions } from '../native/context.ts';
 import type { Tensors } from '../program/executor.ts';
 import type { ImageTextBatch } from './batches.ts';
@@ -74,6 +74,14 @@ export function cidLoss(options: CidLossOptions): Loss<ImageTextBatch> {
   const { weights, dim, teacherDim, clusters } = options;
   const distils = weights.clusterCe > 0 || weights.clusterKl > 0 || weights.instance > 0;
   const clustered = weights.clusterCe > 0 || weights.clusterKl > 0;
+  // On a GPU centres that do not learn stay from step to step.
+  const onDevice = options.kernel?.device?.startsWith('cuda') ?? false;
+  let resident: Promise<DeviceMatrix> | undefined;
+  const frozen = (centroids: Matrix): Promise<DeviceMatrix> | Matrix => {
+    if (!onDevice) return centroids;
+    resident ??= upload(centroids, { device: options.kernel!.device! });
+    return resident;
+  };
 
   return async (outputs, batch) => {
     const image = outputs.image!.image_embeds!.data as Float32Array;
@@ -114,7 +122,9 @@ export function cidLoss(options: CidLossOptions): Loss<ImageTextBatch> {
     if (clustered && clusters) {
       const labels = Int32Array.from(batch.places, (place) => clusters.labels[place]!);
       inputs.labels = labels;
-      inputs.centroids = clusters.learned ? matrix(head('centroids')!, teacherDim!) : clusters.centroids;
+      inputs.centroids = clusters.learned
+        ? matrix(head('centroids')!, teacherDim!)
+        : await frozen(clusters.centroids);
       const all = clusters.centroids.rows;
       if (clusters.sampleRate < 1) {
         const { seed } = options;

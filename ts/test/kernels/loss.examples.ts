@@ -21,7 +21,10 @@ export const matrix = (rows: number, dim: number, seed: number): Matrix & { data
 export function example(
   { batch, dim, teacherDim, clusters, projected }: Shape,
   seed = 1,
-): Required<Omit<LossInputs, 'softTargets' | 'sample'>> & { sample?: Int32Array } {
+): Required<Omit<LossInputs, 'softTargets' | 'sample' | 'centroids'>> & {
+  centroids: Matrix;
+  sample?: Int32Array;
+} {
   const image = matrix(batch, dim, seed);
   const text = matrix(batch, dim, seed + 1);
   const teacherImage = matrix(batch, teacherDim, seed + 2);
@@ -68,6 +71,7 @@ export const options: Required<Omit<LossReferenceOptions, never>> = {
 export const convert = (value: Matrix | undefined) =>
   value === undefined ? undefined : rows64(value.data, value.rows, value.dim);
 
+/** Of inputs that are in memory. */
 export function toReference(inputs: LossInputs): LossReferenceInputs {
   const out: Record<string, unknown> = { ...inputs };
   for (const name of [
@@ -79,7 +83,7 @@ export function toReference(inputs: LossInputs): LossReferenceInputs {
     'textProjection',
     'centroids',
   ] as const) {
-    if (inputs[name] !== undefined) out[name] = convert(inputs[name]);
+    if (inputs[name] !== undefined) out[name] = convert(inputs[name] as Matrix);
   }
   return out as unknown as LossReferenceInputs;
 }

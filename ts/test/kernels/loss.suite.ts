@@ -279,6 +279,27 @@ export function lossSuite(device: Device): void {
       expect(other.gradients.image.map((x) => x * 1024)).toEqual(one.gradients.image);
     });
 
+    it('takes centres that are on the device, with a sample of them or not', async () => {
+      const inputs = example({ batch: 23, dim: 14, teacherDim: 14, clusters: 260, projected: false });
+      const { data, ...shape } = inputs.centroids;
+      using centroids = await upload({ data: data as Float32Array, ...shape }, { device });
+      const sample = sampleCentres({ clusters: 260, labels: inputs.labels, rate: 0.3, seed: 1, step: 2 });
+      for (const chosen of [{}, { sample }]) {
+        const one = await lossOf({ ...inputs, ...chosen }, options);
+        const other = await lossOf({ ...inputs, ...chosen, centroids }, options);
+        for (const term of TERMS) expect(other[term]).toBe(one[term]);
+        expect(relativeError(other.gradients.image, one.gradients.image)).toBeLessThan(1e-6);
+        expect(other.gradients.text).toEqual(one.gradients.text);
+      }
+      await expect(lossOf({ ...inputs, centroids }, { ...options, learnedCentroids: true })).rejects.toThrow(
+        'Expected false together with centroids on a device for learnedCentroids',
+      );
+      using narrow = await upload(matrix(5, 3, 1), { device });
+      await expect(lossOf({ ...inputs, centroids: narrow }, options)).rejects.toThrow(
+        'Expected a width of 14 for centroids.dim but received 3',
+      );
+    });
+
     it('takes soft targets instead of the pass of the teacher', async () => {
       const inputs = example({ batch: 31, dim: 14, teacherDim: 14, clusters: 280, projected: false });
       const soft = await targetsOf(inputs.teacherImage, inputs.centroids, {
