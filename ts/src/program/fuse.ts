@@ -3,6 +3,7 @@ import { gelu, layerNormalization, quickGelu } from './fusion/elementwise.ts';
 import { undone } from './fusion/layout.ts';
 import { Matcher, type Rewrite } from './fusion/matcher.ts';
 import { normActivation } from './fusion/norms.ts';
+import { withoutUnreadRows } from './fusion/picked.ts';
 import { linear, patches, permutedRows, scaledProduct, transposedProduct } from './fusion/products.ts';
 import { pickByIndices, pickByProduct, pickByRows } from './fusion/rows.ts';
 import { StaticGraph } from './static.ts';
@@ -25,7 +26,7 @@ const PATTERNS: Readonly<Record<string, readonly Rewrite[]>> = {
 
 /**
  * Rewrites a graph into fewer, larger operators before it is differentiated: a gradient's uses of the values between would
- * forbid it later. What a pattern leaves unused stays behind as dead nodes, which `toGraph` drops.
+ * forbid it later. Rows that nothing reads are left out. What is unused stays behind as dead nodes, which `toGraph` drops.
  */
 export function fuse(graph: StaticGraph): StaticGraph {
   const result = new StaticGraph(graph, graph.inputs, graph.outputs);
@@ -52,5 +53,5 @@ export function fuse(graph: StaticGraph): StaticGraph {
       attributes: {},
     });
   }
-  return result;
+  return withoutUnreadRows(result);
 }

@@ -115,16 +115,17 @@ const product: ItemRule = (v) => {
   return when(a.length >= 3 && a.length === b.length && a[0] === b[0]);
 };
 
+/** Operators that make each element from the elements at its place. */
+export const ELEMENTWISE: ReadonlySet<string> = new Set(
+  (
+    'Identity Cast Relu LeakyRelu Elu Sigmoid Tanh Exp Log Sqrt Neg Abs Sign Reciprocal Erf Sin Cos Floor Ceil Softplus ' +
+    'HardSwish HardSigmoid Gelu QuickGelu Clip Not Add Sub Mul Div Pow Min Max Sum Mod Equal Greater Less GreaterOrEqual ' +
+    'LessOrEqual And Or Where'
+  ).split(' '),
+);
+
 const RULES: Readonly<Record<string, ItemRule>> = {
-  ...Object.fromEntries(
-    (
-      'Identity Cast Relu LeakyRelu Elu Sigmoid Tanh Exp Log Sqrt Neg Abs Sign Reciprocal Erf Sin Cos Floor Ceil Softplus ' +
-      'HardSwish HardSigmoid Gelu QuickGelu Clip Not Add Sub Mul Div Pow Min Max Sum Mod Equal Greater Less GreaterOrEqual ' +
-      'LessOrEqual And Or Where'
-    )
-      .split(' ')
-      .map((op) => [op, elementwise]),
-  ),
+  ...Object.fromEntries([...ELEMENTWISE].map((op) => [op, elementwise])),
   Reshape: relabel,
   Flatten: relabel,
   Squeeze: relabel,

@@ -5,7 +5,7 @@ import { forwardProducts } from '../../src/program/native/costs.ts';
 import { type Explanation, explain, type OperationCosts } from '../../src/program/native/explain.ts';
 import { parametersOf, text, vit } from './support/models.ts';
 
-const size = { image: 16, patch: 4, width: 24, depth: 2, heads: 2, out: 8 };
+const size = { image: 16, patch: 4, width: 24, depth: 3, heads: 2, out: 8 };
 const textSize = { vocabulary: 50, length: 9, width: 16, depth: 1, heads: 2, out: 8 };
 const of = (graph: Graph, batch: number): Explanation => explain(graph, parametersOf(graph), batch);
 const sum = (costs: readonly OperationCosts[], field: 'flops' | 'runs' | 'bytes') =>
@@ -15,9 +15,11 @@ describe('a vision transformer', () => {
   const batch = 3;
   const explanation = of(vit(size), batch);
   const [tokens, { width, out, depth }] = [17, size];
-  const linear = 2 * batch * tokens * width * (4 * width + 8 * width);
+  // Behind the last attention only the first token counts.
+  const rows = batch * (tokens * (depth - 1) + 1);
+  const linear = 2 * width * width * (3 * depth * batch * tokens + 9 * rows);
   const attention = 4 * batch * tokens * tokens * width;
-  const products = 2 * batch * 16 * 48 * width + depth * (linear + attention) + 2 * batch * width * out;
+  const products = 2 * batch * 16 * 48 * width + linear + depth * attention + 2 * batch * width * out;
 
   test('has the products of its layers', () => {
     expect(forwardProducts(vit(size), { pixels: [batch, 3, 16, 16] })).toBe(products);
@@ -38,7 +40,7 @@ describe('a vision transformer', () => {
 
   test('says what was fused, and where', () => {
     const fused = new Map(explanation.fused.map(({ op, nodes }) => [op, nodes.length]));
-    expect(Object.fromEntries(fused)).toMatchObject({ Attention: 2, Gelu: 2, LayerNormalization: 5 });
+    expect(Object.fromEntries(fused)).toMatchObject({ Attention: 3, Gelu: 3, LayerNormalization: 7 });
     expect(fused.has('Reshape')).toBe(false);
     const { given, shaped, fused: left } = explanation.nodes;
     expect(given).toBeGreaterThanOrEqual(shaped);
@@ -56,7 +58,7 @@ describe('a vision transformer', () => {
     const saved = training!.saved.map(({ bytes }) => bytes);
     expect(saved).toEqual(saved.toSorted((a, b) => b - a));
     expect(saved.reduce((a, b) => a + b)).toBeLessThanOrEqual(training!.activations);
-    expect(of(vit(size), 6).training!.activations).toBeGreaterThan(1.9 * training!.activations);
+    expect(of(vit(size), 6).training!.activations).toBeGreaterThan(1.85 * training!.activations);
   });
 
   test('names inputs and outputs with their shapes', () => {
