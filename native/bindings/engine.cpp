@@ -92,13 +92,14 @@ ProgramSpec specOf(const Napi::Value& value) {
   const auto list = phases.As<Napi::Array>();
   for (uint32_t index = 0; index < list.Length(); ++index) {
     const Napi::Object phase = objectOf(list.Get(index), "phases");
-    spec.phases.push_back({integerOf(phase.Get("begin"), "begin", 0, 1 << 30),
-                           integerOf(phase.Get("end"), "end", 0, 1 << 30),
-                           integerOf(phase.Get("parts"), "parts", 1, 1 << 20)});
+    spec.phases.push_back(
+        {integerOf(phase.Get("begin"), "begin", 0, 1 << 30), integerOf(phase.Get("end"), "end", 0, 1 << 30),
+         integerOf(phase.Get("parts"), "parts", 1, 1 << 20), booleanOf(phase.Get("apart"), "apart")});
   }
   spec.forwardPhases =
       static_cast<size_t>(integerOf(object.Get("forwardPhases"), "forwardPhases", 0, 1 << 20));
   spec.arenaBytes = integerOf(object.Get("arenaBytes"), "arenaBytes", 0, kMostBytes);
+  spec.ownBytes = integerOf(object.Get("ownBytes"), "ownBytes", 0, kMostBytes);
   const Napi::Uint8Array constants = arrayOf<uint8_t>(object.Get("constants"), "constants", 0);
   spec.constants.assign(constants.Data(), constants.Data() + constants.ElementLength());
   spec.inputs = valuesOf(object.Get("inputs"), "inputs");

@@ -36,12 +36,14 @@ Status Engine::create(Backend& backend, int threads, const float* parameters, in
 Status Engine::load(ProgramSpec spec, int64_t* id) {
   const std::lock_guard<std::mutex> lock(mutex_);
   const auto constants = static_cast<int64_t>(spec.constants.size());
-  const std::array<int64_t, kSpaces> bytes = {spec.arenaBytes, count_ * kFloat, count_ * kFloat, constants};
+  const std::array<int64_t, kSpaces> bytes = {spec.arenaBytes, count_ * kFloat, count_ * kFloat, constants,
+                                              spec.ownBytes};
   Loaded loaded;
   CLIPCID_TRY(Program::load(spec.code.data(), spec.code.size(), bytes, spec.phases, &loaded.program));
   spec.code.clear();
   spec.code.shrink_to_fit();
-  bool sound = spec.forwardPhases <= spec.phases.size() && spec.outputGradients.size() == spec.outputs.size();
+  bool sound = spec.arenaBytes % 64 == 0 && spec.ownBytes % 64 == 0 &&
+               spec.forwardPhases <= spec.phases.size() && spec.outputGradients.size() == spec.outputs.size();
   for (const auto* values : {&spec.inputs, &spec.outputs, &spec.outputGradients}) {
     for (const ProgramValue& value : *values)
       sound = sound && inside(value, bytes[static_cast<size_t>(value.space)]);
@@ -92,7 +94,7 @@ Status Engine::arena(int64_t bytes, std::shared_ptr<char>* out) {
 }
 
 std::array<char*, kSpaces> Engine::spaces(const Loaded& loaded, char* arena, char* parameters) const {
-  return {arena, parameters, gradients_.get(), loaded.constants.get()};
+  return {arena, parameters, gradients_.get(), loaded.constants.get(), arena + loaded.spec.arenaBytes};
 }
 
 Status Engine::runForward(const Context& context, Loaded& loaded, const std::vector<const void*>& inputs,
@@ -114,7 +116,7 @@ Status Engine::forward(const Context& context, int64_t id, const std::vector<con
   Loaded& loaded = found->second;
   loaded.held = nullptr;
   std::shared_ptr<char> memory;
-  CLIPCID_TRY(arena(loaded.spec.arenaBytes, &memory));
+  CLIPCID_TRY(arena(bytesOf(loaded.spec), &memory));
   char* parameters = average && ema_ ? ema_.get() : parameters_.get();
   CLIPCID_TRY(runForward(context, loaded, inputs, memory.get(), parameters));
   for (size_t i = 0; i < loaded.spec.outputs.size(); ++i) {
@@ -136,7 +138,7 @@ Status Engine::backward(const Context& context, int64_t id, const std::vector<co
   std::shared_ptr<char> memory = std::move(loaded.held);
   loaded.held = nullptr;
   if (!memory) {
-    CLIPCID_TRY(arena(loaded.spec.arenaBytes, &memory));
+    CLIPCID_TRY(arena(bytesOf(loaded.spec), &memory));
     CLIPCID_TRY(runForward(context, loaded, inputs, memory.get(), parameters_.get()));
   }
   for (size_t i = 0; i < loaded.spec.outputGradients.size(); ++i) {

@@ -22,6 +22,7 @@ struct ProgramSpec {
   // Phases before the outputs are there, and the gradients of them are needed.
   size_t forwardPhases = 0;
   int64_t arenaBytes = 0;
+  int64_t ownBytes = 0;  // of each lane (Queue::each)
   std::vector<char> constants;
   std::vector<ProgramValue> inputs, outputs;
   std::vector<ProgramValue> outputGradients;  // [outputs]; of 0 bytes for one without
@@ -85,6 +86,10 @@ class Engine {
   Status runForward(const Context& context, Loaded& loaded, const std::vector<const void*>& inputs,
                     char* arena, char* parameters);
   std::array<char*, kSpaces> spaces(const Loaded& loaded, char* arena, char* parameters) const;
+  // Of an arena with the lanes' own memory behind it.
+  int64_t bytesOf(const ProgramSpec& spec) const {
+    return spec.arenaBytes + runner_->lanes() * spec.ownBytes;
+  }
 
   Backend& backend_;
   std::unique_ptr<Runner> runner_;

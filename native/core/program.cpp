@@ -87,6 +87,7 @@ Status Program::load(const double* code, size_t length, const std::array<int64_t
   }
   if (at != length) return {Code::kInternal, "The phases of a program don't cover it"};
   program.phases_ = std::move(phases);
+  program.ownBytes_ = bytes[static_cast<size_t>(Space::kOwn)];
   *out = std::move(program);
   return {};
 }
@@ -94,22 +95,33 @@ Status Program::load(const double* code, size_t length, const std::array<int64_t
 Status Program::run(Queue& queue, const std::array<char*, kSpaces>& spaces, size_t begin, size_t end) const {
   for (size_t index = begin; index < end; ++index) {
     const Phase& phase = phases_[index];
-    for (int64_t part = 0; part < phase.parts; ++part) {
-      for (int64_t at = phase.begin; at < phase.end; ++at) {
-        const Instruction& instruction = instructions_[static_cast<size_t>(at)];
-        Operation operation = instruction.operation;
-        std::visit(
-            [&](auto& args) {
-              for (const Operand& operand : instruction.operands) {
-                char* pointer =
-                    spaces[static_cast<size_t>(operand.space)] + operand.offset + part * operand.step;
-                memcpy(reinterpret_cast<char*>(&args) + operand.field, &pointer, sizeof pointer);
-              }
-            },
-            operation);
-        CLIPCID_TRY(queue.run(operation));
-      }
+    if (phase.apart) {
+      CLIPCID_TRY(queue.each(phase.parts, [&](int64_t part, int lane, Queue& own) {
+        std::array<char*, kSpaces> at = spaces;
+        at[static_cast<size_t>(Space::kOwn)] += lane * ownBytes_;
+        return runPart(own, at, phase, part);
+      }));
+      continue;
     }
+    for (int64_t part = 0; part < phase.parts; ++part) CLIPCID_TRY(runPart(queue, spaces, phase, part));
+  }
+  return {};
+}
+
+Status Program::runPart(Queue& queue, const std::array<char*, kSpaces>& spaces, const Phase& phase,
+                        int64_t part) const {
+  for (int64_t at = phase.begin; at < phase.end; ++at) {
+    const Instruction& instruction = instructions_[static_cast<size_t>(at)];
+    Operation operation = instruction.operation;
+    std::visit(
+        [&](auto& args) {
+          for (const Operand& operand : instruction.operands) {
+            char* pointer = spaces[static_cast<size_t>(operand.space)] + operand.offset + part * operand.step;
+            memcpy(reinterpret_cast<char*>(&args) + operand.field, &pointer, sizeof pointer);
+          }
+        },
+        operation);
+    CLIPCID_TRY(queue.run(operation));
   }
   return {};
 }

@@ -15,8 +15,9 @@
 namespace clipcid {
 
 // Where operands lie.
-enum class Space : uint8_t { kArena, kParameters, kGradients, kConstants };
-constexpr int kSpaces = 4;
+// kOwn is memory of the thread that runs a part of a phase apart.
+enum class Space : uint8_t { kArena, kParameters, kGradients, kConstants, kOwn };
+constexpr int kSpaces = 5;
 
 // One pointer of an operation's arguments.
 struct Operand {
@@ -30,9 +31,11 @@ struct Instruction {
   std::vector<Operand> operands;
 };
 
-// Operations [begin, end), run for each of `parts` parts of the batch before the next phase begins.
+// Operations [begin, end), run for each of `parts` parts of the batch before the next phase begins; `apart`: by several
+// threads at the same time, a part on one of them.
 struct Phase {
   int64_t begin = 0, end = 0, parts = 1;
+  bool apart = false;
 };
 
 class Program {
@@ -44,12 +47,16 @@ class Program {
   static Status load(const double* code, size_t length, const std::array<int64_t, kSpaces>& bytes,
                      std::vector<Phase> phases, Program* out);
 
-  // Runs phases [begin, end).
+  // Runs phases [begin, end). The space kOwn begins with the first lane's (Queue::each); the others' follow.
   Status run(Queue& queue, const std::array<char*, kSpaces>& spaces, size_t begin, size_t end) const;
 
   size_t phases() const { return phases_.size(); }
 
  private:
+  Status runPart(Queue& queue, const std::array<char*, kSpaces>& spaces, const Phase& phase,
+                 int64_t part) const;
+
+  int64_t ownBytes_ = 0;
   std::vector<Instruction> instructions_;
   std::vector<Phase> phases_;
 };

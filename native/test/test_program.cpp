@@ -142,6 +142,36 @@ void engine() {
   CHECK(!engine->forward(context, id, {x.data()}, {y.data()}, false, false).ok());
 }
 
+// Parts that run apart: each goes through memory of its thread's own.
+void apart() {
+  const float start[] = {1, 2, 3, 4, 5, 6};
+  for (const int threads : {1, 2, 7}) {
+    std::shared_ptr<Engine> engine;
+    CHECK_OK(Engine::create(cpuBackend(), threads, start, 6, &engine));
+    // own = x + parameters, y = own + own, of four rows.
+    ProgramSpec spec;
+    spec.code = operation(
+        "chain", {0, 1, 6, 2, 0, 1, 0, 0, 24, 0, 1, 1, 0, 0, 1, 24, 0, 1, 255, 0, 0, 1, 0, 12, 4, 0, 0});
+    const std::vector<double> twice =
+        operation("chain", {0, 1, 6, 1, 0, 1, 4, 0, 0, 1, 24, 0, 0, 255, 0, 0, 1, 0, 12, 0, 128, 24});
+    spec.code.insert(spec.code.end(), twice.begin(), twice.end());
+    spec.phases = {{0, 2, 4, true}};
+    spec.forwardPhases = 1;
+    spec.arenaBytes = 256;
+    spec.inputs = {{Space::kArena, 0, 96}};
+    spec.outputs = {{Space::kArena, 128, 96}};
+    spec.outputGradients = {{Space::kArena, 0, 0}};
+    int64_t id = 0;
+    CHECK(!engine->load(spec, &id).ok());
+    spec.ownBytes = 64;
+    CHECK_OK(engine->load(spec, &id));
+    std::vector<float> x(24), y(24);
+    for (size_t i = 0; i < x.size(); ++i) x[i] = static_cast<float>(i);
+    CHECK_OK(engine->forward(test::contextOf(threads), id, {x.data()}, {y.data()}, false, false));
+    for (size_t i = 0; i < x.size(); ++i) CHECK(y[i] == 2 * (x[i] + start[i % 6]));
+  }
+}
+
 }  // namespace
 }  // namespace clipcid
 
@@ -151,5 +181,6 @@ int main() {
   damage();
   writesWhereItMay();
   engine();
+  apart();
   return test::report("program");
 }

@@ -1,5 +1,8 @@
 // Runs programs on the CPU: memory is the host's, and an operation is done when it returns.
+#include <atomic>
 #include <cstring>
+#include <deque>
+#include <mutex>
 
 #include "core/parallel.h"
 #include "cpu/backend.h"
@@ -8,17 +11,51 @@
 namespace clipcid {
 namespace {
 
+// What the threads keep of a run, together and each for parts of its own.
+struct RunnerMemory {
+  explicit RunnerMemory(int threads) : together(threads) {
+    for (int thread = 0; thread < threads; ++thread) alone.emplace_back(1);
+  }
+  TeamMemory together;
+  std::deque<TeamMemory> alone;
+};
+
 class CpuQueue final : public Queue {
  public:
-  CpuQueue(Team& team, const Context& context) : team_(team), context_(context) {}
+  // Without `alone`, which has the memory of each of the team's threads, indices go one after the other.
+  CpuQueue(Team& team, const Context& context, std::deque<TeamMemory>* alone)
+      : team_(team), context_(context), alone_(alone) {}
   Status run(const Operation& operation) override {
     if (context_.cancelled()) return Status::aborted();
     return std::visit([&](const auto& args) { return clipcid::run(team_, args); }, operation);
   }
 
+  Status each(int64_t count, const Body& body) override {
+    // With fewer of them than threads, all threads do one after the other together.
+    if (alone_ == nullptr || count < team_.threads()) return Queue::each(count, body);
+    std::mutex mutex;
+    Status failure;
+    int64_t failed = count;
+    std::atomic<bool> stop{false};
+    team_.each(count, [&](int64_t index, int worker) {
+      if (stop.load(std::memory_order_relaxed)) return;
+      Team team = Team::alone((*alone_)[static_cast<size_t>(worker)]);
+      CpuQueue own(team, context_, nullptr);
+      Status status = guarded([&] { return body(index, worker, own); });
+      if (status.ok()) return;
+      stop.store(true, std::memory_order_relaxed);
+      const std::lock_guard<std::mutex> lock(mutex);
+      if (index > failed) return;
+      failed = index;
+      failure = std::move(status);
+    });
+    return failure;
+  }
+
  private:
   Team& team_;
   const Context& context_;
+  std::deque<TeamMemory>* alone_;
 };
 
 class CpuRunner final : public Runner {
@@ -42,12 +79,14 @@ class CpuRunner final : public Runner {
 
   Status run(const Context& context, const std::function<Status(Queue&)>& program) override {
     Status status;
-    Team::run(threads_, memory_, [&](Team& team) {
-      CpuQueue queue(team, context);
+    Team::run(threads_, memory_.together, [&](Team& team) {
+      CpuQueue queue(team, context, &memory_.alone);
       status = guarded([&] { return program(queue); });
     });
     return status;
   }
+
+  int lanes() const override { return threads_; }
 
   int64_t packedFloats(int64_t n, int64_t k, Precision precision) const override {
     return clipcid::packedFloats(n, k, precision);
@@ -60,7 +99,7 @@ class CpuRunner final : public Runner {
   }
 
   const int threads_;
-  TeamMemory memory_;
+  RunnerMemory memory_;
 };
 
 }  // namespace

@@ -42,6 +42,9 @@ class Team {
   // not throw. `memory` is of `threads` threads, and of one run at a time.
   static void run(int threads, TeamMemory& memory, const std::function<void(Team&)>& program);
 
+  // The calling thread alone, which may be one of another team that is in a body. `memory` is of one thread.
+  static Team alone(TeamMemory& memory) { return Team(1, memory); }
+
   // What was asked for: sizes of tasks may depend on it, as results may.
   int threads() const { return threads_; }
 

@@ -51,7 +51,8 @@ typedef int32_t Ints __attribute__((vector_size(kWidth * 4)));
   return value;
 }
 [[gnu::always_inline]] inline void store(float* p, Floats value) { memcpy(p, &value, sizeof value); }
-[[gnu::always_inline]] inline Floats all(float value) { return Floats{} + value; }
+// Less zero, which is left out; plus zero would turn -0 into 0, and is an addition.
+[[gnu::always_inline]] inline Floats all(float value) { return value - Floats{}; }
 // Where either is NaN, the second.
 [[gnu::always_inline]] inline Floats larger(Floats a, Floats b) { return a > b ? a : b; }
 [[gnu::always_inline]] inline Floats smaller(Floats a, Floats b) { return a < b ? a : b; }

@@ -21,6 +21,18 @@ class Queue {
  public:
   virtual ~Queue() = default;
   virtual Status run(const Operation& operation) = 0;
+
+  // body(index, lane, queue) for every index in [0, count), which takes operations for the queue that it is given. Several
+  // may run at the same time, in any order; a lane is below Runner::lanes() and belongs to one of them meanwhile. No index
+  // is begun after a failure.
+  using Body = std::function<Status(int64_t index, int lane, Queue& queue)>;
+  virtual Status each(int64_t count, const Body& body) {
+    for (int64_t index = 0; index < count; ++index) {
+      Status status = body(index, 0, *this);
+      if (!status.ok()) return status;
+    }
+    return {};
+  }
 };
 
 // One program's place on a device, with what operations need beside their arguments. Of one caller at a time.
@@ -39,6 +51,9 @@ class Runner {
 
   // A cancelled context ends it between two operations.
   virtual Status run(const Context& context, const std::function<Status(Queue&)>& program) = 0;
+
+  // How many indices of Queue::each run at the same time at most.
+  virtual int lanes() const { return 1; }
 
   // Floats of what PackArgs makes.
   virtual int64_t packedFloats(int64_t n, int64_t k, Precision precision) const = 0;

@@ -344,10 +344,12 @@ export interface NativeProgramValue {
 /** See `program/native/program.ts`, which makes it, and native/core/program.h, which checks it. */
 export interface NativeProgramSpec {
   code: Float64Array;
-  phases: readonly { begin: number; end: number; parts: number }[];
+  phases: readonly { begin: number; end: number; parts: number; apart: boolean }[];
   /** Phases before the outputs are there. */
   forwardPhases: number;
   arenaBytes: number;
+  /** Of each thread, for parts that run apart. */
+  ownBytes: number;
   constants: Uint8Array;
   inputs: readonly NativeProgramValue[];
   outputs: readonly NativeProgramValue[];

@@ -6,7 +6,7 @@ import type { Graph } from '../../src/program/graph.ts';
 import { NO_DEVICE, operationsOf, total } from '../../src/program/native/costs.ts';
 import { createNativeExecutor } from '../../src/program/native/executor.ts';
 import { explain } from '../../src/program/native/explain.ts';
-import { type NativeProgram, planProgram } from '../../src/program/native/program.ts';
+import { activationBytes, type NativeProgram, planProgram } from '../../src/program/native/program.ts';
 import { startsOf } from '../../src/program/parameters.ts';
 import { spread } from './support/gradient.ts';
 import { convolutional, parametersOf, text, vit } from './support/models.ts';
@@ -74,7 +74,7 @@ function leastOf(graph: Graph, inputs: Tensors): number {
   throw new Error('A byte was enough');
 }
 
-const bytesOf = ({ memory }: NativeProgram) => memory.arenaBytes;
+const bytesOf = (program: NativeProgram) => activationBytes(program, NO_DEVICE);
 const workOf = ({ phases }: NativeProgram) => total(phases, operationsOf);
 const forwardOf = ({ phases, forwardPhases }: NativeProgram) =>
   total(phases.slice(0, forwardPhases), operationsOf);

@@ -8,6 +8,7 @@ import { type DeviceTraits, planProgram } from './program.ts';
 /** For plans that are only looked at. */
 export const NO_DEVICE: DeviceTraits = {
   operations: [],
+  threads: 1,
   packedFloats: (n, k, precision) => (precision === 'bf16' ? Math.ceil((n * k) / 2) : n * k),
 };
 

@@ -1,5 +1,6 @@
 import type { NativeAddon, NativeContext, NativeEngine } from '../../native/addon.ts';
 import { runNative } from '../../native/context.ts';
+import { threads as processThreads } from '../../native/devices.ts';
 import { CidError } from '../../native/errors.ts';
 import { loadAddon } from '../../native/loader.ts';
 import type { TensorData } from '../../onnx/tensor.ts';
@@ -75,11 +76,8 @@ class NativeExecutor implements Executor {
   #last: Promise<unknown> = Promise.resolve();
   #disposed = false;
 
-  constructor(
-    { graphs, parameters, maxActivationMemory, precision = 'float32' }: ExecutorOptions,
-    engine: NativeEngine,
-    call: Call,
-  ) {
+  constructor(options: ExecutorOptions, engine: NativeEngine, call: Call) {
+    const { graphs, parameters, maxActivationMemory, precision = 'float32' } = options;
     this.parameters = layOut(parameters);
     this.#graphs = graphs;
     this.#engine = engine;
@@ -87,6 +85,7 @@ class NativeExecutor implements Executor {
     const addon = loadAddon();
     this.#traits = {
       operations: addon.engineOperations(),
+      threads: options.threads ?? processThreads(),
       packedFloats: (n, k, precision) => addon.enginePackedFloats(engine, n, k, precision === 'bf16'),
     };
     this.#starts = startsOf(parameters);
@@ -274,13 +273,14 @@ class NativeExecutor implements Executor {
     let begin = 0;
     const id = loadAddon().engineLoad(this.#engine, {
       code,
-      phases: phases.map(({ drafts, parts }) => {
-        const phase = { begin, end: begin + drafts.length, parts };
+      phases: phases.map(({ drafts, parts, apart }) => {
+        const phase = { begin, end: begin + drafts.length, parts, apart };
         begin = phase.end;
         return phase;
       }),
       forwardPhases,
       arenaBytes: memory.arenaBytes,
+      ownBytes: memory.ownBytes,
       constants,
       inputs: program.inputs,
       outputs: program.outputs,

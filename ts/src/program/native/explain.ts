@@ -222,7 +222,7 @@ function passOf({ phases, forwardPhases, memory, parts }: NativeProgram): PassPl
     parts,
     forward: costsOf(phases.slice(0, forwardPhases)),
     backward: costsOf(phases.slice(forwardPhases)),
-    activations: memory.arenaBytes,
+    activations: memory.arenaBytes + memory.ownBytes,
     saved: memory.saved.toSorted((a, b) => b.bytes - a.bytes),
   };
 }

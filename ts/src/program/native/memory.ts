@@ -6,10 +6,13 @@ import { memoryOf } from './encode.ts';
 export interface PhaseDraft {
   readonly drafts: readonly Draft[];
   readonly parts: number;
+  /** Whether parts may run at the same time, each on one thread. */
+  readonly apart: boolean;
 }
 
-/** Bytes in the arena, for every part. */
+/** Bytes in the arena or a thread's own memory, for every part. */
 export interface Block {
+  readonly own: boolean;
   readonly offset: number;
   /** From one part to the next; 0 where all parts use the same. */
   readonly step: number;
@@ -18,6 +21,8 @@ export interface Block {
 
 export interface MemoryPlan {
   readonly arenaBytes: number;
+  /** What each thread needs for parts that run apart. */
+  readonly ownBytes: number;
   readonly blocks: ReadonlyMap<Storage, Block>;
   /** What the forward pass leaves for the backward pass, all parts of it. */
   readonly saved: readonly { readonly name: string; readonly bytes: number }[];
@@ -34,11 +39,13 @@ interface Life {
   last: number;
   /** Differs from part to part, and outlasts one. */
   whole: boolean;
+  /** Lives within one part of a phase whose parts run apart. */
+  own: boolean;
 }
 
 /**
  * Lays out the arena: values that are never needed at the same time share memory. What lives within one part of a phase needs room
- * for that part alone; what outlasts it, for all parts. Inputs are there from the beginning, outputs until the phases of
+ * for that part alone, or, where parts run apart, for one of each thread; what outlasts it, for all parts. Inputs are there from the beginning, outputs until the phases of
  * `forward` have run, and their gradients, `late`, come then.
  */
 export function planMemory(
@@ -51,10 +58,10 @@ export function planMemory(
   },
 ): MemoryPlan {
   const lives = new Map<Storage, Life>();
-  const bounds: { begin: number; end: number; parts: number }[] = [];
+  const bounds: { begin: number; end: number; parts: number; apart: boolean }[] = [];
   let position = 0;
-  for (const { drafts, parts } of phases) {
-    bounds.push({ begin: position, end: position + drafts.length - 1, parts });
+  for (const { drafts, parts, apart } of phases) {
+    bounds.push({ begin: position, end: position + drafts.length - 1, parts, apart });
     for (const draft of drafts) {
       for (const { storage } of refsOf(draft)) touch(lives, storage, position);
       position++;
@@ -66,8 +73,9 @@ export function planMemory(
   for (const storage of [...kept.outputs, ...kept.late]) touch(lives, storage, middle);
 
   for (const life of lives.values()) {
-    const own = bounds.find(({ begin, end }) => life.first >= begin && life.last <= end);
-    if (own) continue;
+    const only = bounds.find(({ begin, end }) => life.first >= begin && life.last <= end);
+    life.own = only?.apart === true;
+    if (only) continue;
     life.whole = life.storage.ofBatch;
     // Every part of a phase needs it.
     for (const { begin, end, parts } of bounds) {
@@ -96,37 +104,40 @@ export function planMemory(
     group.bytes = Math.max(group.bytes, bytes);
     group.members.push(life);
   }
-  const placed: { first: number; last: number; offset: number; end: number }[] = [];
+  const placed: { own: boolean; first: number; last: number; offset: number; end: number }[] = [];
   const blocks = new Map<Storage, Block>();
-  let arenaBytes = 0;
+  let [arenaBytes, ownBytes] = [0, 0];
   const sorted = [...groups.values()].sort((a, b) => b.bytes - a.bytes || a.first - b.first);
   for (const group of sorted) {
+    const { own } = group.members[0]!;
     const others = placed
-      .filter(({ first, last }) => first <= group.last && last >= group.first)
+      .filter((other) => other.own === own && other.first <= group.last && other.last >= group.first)
       .sort((a, b) => a.offset - b.offset);
     let offset = 0;
     for (const other of others) {
       if (other.offset - offset >= group.bytes) break;
       offset = Math.max(offset, other.end);
     }
-    placed.push({ first: group.first, last: group.last, offset, end: offset + group.bytes });
-    arenaBytes = Math.max(arenaBytes, offset + group.bytes);
+    const end = offset + group.bytes;
+    placed.push({ own, first: group.first, last: group.last, offset, end });
+    if (own) ownBytes = Math.max(ownBytes, end);
+    else arenaBytes = Math.max(arenaBytes, end);
     for (const life of group.members) {
       const bytes = bytesOf(life);
-      blocks.set(life.storage, { offset, step: life.whole ? bytes / parts : 0, bytes });
+      blocks.set(life.storage, { own, offset, step: life.whole ? bytes / parts : 0, bytes });
     }
   }
   const saved = [...lives.values()]
     .filter(({ first, last }) => first < middle && last > middle)
     .map((life) => ({ name: life.storage.name, bytes: bytesOf(life) }));
-  return { arenaBytes, blocks, saved };
+  return { arenaBytes, ownBytes, blocks, saved };
 }
 
 function touch(lives: Map<Storage, Life>, storage: Storage, position: number): void {
   if (storage.space !== 'arena') return;
   const life = lives.get(storage);
   if (!life) {
-    lives.set(storage, { storage, first: position, last: position, whole: false });
+    lives.set(storage, { storage, first: position, last: position, whole: false, own: false });
     return;
   }
   life.first = Math.min(life.first, position);
@@ -167,6 +178,7 @@ function inPlace(
               life.last === at &&
               life.first < at &&
               life.whole === own.whole &&
+              life.own === own.own &&
               bytesOf(life) === bytesOf(own) &&
               !taken.has(operand.storage) &&
               operand.storage !== draft.head?.a.storage &&

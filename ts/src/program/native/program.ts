@@ -5,14 +5,15 @@ import { fuse } from '../fuse.ts';
 import type { DataType, Graph, GraphNode } from '../graph.ts';
 import { startsOf } from '../parameters.ts';
 import { type PartCosts, partSizes, withBatch } from '../parts.ts';
-import { PRECISIONS, type Precision } from '../precision.ts';
+import type { Precision } from '../precision.ts';
 import { type InputDims, type StaticGraph, specialize } from '../static.ts';
 import { unbiasedFactor } from '../statistics.ts';
 import { chain } from './chains.ts';
-import { type Draft, elementBytes, type ProductHead, type Ref, type Storage } from './draft.ts';
+import { elementBytes, type Ref, type Storage } from './draft.ts';
 import { encode } from './encode.ts';
 import { Lowering, type Raw, type Unsupported } from './lowering.ts';
 import { type MemoryPlan, type PhaseDraft, planMemory } from './memory.ts';
+import { phasesApart, phasesInTurn } from './phases.ts';
 import { recompute } from './recompute.ts';
 import { LOWERING_RULES } from './rules/index.ts';
 import { scatterIntoGradient } from './rules/layout.ts';
@@ -21,6 +22,8 @@ import { scatterIntoGradient } from './rules/layout.ts';
 export interface DeviceTraits {
   /** Names of the native core's operations, in the order of their numbers. */
   readonly operations: readonly string[];
+  /** How many parts run at the same time at most. */
+  readonly threads: number;
   /** Elements of a packed right side of [k, n]. */
   packedFloats(n: number, k: number, precision: Precision): number;
 }
@@ -67,10 +70,15 @@ export interface ProgramOptions {
   readonly precision?: Precision | undefined;
 }
 
-/** Parts of a few megabytes stay in the caches from one operation to the next. */
-const COSTS: PartCosts = { cacheBytes: 4 * 2 ** 20, valuesPerParameter: 1, even: true };
+/** Parts that run apart, each on one thread, stay in its caches from one operation to the next. */
+const APART: PartCosts = { cacheBytes: 1.2 * 2 ** 20, valuesPerParameter: 0, even: true };
 
+/** Parts that run one after the other, on all threads: each adds to the gradient of all parameters. */
+const IN_TURN: PartCosts = { cacheBytes: 4 * 2 ** 20, valuesPerParameter: 1, even: true };
+
+/** Numbers of the spaces of memory, as the native core has them. A thread's own comes last. */
 const SPACES: readonly Storage['space'][] = ['arena', 'parameters', 'gradients', 'constants'];
+const OWN_SPACE = SPACES.length;
 
 /** Into how many shares the values that may be made again are divided: so many plans are tried at most. */
 const SHARES = 12;
@@ -82,18 +90,23 @@ const SHARES = 12;
  */
 export function planProgram(graph: Graph, options: ProgramOptions): NativeProgram {
   const { dims, training, learned, maxActivationMemory: most = Number.POSITIVE_INFINITY } = options;
-  const sizes = partSizes(graph, dims, { training, backward: learned !== undefined }, COSTS);
-  const { program, candidates } = planParts(graph, options, sizes, 0);
-  let least = program.memory.arenaBytes;
+  const sizes = (costs: PartCosts) =>
+    partSizes(graph, dims, { training, backward: learned !== undefined }, costs);
+  const plan = (dropped: number) =>
+    planParts(graph, options, sizes(APART), dropped, true) ??
+    planParts(graph, options, sizes(IN_TURN), dropped, false)!;
+  const { program, candidates } = plan(0);
+  let least = activationBytes(program, options.traits);
   if (!learned || least <= most) return program;
   let before = 0;
   for (let share = 1; share <= SHARES; share++) {
     const dropped = Math.ceil((share * candidates) / SHARES);
     if (dropped === before) continue;
     before = dropped;
-    const { program: smaller } = planParts(graph, options, sizes, dropped);
-    if (smaller.memory.arenaBytes <= most) return smaller;
-    least = Math.min(least, smaller.memory.arenaBytes);
+    const { program: smaller } = plan(dropped);
+    const bytes = activationBytes(smaller, options.traits);
+    if (bytes <= most) return smaller;
+    least = Math.min(least, bytes);
   }
   throw new RangeError(
     `Expected at least ${least} bytes for maxActivationMemory, which '${graph.name}' needs at this batch, but received ${most}; ` +
@@ -101,13 +114,22 @@ export function planProgram(graph: Graph, options: ProgramOptions): NativeProgra
   );
 }
 
-/** @param dropped see `recompute` */
+/** What a program takes beside parameters, gradients and the optimiser's state. */
+export function activationBytes({ memory }: NativeProgram, { threads }: DeviceTraits): number {
+  return memory.arenaBytes + threads * memory.ownBytes;
+}
+
+/**
+ * @param dropped see `recompute`
+ * @param apart Whether parts are to run apart; undefined where they cannot.
+ */
 function planParts(
   graph: Graph,
   options: ProgramOptions,
   sizes: readonly number[],
   dropped: number,
-): { program: NativeProgram; candidates: number } {
+  apart: boolean,
+): { program: NativeProgram; candidates: number } | undefined {
   const { dims, training, learned, starts, traits, precision = 'float32' } = options;
   const parts = sizes.length;
   const own = parts === 1 ? dims : withBatch(dims, sizes[0]!);
@@ -127,8 +149,13 @@ function planParts(
 
   const kept = new Set(results.map(({ storage }) => storage));
   for (const raw of lowered.backward) for (const storage of storagesRead(raw)) kept.add(storage);
-  const forward = phasesOf(chain(lowered.forward, kept), parts, traits);
-  const backward = phasesOf(chain(lowered.backward, new Set()), parts, traits);
+  const phasesOf = (raws: readonly Raw[], wanted: ReadonlySet<Storage>) =>
+    apart && parts > 1
+      ? phasesApart(chain(raws, wanted), parts, wanted, traits)
+      : phasesInTurn(chain(raws, wanted), parts, traits);
+  const forward = phasesOf(lowered.forward, kept);
+  const backward = forward && phasesOf(lowered.backward, new Set());
+  if (!forward || !backward) return undefined;
   const phases = [...forward, ...backward];
   const inputs = graph.inputs.map(({ name }) => l.place(name).storage);
   const memory = planMemory(phases, forward.length, {
@@ -318,51 +345,6 @@ function storagesRead(raw: Raw): Storage[] {
   return raw.code.flatMap((entry) => (typeof entry === 'object' && entry ? [entry.storage] : []));
 }
 
-/** Drafts as phases; before those that run in parts, the right sides that all parts share are packed. */
-function phasesOf(drafts: readonly Draft[], parts: number, traits: DeviceTraits): PhaseDraft[] {
-  if (drafts.length === 0) return [];
-  if (parts === 1) return [{ drafts, parts }];
-  const packs = new Map<string, { readonly draft: Draft; readonly ref: ProductHead['b'] }>();
-  const numbers = new Map<Storage, number>();
-  const numberOf = (storage: Storage) => {
-    if (!numbers.has(storage)) numbers.set(storage, numbers.size);
-    return numbers.get(storage)!;
-  };
-  const packed = drafts.map((draft): Draft => {
-    const { head } = draft as { head?: ProductHead };
-    if (draft.kind !== 'chain' || !head || head.b.storage.space === 'arena' || head.m === 1) return draft;
-    if (head.batches[0] * head.batches[1] !== 1) return draft;
-    const { n, k, rowB, transposeB, precision, b } = head;
-    const key = [numberOf(b.storage), b.offset, n, k, rowB, transposeB, precision].join();
-    let pack = packs.get(key);
-    if (!pack) {
-      const count = traits.packedFloats(n, k, precision);
-      const storage: Storage = {
-        type: 'float32',
-        count,
-        space: 'arena',
-        name: `${b.storage.name}, packed`,
-        ofBatch: false,
-      };
-      const ref: Ref = { storage, offset: 0, access: 'write' };
-      pack = {
-        draft: {
-          kind: 'fixed',
-          op: 'pack',
-          code: [n, k, rowB, transposeB ? 1 : 0, PRECISIONS.indexOf(precision), count, b, ref],
-          flops: 0,
-          nodes: [head.node],
-        },
-        ref: { storage, offset: 0, access: 'read', packedFloats: count },
-      };
-      packs.set(key, pack);
-    }
-    return { ...draft, head: { ...head, b: pack.ref } };
-  });
-  const before = [...packs.values()].map(({ draft }) => draft);
-  return [...(before.length > 0 ? [{ drafts: before, parts: 1 }] : []), { drafts: packed, parts }];
-}
-
 /** The constants of a program, one after the other. */
 class ConstantBlob {
   readonly #offsets = new Map<Storage['constant'], number>();
@@ -400,7 +382,7 @@ function locator(memory: MemoryPlan, constants: ConstantBlob) {
     const bytes = offset * elementBytes(storage.type);
     if (storage.space === 'arena') {
       const block = memory.blocks.get(storage);
-      return [space, (block?.offset ?? 0) + bytes, block?.step ?? 0];
+      return [block?.own ? OWN_SPACE : space, (block?.offset ?? 0) + bytes, block?.step ?? 0];
     }
     if (storage.space === 'constants') return [space, constants.offset(storage.constant!) + bytes, 0];
     return [space, storage.start! * 4 + bytes, 0];
