@@ -92,8 +92,9 @@ def load(model, names, values):
         at += value.numel()
 
 
-def training(job, data, channels_last):
-    """A step on one batch: forward, CLIP's loss between embeddings and targets, backward, AdamW. Returns the loss."""
+def training(job, data, channels_last, bfloat16):
+    """A step on one batch: forward, CLIP's loss between embeddings and targets, backward, AdamW. Returns the loss. With bfloat16 the
+    model is run under autocast, which rounds what products multiply; parameters stay float32."""
     target = torch.from_numpy(data["target"])
     values = torch.from_numpy(data["input"])
     layout = torch.channels_last if channels_last else torch.contiguous_format
@@ -107,7 +108,9 @@ def training(job, data, channels_last):
 
     def step():
         optimiser.zero_grad(set_to_none=True)
-        scores = job["scale"] * F.normalize(model(values), dim=1) @ target.T
+        with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+            embeddings = model(values)
+        scores = job["scale"] * F.normalize(embeddings.float(), dim=1) @ target.T
         loss = (F.cross_entropy(scores, labels) + F.cross_entropy(scores.T, labels)) / 2
         loss.backward()
         optimiser.step()

@@ -40,7 +40,7 @@ async function startTraining() {
   const training = trainingData(job);
   globalThis.gc();
   base = memory();
-  return Training.start(training, kernel);
+  return Training.start(training, kernel, 'auto', job.precision);
 }
 
 const training = job.op === 'train' ? await startTraining() : undefined;

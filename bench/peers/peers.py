@@ -158,13 +158,13 @@ def loss_torch():
     return run, lambda: run(64)
 
 
-def train_torch(channels_last=False):
+def train_torch(channels_last=False, bfloat16=False):
     torch_module()
     from models import training
 
     global base
     base = memory()
-    step = training(job, data, channels_last)
+    step = training(job, data, channels_last, bfloat16)
     losses = []
 
     def run():
@@ -182,7 +182,10 @@ PEERS = {
         "loss": loss_torch,
     },
     "torch-channels-last": {"train": lambda: train_torch(channels_last=True)},
-    "torch-bf16": {"dedup": lambda: dedup("bfloat16", 512, 2048)},
+    "torch-bf16": {
+        "train": lambda: train_torch(bfloat16=True),
+        "dedup": lambda: dedup("bfloat16", 512, 2048),
+    },
     "faiss": {"kmeans": kmeans_faiss, "nearest": nearest_faiss},
     "scikit-learn": {"kmeans": kmeans_sklearn},
 }

@@ -10,12 +10,14 @@ function jsonPrinter() {
 }
 
 function cells(line) {
-  const { work, teacher, peer, spectrum, ours_s, peer_s, ratio, ours_extra_mb, peer_extra_mb, agrees, plan } =
+  const { work, teacher, precision, peer, spectrum, ours_s, peer_s, ratio, ours_extra_mb, peer_extra_mb, agrees } =
     line;
+  const { plan } = line;
   const time = (seconds) => (seconds < 1 ? `${(1000 * seconds).toFixed(1)} ms` : `${seconds.toFixed(2)} s`);
   const size = (megabytes) => (megabytes === null ? '?' : megabytes.toFixed(0));
   const notes = [
     ...(teacher === undefined ? [] : [`teacher ${teacher}`]),
+    ...(precision === undefined ? [] : [`ours in ${precision}`]),
     ...(agrees ? [] : ['RESULTS DIFFER']),
     ...(line.peer_wrong_pairs ? [`the peer gets ${line.peer_wrong_pairs} of ${line.pairs} pairs wrong`] : []),
     ...(line.peer_wrong_queries ? [`the peer gets ${line.peer_wrong_queries} queries wrong`] : []),

@@ -24,7 +24,8 @@ export async function compareSides(work, spectrum, peers, options) {
   const sides = [];
   try {
     for (const variant of work.ours) {
-      sides.push(startOurs({ ...job, cached: variant.teacher === 'cached' }, { variant }));
+      const { teacher, precision } = variant;
+      sides.push(startOurs({ ...job, cached: teacher === 'cached', precision }, { variant }));
     }
     for (const peer of peers) sides.push(startPeer(python, { ...job, peer }, startOf(job, work), { peer }));
     for (const side of sides) {
@@ -52,6 +53,7 @@ export async function compareSides(work, spectrum, peers, options) {
         peers: Object.fromEntries(others.map((side) => [side.peer, folders.get(side)])),
         files,
         job,
+        variant: own.variant,
       });
       for (const other of others) lines.push(compareLine(work, spectrum, own, other, report[other.peer]));
     }

@@ -7,6 +7,7 @@ import { lossBatch, startingCentres } from '../../dist/bench/inputs.js';
 import { BENCH_MODELS } from '../../dist/bench/models.js';
 import { SCALE, trainingData, UPDATE } from '../../dist/bench/training.js';
 import { readNpy, writeNpy } from '../../dist/data/npy.js';
+import { devices } from '../../dist/native/devices.js';
 import { sameBatch, sameClusters, sameLosses, sameNeighbours, samePairs } from './compare.mjs';
 
 const OPENBLAS = '/usr/lib/x86_64-linux-gnu/openblas-openmp/libopenblas.so.0';
@@ -35,6 +36,7 @@ const dedup = (name, rows, rounds) => ({
   compare: samePairs,
 });
 
+/** In bf16 too where the model has large products of matrices, and the processor the instructions. */
 const train = (model, rounds, peers, modules) => ({
   name: model,
   op: 'train',
@@ -42,7 +44,7 @@ const train = (model, rounds, peers, modules) => ({
   rounds,
   peers,
   modules,
-  ours: [{}],
+  ours: peers.includes('torch-bf16') && devices().devices[0].bfloat16 ? [{}, { precision: 'bf16' }] : [{}],
   job: {
     model,
     // Memory is taken behind some steps, when all is there that stays.
@@ -106,9 +108,9 @@ export const WORKS = [
       rowFiles(cache, { spectrum, seed, dim: 512, parts: { rows: 100_000, queries: 10_000 } }),
     compare: sameNeighbours,
   },
-  train('vit-w192', 15, ['torch']),
-  train('vit-w512', 9, ['torch']),
-  train('text-w512', 5, ['torch']),
+  train('vit-w192', 15, ['torch', 'torch-bf16']),
+  train('vit-w512', 9, ['torch', 'torch-bf16']),
+  train('text-w512', 5, ['torch', 'torch-bf16']),
   train('resnet18', 25, LAYOUTS, ['torchvision']),
   train('mobilenetv3-small', 25, LAYOUTS, ['torchvision']),
 ];

@@ -69,7 +69,7 @@ void product(const Shape& shape, Precision precision) {
       const double expected = alpha * sums[static_cast<size_t>(index)] + beta * kUntouched;
       // Of either kind of product in float32, or of bfloat16.
       const double rounding = precision == Precision::kBfloat16 ? std::exp2(-6.99) : 3 * 0x1p-18;
-      const double bound = (rounding + static_cast<double>(2 * std::min<int64_t>(k, 1100) + 200) * 0x1p-23) *
+      const double bound = (rounding + static_cast<double>(2 * std::min<int64_t>(k, 2100) + 200) * 0x1p-23) *
                            (alpha * sizes[static_cast<size_t>(index)] + beta * -kUntouched);
       CHECK(std::fabs(static_cast<double>(got) - expected) <= bound);
     }
@@ -209,6 +209,7 @@ int main() {
         }
         // Blocks of the depth whose last is shorter; parts of rows and of columns; several slabs.
         product({40, 96, 1700, transposeA, transposeB, 0, 0}, precision);
+        product({40, 70, 4190, transposeA, transposeB, 0, 0}, precision);
         product({801, 544, 48, transposeA, transposeB, 0, 0}, precision);
         product({14, 2200, 1000, transposeA, transposeB, 8, 0}, precision);
       }

@@ -168,11 +168,13 @@ void bfloat16(const Product& product) {
   edges(product);
 }
 
+#if defined(__x86_64__)
 void split(const Product& product) {
   for (const int64_t depth : {1, 31, 32, 33, 100, 512})
     within(product, product.rows + 3, product.columns + 7, depth, 3 * std::ldexp(1.0, -18),
            std::ldexp(static_cast<double>(2 * depth + 96), -23));
 }
+#endif
 
 }  // namespace
 }  // namespace clipcid
