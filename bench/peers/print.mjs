@@ -10,8 +10,19 @@ function jsonPrinter() {
 }
 
 function cells(line) {
-  const { work, teacher, precision, peer, spectrum, ours_s, peer_s, ratio, ours_extra_mb, peer_extra_mb, agrees } =
-    line;
+  const {
+    work,
+    teacher,
+    precision,
+    peer,
+    spectrum,
+    ours_s,
+    peer_s,
+    ratio,
+    ours_extra_mb,
+    peer_extra_mb,
+    agrees,
+  } = line;
   const { plan } = line;
   const time = (seconds) => (seconds < 1 ? `${(1000 * seconds).toFixed(1)} ms` : `${seconds.toFixed(2)} s`);
   const size = (megabytes) => (megabytes === null ? '?' : megabytes.toFixed(0));

@@ -121,6 +121,6 @@ if (values.svg !== undefined) {
   const body = /<svg [^>]*>([\s\S]*)<\/svg>/.exec(chart)[1];
   writeFileSync(
     values.svg,
-    `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 480 240" width="720"><style>${style}</style><rect width="480" height="240" fill="#fff"/>${body}${legend}</svg>\n`,
+    `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 480 240" width="720"><title>Loss in float32 and in bf16, ${count} steps</title><style>${style}</style><rect width="480" height="240" fill="#fff"/>${body}${legend}</svg>\n`,
   );
 }

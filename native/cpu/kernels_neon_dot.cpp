@@ -1,9 +1,7 @@
-// Filters in int8 by SDOT, both sides signed, and in bfloat16 by BFDOT, which rounds the sum of a word's two products
-// and the running sum to odd and takes denormals for zero.
+// Filters in int8 by SDOT, both sides signed, and in bfloat16 by BFDOT.
 //
 // Not yet measured.
-#include <arm_neon.h>
-
+#include "cpu/bfloat16_neon.inc"
 #include "cpu/floats_neon.inc"
 #include "cpu/kernels.h"
 #include "cpu/kernels_reach.inc"
@@ -11,14 +9,6 @@
 
 namespace clipcid {
 namespace {
-
-struct Shape {
-  using Element = uint32_t;
-  using Vector = uint32x4_t;
-  static constexpr int width = 4, rows = 6, columns = 4;
-  static Vector load(const uint32_t* p) { return vld1q_u32(p); }
-  static Vector broadcast(const uint32_t* p) { return vld1q_dup_u32(p); }
-};
 
 struct Bytes : Shape {
   using Sum = int32x4_t;
@@ -31,22 +21,6 @@ struct Bytes : Shape {
   static bool reaches(Floats scores, float limit) {
     return vminvq_u32(vcltq_f32(scores, vdupq_n_f32(limit))) == 0;
   }
-};
-
-struct Halves : Shape {
-  using Sum = float32x4_t;
-  static Sum zero() { return vdupq_n_f32(0); }
-  static Sum add(Vector a, Vector b, Sum sum) {
-    return vbfdotq_f32(sum, vreinterpretq_bf16_u32(b), vreinterpretq_bf16_u32(a));
-  }
-  static void store(float* p, Sum value) { vst1q_f32(p, value); }
-  struct Below {
-    explicit Below(float limit) : limit(vdupq_n_f32(limit)) {}
-    void also(Sum value) { below = vandq_u32(below, vcltq_f32(value, limit)); }
-    bool all() const { return vminvq_u32(below) != 0; }
-    float32x4_t limit;
-    uint32x4_t below = vdupq_n_u32(~0u);
-  };
 };
 
 constexpr FilterKernel kInt8 = {Bytes::rows,

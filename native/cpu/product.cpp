@@ -91,15 +91,19 @@ bool hasBfloat16Product() {
 #if defined(__x86_64__)
   const Isa level = isa();
   return (level == Isa::kAvx512 || level == Isa::kAvx512Vnni || level == Isa::kAmx) && hasBfloat16();
+#elif defined(__aarch64__)
+  return isa() == Isa::kNeonDotprod && hasBfloat16();
 #else
   return false;
 #endif
 }
 
 const Product& bfloat16Product() {
+  [[maybe_unused]] static const bool has = hasBfloat16Product();
 #if defined(__x86_64__)
-  static const bool has = hasBfloat16Product();
   if (has) return isa() == Isa::kAmx ? amxBfloat16Product() : avx512Bfloat16Product();
+#elif defined(__aarch64__)
+  if (has) return neonBfloat16Product();
 #endif
   return plainBfloat16Product();
 }

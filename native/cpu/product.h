@@ -15,7 +15,7 @@
 // even, and their products, which are exact, are added in float32. With a~ and b~ the rounded rows
 //   |error| <= (depth + 64) 2^-23 sum_k |a~_k b~_k|,  and against a and b themselves  2^-6.99 sum_k |a_k b_k|  more,
 // for finite elements of up to 3.38e38 that are zero or at least 2^-126, and results that are: what is smaller may count
-// as zero. Vector instructions, AMX and plain loops, which are there everywhere, differ within that.
+// as zero. Vector instructions of x86 and ARM, AMX and plain loops, which are there everywhere, differ within that.
 //
 // An element of the product depends on its two rows alone, not on its place in the tile. It is the same when the
 // operands change places, provided `mirrored` changes too.
@@ -74,9 +74,11 @@ bool hasBfloat16Product();
 // The one for products of m x k by k x n in a precision: of float32 whichever is faster.
 const Product& productFor(int64_t m, int64_t n, int64_t k, Precision precision = Precision::kFloat32);
 
-// By file. Only where there are AVX512_BF16, and AMX.
+// By file. Only where there are AVX512_BF16, and AMX; or BFDOT.
 const Product& plainBfloat16Product();
-#if defined(__x86_64__)
+#if defined(__aarch64__)
+const Product& neonBfloat16Product();
+#elif defined(__x86_64__)
 const Product& avx512Bfloat16Product();
 const Product& amxProduct();
 const Product& amxBfloat16Product();

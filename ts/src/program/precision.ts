@@ -31,7 +31,7 @@ export function expectPrecision(precision: unknown): Precision {
   if (cpu === undefined || cpu.bfloat16) return chosen;
   throw new CidError(
     'DEVICE_UNAVAILABLE',
-    `Expected a processor with dot products of bfloat16 (AVX512_BF16, or AMX) for precision 'bf16' but received ${cpu.name}, ` +
+    `Expected a processor with dot products of bfloat16 (AVX512_BF16 or AMX, or ARM's BFDOT) for precision 'bf16' but received ${cpu.name}, ` +
       `whose instruction set in use is '${cpu.architecture}'; precision 'float32' runs on any`,
   );
 }
