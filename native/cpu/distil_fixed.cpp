@@ -1,7 +1,7 @@
 // Distil with products in fixed point of 16 bits, which many machines multiply twice as fast as float32.
 //
 // Logits: a query's element is rint(x sx) / sx, with sx as large as |x sx| <= 32,767 allows and the sum of squares of any
-// kPart elements under kQueryRoot^2; a key's likewise under kKeyRoot^2. So a sum over kPart elements is less than 2^31 by
+// part_ elements under kQueryRoot^2; a key's likewise under kKeyRoot^2. So a sum over part_ elements is less than 2^31 by
 // Cauchy and Schwarz, the products' sums are exact, and parts are added in float32. Rounding a query moves it by less than
 // 2^-16 of its largest element, as if it had been given so. Rounding the keys moves a query's logits by numbers as good
 // as independent, of which the sums average most out, but not where a few weights hold much of a softmax. So these are
@@ -31,13 +31,13 @@
 namespace clipcid {
 namespace {
 
-constexpr int64_t kPart = 64;  // elements
-constexpr int64_t kPartWords = kPart / 2;
+// Elements. Sums over longer parts are faster, and logits less exact: unit rows of D elements have 1 / sqrt(D / part) in one.
+constexpr int64_t kShortPart = 64, kLongPart = 128;
 constexpr double kMostElement = 32767;
-// With kPart roundings of a half each, the product of both is under 2^31.
+// With kLongPart roundings of a half each, the product of both is under 2^31.
 constexpr double kQueryRoot = 77900, kKeyRoot = 26600;
-static_assert((kQueryRoot + 4) * (kKeyRoot + 4) < 0x1p31);
-constexpr double kMostLarge = 2e-3, kError = 1e-5, kUnitError = 4e-6;
+static_assert((kQueryRoot + 6) * (kKeyRoot + 6) < 0x1p31 && 6 * 6 * 4 > kLongPart);
+constexpr double kMostLarge = 8e-3, kError = 1e-5, kUnitError = 4e-6;  // the last of short parts
 constexpr double kLeastKeys = 8;  // times the limit
 constexpr int64_t kLeastDim = 64;
 constexpr double kMostScale = 128;
@@ -52,9 +52,15 @@ float scaleOf(float largest, float square, double root) {
 }
 
 // Over which a weight is a large one.
-double limitOf(double scale) {
+double limitOf(double scale, int64_t part) {
   const double error = kError / (scale * kUnitError);
-  return std::min(kMostLarge, error * error);
+  return std::min(kMostLarge, error * error * kShortPart / static_cast<double>(part));
+}
+
+// Whether it is so for few of the keys at most.
+bool leavesFew(const DistilArgs& args, int64_t part) {
+  const double scale = std::max(args.scale, args.teacher != nullptr ? args.teacherScale : 0);
+  return static_cast<double>(args.keys.count) * limitOf(scale, part) >= kLeastKeys;
 }
 
 }  // namespace
@@ -64,11 +70,11 @@ bool DistilFixed::serves(const DistilArgs& args) {
   const double scale = std::max(args.scale, args.teacher != nullptr ? args.teacherScale : 0);
   return !args.keeps && kernel.int16 != nullptr && kernel.int16->tileRows == kernel.tileRows &&
          kernel.int16->panel == kernel.panel && args.dim >= kLeastDim && scale <= kMostScale &&
-         static_cast<double>(args.keys.count) * limitOf(scale) >= kLeastKeys;
+         leavesFew(args, kShortPart);
 }
 
 DistilFixed::DistilFixed(const Context& context, const DistilArgs& args)
-    : Distil(context, args), fixed_(*kernel_.int16) {
+    : Distil(context, args), fixed_(*kernel_.int16), part_(leavesFew(args, kLongPart) ? kLongPart : kShortPart) {
   words_ = (args.dim + 2 * kPair - 1) / (2 * kPair) * kPair;
   // An odd number of a cache's lines: a stride of a power of two would put all rows of a tile into a few of its sets.
   const auto stride = [](int64_t words) { return (words + kPair - 1) / kPair * kPair | kPair; };
@@ -76,7 +82,7 @@ DistilFixed::DistilFixed(const Context& context, const DistilArgs& args)
   columnWords_ = stride(std::max(2 * words_, totalRows_));
   const double scales[] = {args.scale, args.teacherScale};
   for (size_t side = 0; side < sides_.size(); ++side)
-    limits_[side] = static_cast<float>(limitOf(scales[side]));
+    limits_[side] = static_cast<float>(limitOf(scales[side], part_));
 }
 
 void DistilFixed::allocate() {
@@ -128,7 +134,7 @@ void DistilFixed::loadLanes(Strip& strip, int64_t lane) {
       if (query < args_.rows) {
         const float* x = sides_[side].rows + query * args_.dim;
         float largest = 0, square = 0;
-        rows_.extent(x, args_.dim, kPart, &largest, &square);
+        rows_.extent(x, args_.dim, part_, &largest, &square);
         const float scale = scaleOf(largest, square, kQueryRoot);
         rows_.fixRow(x, args_.dim, scale, row.data());
         unit = 1 / scale;
@@ -155,7 +161,7 @@ void DistilFixed::prepare(const Strip& strip, const Block& block, Scratch& scrat
     fixed.most = 1;
     for (int64_t j = 0; j < block.count; ++j) {
       float largest = 0, square = 0;
-      rows_.extent(block.rows + j * dim, dim, kPart, &largest, &square);
+      rows_.extent(block.rows + j * dim, dim, part_, &largest, &square);
       scales[j] = scaleOf(largest, square, kKeyRoot);
       fixed.most = std::max(fixed.most, largest * scales[j] + 1);
     }
@@ -180,21 +186,21 @@ void DistilFixed::makeDots(Strip& strip, const Block& block, Scratch& scratch) {
     for (size_t j = 0; j < static_cast<size_t>(block.count); ++j)
       scratch.scales[side][j] /= fixed.keyScales[j];
   }
-  const int64_t width = fixed_.panel, height = fixed_.tileRows;
+  const int64_t width = fixed_.panel, height = fixed_.tileRows, partWords = part_ / 2;
   const int64_t tiles = static_cast<int64_t>(sides_.size()) * (lanes_ / width) *
-                        ((block.count + height - 1) / height) * ((words_ + kPartWords - 1) / kPartWords);
+                        ((block.count + height - 1) / height) * ((words_ + partWords - 1) / partWords);
   Ahead ahead(block.next, block.next != nullptr ? keysOf(block.index + 1) * args_.dim : 0, tiles, block.rows);
   for (size_t side = 0; side < sides_.size(); ++side) {
     float* z = strip.z[side].get() + block.first * lanes_;
     for (int64_t lane = 0; lane < lanes_; lane += width) {
       const uint32_t* panel = own.panels[side].get() + lane * words_;
       for (int64_t j = 0; j < block.count; j += height) {
-        for (int64_t word = 0; word < words_; word += kPartWords) {
+        for (int64_t word = 0; word < words_; word += partWords) {
           FixedTile tile = {.a = fixed.rows.get() + j * rowWords_ + word,
                             .strideA = rowWords_,
                             .b = panel + word * width,
                             .strideB = width,
-                            .depth = std::min(kPartWords, words_ - word),
+                            .depth = std::min(partWords, words_ - word),
                             .c = z + j * lanes_ + lane,
                             .strideC = lanes_,
                             .scales = own.units[side].data() + lane,

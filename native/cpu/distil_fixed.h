@@ -65,6 +65,7 @@ class DistilFixed final : public Distil {
   }
 
   const FixedKernel& fixed_;
+  const int64_t part_;  // elements of a row whose products are summed exactly
   int64_t words_, rowWords_, columnWords_;
   float limits_[2];               // of the softmax of a side
   std::vector<float> keyScales_;  // [keys]

@@ -135,6 +135,7 @@ int main() {
     distil(cpuBackend(), {37, 4100, 65, 16, true, false, false, true}, threads);
     distil(cpuBackend(), {50, 4021, 130, 25, false, true, true, true}, threads);
     distil(cpuBackend(), {21, 4003, 515, 1, true, true, false, false}, threads);
+    distil(cpuBackend(), {300, 1100, 130, 13, true, false, false, false}, threads);
     loss(cpuBackend(), 1, 1, 1, 1, false, Pairing::kBoth, threads);
     loss(cpuBackend(), 13, 7, 9, 300, true, Pairing::kSame, threads);
     loss(cpuBackend(), 25, 33, 20, 40, false, Pairing::kCross, threads);
