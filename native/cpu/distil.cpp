@@ -19,7 +19,7 @@
 // All others are divided by their norms in the logits and in the weights.
 //
 // Memory: (P and Q, the difference, and for each of kChunks chunks sums) times the lanes of a strip, which are as many as
-// fit about a quarter of what keys and queries themselves are; never less than one panel.
+// fit a quarter of what keys and queries themselves are, or kLeastBytes where that is more; never less than one panel.
 //
 // Products are made in float32, or, where that is twice as fast, in fixed point (distil_fixed.cpp).
 //

@@ -27,35 +27,12 @@
 #include <cstring>
 
 #include "core/parallel.h"
+#include "cpu/fixed_point.h"
 
 namespace clipcid {
 namespace {
 
-// Elements. Sums over longer parts are faster, and logits less exact: unit rows of D elements have 1 / sqrt(D / part) in one.
-constexpr int64_t kShortPart = 64, kLongPart = 128;
-constexpr double kMostElement = 32767;
-// With kLongPart roundings of a half each, the product of both is under 2^31.
-constexpr double kQueryRoot = 77900, kKeyRoot = 26600;
-static_assert((kQueryRoot + 6) * (kKeyRoot + 6) < 0x1p31 && 6 * 6 * 4 > kLongPart);
-constexpr double kMostLarge = 8e-3, kError = 1e-5, kUnitError = 4e-6;  // the last of short parts
-constexpr double kLeastKeys = 8;  // times the limit
-constexpr int64_t kLeastDim = 64;
-constexpr double kMostScale = 128;
 constexpr double kLn2 = 0.69314718055994531;
-
-// Of a row with this largest element and this largest sum of squares of a part.
-float scaleOf(float largest, float square, double root) {
-  const double byElement = kMostElement / static_cast<double>(largest);
-  const double byPart = root / std::sqrt(static_cast<double>(square));
-  const double scale = std::min(byElement, byPart);
-  return scale < 1e30 ? static_cast<float>(scale) * (1 - 0x1p-20f) : 1.0f;
-}
-
-// Over which a weight is a large one.
-double limitOf(double scale, int64_t part) {
-  const double error = kError / (scale * kUnitError);
-  return std::min(kMostLarge, error * error * kShortPart / static_cast<double>(part));
-}
 
 // Whether it is so for few of the keys at most.
 bool leavesFew(const DistilArgs& args, int64_t part) {
@@ -74,12 +51,12 @@ bool DistilFixed::serves(const DistilArgs& args) {
 }
 
 DistilFixed::DistilFixed(const Context& context, const DistilArgs& args)
-    : Distil(context, args), fixed_(*kernel_.int16), part_(leavesFew(args, kLongPart) ? kLongPart : kShortPart) {
-  words_ = (args.dim + 2 * kPair - 1) / (2 * kPair) * kPair;
-  // An odd number of a cache's lines: a stride of a power of two would put all rows of a tile into a few of its sets.
-  const auto stride = [](int64_t words) { return (words + kPair - 1) / kPair * kPair | kPair; };
-  rowWords_ = stride(words_);
-  columnWords_ = stride(std::max(2 * words_, totalRows_));
+    : Distil(context, args),
+      fixed_(*kernel_.int16),
+      part_(leavesFew(args, kLongPart) ? kLongPart : kShortPart) {
+  words_ = fixedWords(args.dim);
+  rowWords_ = fixedStride(words_);
+  columnWords_ = fixedStride(std::max(2 * words_, totalRows_));
   const double scales[] = {args.scale, args.teacherScale};
   for (size_t side = 0; side < sides_.size(); ++side)
     limits_[side] = static_cast<float>(limitOf(scales[side], part_));

@@ -124,6 +124,10 @@ int main() {
     contrast(cpuBackend(), 70, 33, 100, true, false, threads);
     contrast(cpuBackend(), 1100, 9, 14, true, true, threads);
     contrast(cpuBackend(), 50, 64, 1, false, false, threads);
+    // Products in fixed point, where the machine has them.
+    contrast(cpuBackend(), 1030, 70, 14, true, true, threads);
+    contrast(cpuBackend(), 1001, 130, 3, true, false, threads);
+    contrast(cpuBackend(), 1024, 64, 20, false, false, threads);
     distil(cpuBackend(), {1, 1, 1, 20, true, false, true, false}, threads);
     distil(cpuBackend(), {13, 33, 31, 20, true, false, false, false}, threads);
     distil(cpuBackend(), {70, 400, 20, 10, false, true, true, false}, threads);

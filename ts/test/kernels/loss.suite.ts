@@ -89,9 +89,12 @@ export function lossSuite(device: Device): void {
       { batch: 3, dim: 4096, teacherDim: 4096, clusters: 5, projected: false },
       { batch: 2, dim: 1, teacherDim: 1, clusters: 3, projected: false },
       { batch: 1, dim: 9, teacherDim: 9, clusters: 1100, projected: false },
-      // From 4,000 centres and a width of 64 on, products may be in fixed point.
-      { batch: 35, dim: 66, teacherDim: 66, clusters: 3999, projected: false },
-      { batch: 35, dim: 66, teacherDim: 66, clusters: 4000, projected: false },
+      // From 1,000 centres, or pairs, and a width of 64 on, products may be in fixed point.
+      { batch: 35, dim: 66, teacherDim: 66, clusters: 999, projected: false },
+      { batch: 35, dim: 66, teacherDim: 66, clusters: 1000, projected: false },
+      { batch: 999, dim: 64, teacherDim: 64, clusters: 10, projected: false },
+      { batch: 1000, dim: 64, teacherDim: 64, clusters: 10, projected: false },
+      { batch: 1037, dim: 100, teacherDim: 65, clusters: 30, projected: true },
       { batch: 70, dim: 20, teacherDim: 65, clusters: 4100, projected: true },
       { batch: 5, dim: 640, teacherDim: 640, clusters: 4003, projected: false },
     ];
