@@ -60,18 +60,27 @@ Status launchSm90(const Device& device, Stream stream, const MainloopParams& par
   CLIPCID_TRY(encodeTensorMaps(shapes, &hopper.maps));
   hopper.loop = params;
   hopper.depths = (params.depths * kDepthBytes + Tile::kDepthBytes - 1) / Tile::kDepthBytes;
-  hopper.secondDepths = (params.secondDepths * kDepthBytes + Tile::kDepthBytes - 1) / Tile::kDepthBytes;
+  constexpr bool kTwoProducts = requires(Epilogue & one, FragmentOf<Tile> & scores, const TileAt& at) {
+    one.between(scores, at);
+  };
+  if (kTwoProducts)
+    hopper.secondDepths = (params.secondDepths * kDepthBytes + Tile::kDepthBytes - 1) / Tile::kDepthBytes;
   Schedule& schedule = hopper.loop.schedule;
   const int cluster = clusterOf(schedule.rowEnd - schedule.rowBegin);
   schedule.rowsOfItem = cluster;
-  const int64_t most = std::max<int64_t>(device.properties.multiprocessors / cluster, 1);
-  return CLIPCID_LAUNCH((mainloopSm90<Tile, EpilogueOf>),
-                        {.grid = static_cast<unsigned>(std::min<int64_t>(schedule.items(), most) * cluster),
-                         .block = Tile::kThreads,
-                         .shared = kShared,
-                         .stream = stream,
-                         .cluster = static_cast<unsigned>(cluster)},
-                        hopper, epilogue);
+  const int64_t fit = std::max<int64_t>(device.properties.multiprocessors / cluster, 1);
+  Launch how = {.grid = static_cast<unsigned>(std::min<int64_t>(schedule.items(), fit) * cluster),
+                .block = Tile::kThreads,
+                .shared = kShared,
+                .stream = stream,
+                .cluster = static_cast<unsigned>(cluster)};
+  if (cluster > 1) {
+    // One that had to wait for the end of another would begin when all others are done.
+    int atOnce = 0;
+    CLIPCID_TRY(CLIPCID_CLUSTERS_AT_ONCE((mainloopSm90<Tile, EpilogueOf>), how, &atOnce));
+    how.grid = std::min(how.grid, static_cast<unsigned>(std::max(atOnce, 1) * cluster));
+  }
+  return CLIPCID_LAUNCH((mainloopSm90<Tile, EpilogueOf>), how, hopper, epilogue);
 }
 
 #endif

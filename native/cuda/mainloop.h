@@ -15,7 +15,12 @@
 //   };
 //
 // All threads of the team call these together. A Team is the threads that share a tile: `rank()` of them, `kThreads`, and
-// `synchronise()`; no epilogue may use __syncthreads, because other threads of the block may be busy with copies.
+// `synchronise()`; no epilogue may use __syncthreads, because other threads of the block may be busy with copies, nor barrier 1
+// of the block, nor __launch_bounds__' idea of how many threads there are.
+//
+// What a thread has of a tile is for its Fragment to say (fragment.cuh), in particular how many rows and columns a warp has: 64 by
+// 32 or 64 in the sm_80 mainloop, 16 by all columns of the tile in the sm_90 one. There an epilogue's kSharedBytes are taken from
+// the ring of stages, of 48 KB each.
 #pragma once
 
 #include <cstdint>
@@ -49,8 +54,9 @@ struct MainloopParams {
 // A tile of scores.
 struct TileAt {
   int32_t problem;
-  int32_t row, column;    // first, of its problem
-  int32_t rows, columns;  // that exist: what is behind them are scores of zeros
+  int32_t row, column;  // first, of its problem
+  // That exist. What is behind them are scores of zeros, or, of rows behind a `queryCount`, anything.
+  int32_t rows, columns;
 };
 
 }  // namespace clipcid::cuda

@@ -134,6 +134,15 @@ describe('bench train', () => {
   });
 });
 
+const withoutGpu = !devices().devices.some(({ device, usable }) => device.startsWith('cuda') && usable);
+
+test.runIf(withoutGpu).each(Object.keys(SMALL))('%s on a GPU that is not there says why', async (op) => {
+  const { code, stdout, stderr } = await clipCid(['bench', op, ...SMALL[op]!, '--device', 'cuda']);
+  expect(stderr).toMatch(/^error: Device 'cuda' is not available: .+ Usable here: 'auto', 'cpu'/m);
+  expect(code).toBe(1);
+  expect(stdout).toBe('');
+});
+
 test('operations are those of brute force', async () => {
   const rate = async (...args: string[]) => {
     const [record] = objects(
