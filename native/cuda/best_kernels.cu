@@ -51,7 +51,7 @@ CLIPCID_DEVICE double scoreOf(const DecideParams& params, const ComparedRow& que
   return params.squares == nullptr || !some ? dot : dot - params.squares[row] / 2;
 }
 
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 4)
     decideOpenKernel(DecideParams params, const OpenQuery* open, int32_t capacity,
                      const BestCounters* counters, int32_t* labels) {
   const int lane = static_cast<int>(threadIdx.x % kWarp);

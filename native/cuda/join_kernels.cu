@@ -16,7 +16,7 @@ constexpr int kThreads = 128;
 constexpr int kItems = kThreads / kDotLanes;
 constexpr int kBlocksOfMultiprocessor = 16;
 
-__global__ void __launch_bounds__(kThreads) recheckKernel(RecheckParams params) {
+__global__ void __launch_bounds__(kThreads, 4) recheckKernel(RecheckParams params) {
   const int lane = static_cast<int>(threadIdx.x % kWarp);
   const auto listed = static_cast<int64_t>(params.counters->listed);
   const int64_t count = listed < params.capacity ? listed : params.capacity;

@@ -16,7 +16,7 @@
 //
 // All threads of the team call these together. A Team is the threads that share a tile: `rank()` of them, `kThreads`, and
 // `synchronise()`; no epilogue may use __syncthreads, because other threads of the block may be busy with copies, nor barrier 1
-// of the block, nor __launch_bounds__' idea of how many threads there are.
+// of the block, nor take threadIdx for its rank.
 //
 // What a thread has of a tile is for its Fragment to say (fragment.cuh), in particular how many rows and columns a warp has: 64 by
 // 32 or 64 in the sm_80 mainloop, 16 by all columns of the tile in the sm_90 one. There an epilogue's kSharedBytes are taken from
