@@ -120,7 +120,7 @@ CLIPCID_DEVICE void multiplyStage(FragmentOf<Tile>& fragment, const char* querie
     const char* b = keys + (fragment.warpColumn + lane / 16 * 8 + lane % 8) * kDepthBytes;
     // Of rows sixteen apart the chunks are permuted alike.
     const int turn = lane % 8 / 2;
-#pragma unroll
+#pragma unroll Tile::kHalvesAtOnce
     for (int half = 0; half < 2; ++half) {
       uint32_t left[kDown][4];
 #pragma unroll

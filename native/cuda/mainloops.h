@@ -17,17 +17,18 @@ Mainloop& mostMainloop();
 // The matrices of a product as TMA is told of them.
 struct HopperShapes {
   TensorShape queries, keys, secondQueries, secondKeys;
-  bool two;
+  bool two, apart;
 
   HopperShapes(const MainloopParams& params, int queriesOfBox, int keysOfBox)
       : queries(shapeOf(params.queries, params, queriesOfBox)),
         keys(shapeOf(params.keys, params, keysOfBox)),
         secondQueries(shapeOf(params.secondQueries, params, queriesOfBox)),
         secondKeys(shapeOf(params.secondKeys, params, keysOfBox)),
-        two(params.secondDepths > 0) {}
-  // Whether TMA takes them.
+        two(params.secondDepths > 0),
+        apart(params.queries.problemStride == 0 && params.keys.problemStride == 0) {}
+  // Whether TMA takes them: problems that are parts of the same rows it does not.
   bool suit() const {
-    return suitsTensorMap(queries) && suitsTensorMap(keys) &&
+    return apart && suitsTensorMap(queries) && suitsTensorMap(keys) &&
            (!two || (suitsTensorMap(secondQueries) && suitsTensorMap(secondKeys)));
   }
 

@@ -57,6 +57,8 @@ struct Tile {
   static constexpr int kRingBytes = kStages * kStageBytes;
   // Rows and columns of the tile that a thread has, and so its accumulators.
   static constexpr int kOwnRows = kWarpRows / 8, kOwnColumns = kWarpColumns / 4;
+  // Halves of a stage whose instructions are mixed: one where an epilogue keeps as many values again, or some of them spill.
+  static constexpr int kHalvesAtOnce = kBlocks == 1 && kOwnRows * kOwnColumns <= 64 ? 1 : 2;
 
   static_assert(kRows % kWarpRows == 0 && kColumns % kWarpColumns == 0);
   static_assert(kMath == Math::kFloat32 || (kWarpRows % 16 == 0 && kWarpColumns % 16 == 0));

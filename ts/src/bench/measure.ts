@@ -29,6 +29,8 @@ export interface Measurement {
   readonly peaks: Peak;
   /** gflops / peak_gflops: over 1 where less is computed, or in lower precision. */
   readonly share_of_peak: number;
+  /** On a GPU: of its measured bandwidth, what the bytes take that have to go through memory once. Small where products are the work. */
+  readonly share_of_bandwidth?: number;
   readonly plan: string | null;
 }
 
@@ -90,6 +92,9 @@ export async function measure(
     peak_gflops: reached,
     peaks,
     share_of_peak: gflops / reached,
+    ...(last.bytes === undefined || peaks.bandwidth === undefined
+      ? {}
+      : { share_of_bandwidth: last.bytes / seconds / 1e9 / peaks.bandwidth }),
     plan: last.plan ?? null,
   };
 }

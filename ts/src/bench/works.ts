@@ -27,6 +27,8 @@ export interface Work {
 export interface Done {
   /** Floating-point operations that brute force takes for the same result: two a product of elements, nothing for what is compared or summed. */
   readonly operations: number;
+  /** Bytes that go through memory at least: rows read once, once an iteration where there are some, and what is returned written. */
+  readonly bytes?: number;
   /** How the core went about it, in its words, where it has a choice that it tells. */
   readonly plan?: string;
 }
@@ -40,7 +42,7 @@ export async function dedupWork(options: InputOptions & { rows: number; threshol
     shape: { rows, dim },
     async run(kernel) {
       const result = await balance({ data, rows, dim }, { ...kernel, threshold });
-      return { operations: rows * (rows - 1) * dim, plan: result.plan };
+      return { operations: rows * (rows - 1) * dim, bytes: rows * (4 * dim + 5), plan: result.plan };
     },
   };
 }
@@ -60,7 +62,8 @@ export async function kmeansWork(
         { data, rows, dim },
         { ...kernel, clusters, iterations, spherical, init, tolerance: 0 },
       );
-      return { operations: 2 * rows * clusters * dim * result.iterations[0]! };
+      const done = result.iterations[0]!;
+      return { operations: 2 * rows * clusters * dim * done, bytes: done * rows * (4 * dim + 4) };
     },
   };
 }
@@ -79,7 +82,8 @@ export async function nearestWork(
     shape: { queries, rows, dim, k },
     async run(kernel) {
       const result = await nearest(asked, base, { ...kernel, k });
-      return { operations: 2 * queries * rows * dim, plan: result.plan };
+      const bytes = 4 * (rows + queries) * dim + 12 * queries * k;
+      return { operations: 2 * queries * rows * dim, bytes, plan: result.plan };
     },
   };
 }

@@ -271,7 +271,7 @@ function describe(measured: Measurement, about: readonly string[]): string {
 }
 
 function speed(measured: Measurement, line: (name: string, text: string) => string): string[] {
-  const { device, gflops, peak_gflops, peaks } = measured;
+  const { device, gflops, peak_gflops, peaks, share_of_bandwidth: moved } = measured;
   const share = `share ${measured.share_of_peak.toFixed(2)}`;
   const whole = (value: number) => value.toLocaleString('en', { maximumFractionDigits: 0 });
   if (device === 'cpu')
@@ -281,7 +281,11 @@ function speed(measured: Measurement, line: (name: string, text: string) => stri
     line(
       'TFLOP/s',
       `${tera(gflops)} of brute force; a large product of float16 ${tera(peak_gflops)}, ${share}; of int8 ${tera(peaks.int8)}, ` +
-        `of float32 ${tera(peaks.float32)}; memory ${whole(peaks.bandwidth ?? 0)} GB/s`,
+        `of float32 ${tera(peaks.float32)}`,
+    ),
+    line(
+      'memory',
+      `${whole(peaks.bandwidth ?? 0)} GB/s of a copy${moved === undefined ? '' : `, share ${moved.toPrecision(2)} for rows and results once`}`,
     ),
   ];
 }
