@@ -34,8 +34,6 @@ struct Operand {
   const char* words = nullptr;
   int64_t stride = 0;
   int32_t rows = 0;  // of a problem
-  // Bytes from a problem's first row to that of the next; 0: rows * stride. Problems may be parts of the depth of the same rows.
-  int64_t problemStride = 0;
 };
 
 struct MainloopParams {
@@ -45,6 +43,8 @@ struct MainloopParams {
   Operand secondQueries, secondKeys;
   int32_t secondDepths = 0;
   Schedule schedule;
+  // Problems are parts of the depth of the same rows, `depths` each.
+  bool partsOfDepth = false;
   // Of one problem, or null: how many queries there are, known on the device only, and at most queries.rows.
   const int32_t* queryCount = nullptr;
   // On the device, or null: nothing is done where it is not 0.

@@ -37,8 +37,9 @@ class StageLoader {
     const Operand& keys = second ? params_.secondKeys : params_.keys;
     const int depth = second ? at.depth - params_.depths : at.depth;
     if (depth == 0) {
-      query_ = place(queries, at.item.problem, at.item.rowTile * Tile::kRows + row_);
-      key_ = place(keys, at.item.problem, at.column * Tile::kColumns + row_);
+      const int64_t ofProblem = params_.partsOfDepth ? int64_t{params_.depths} * kDepthBytes : 0;
+      query_ = place(queries, ofProblem, at.item.problem, at.item.rowTile * Tile::kRows + row_);
+      key_ = place(keys, ofProblem, at.item.problem, at.column * Tile::kColumns + row_);
     }
     const int offset = depth * kDepthBytes + chunk_ * kChunkBytes;
     copyRows<Tile::kRows>(queries, query_ + offset, queryCount_ - at.item.rowTile * Tile::kRows, stage);
@@ -50,9 +51,9 @@ class StageLoader {
   static constexpr int kRowsAtOnce = Tile::kThreads / kRowChunks;
   static_assert(Tile::kRows % kRowsAtOnce == 0 && Tile::kColumns % kRowsAtOnce == 0);
 
-  CLIPCID_DEVICE static const char* place(const Operand& operand, int32_t problem, int32_t row) {
-    const int64_t ofProblem =
-        operand.problemStride != 0 ? operand.problemStride : operand.rows * operand.stride;
+  CLIPCID_DEVICE static const char* place(const Operand& operand, int64_t partBytes, int32_t problem,
+                                          int32_t row) {
+    const int64_t ofProblem = partBytes != 0 ? partBytes : operand.rows * operand.stride;
     return operand.words + problem * ofProblem + row * operand.stride;
   }
   // Rows that do not exist are zeros.

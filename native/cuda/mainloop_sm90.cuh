@@ -65,22 +65,25 @@ template <typename Tile, int kStages>
 CLIPCID_DEVICE void produce(const HopperParams& params, const Schedule& schedule,
                             const HopperRing<Tile, kStages>& ring, int rank, int blocks) {
   RingPlace place;
+  const bool parts = params.loop.partsOfDepth;
   const auto copyRow = [&](const TensorMap& queries, const TensorMap& keys, int32_t depths,
                            const Cursor& at) {
-    for (int32_t depth = 0; depth < depths; ++depth, place.advance(kStages)) {
+    const int32_t problem = parts ? 0 : at.item.problem;
+    const int32_t begin = parts ? at.item.problem * depths : 0;
+    for (int32_t depth = begin; depth < begin + depths; ++depth, place.advance(kStages)) {
       // Of a fresh barrier the phase before the first one counts as over.
       wait(ring.inputsFinished + place.stage, place.parity ^ 1);
       Barrier* arrived = ring.inputsArrived + place.stage;
       expectBytes(arrived, Tile::kStageBytes);
       copyBox(ring.queries(place.stage), &queries, depth * Tile::kDepthBytes,
-              (at.item.rowTile + rank) * Tile::kRows, at.item.problem, arrived);
+              (at.item.rowTile + rank) * Tile::kRows, problem, arrived);
       for (int box = blocks == 1 ? 0 : rank; box < Tile::kKeyBoxes; box += blocks) {
         char* to = ring.keys(place.stage) + box * Tile::kKeysOfBox * Tile::kDepthBytes;
         const int row = at.column * Tile::kColumns + box * Tile::kKeysOfBox;
         if (blocks == 1) {
-          copyBox(to, &keys, depth * Tile::kDepthBytes, row, at.item.problem, arrived);
+          copyBox(to, &keys, depth * Tile::kDepthBytes, row, problem, arrived);
         } else {
-          copyBoxToCluster(to, &keys, depth * Tile::kDepthBytes, row, at.item.problem, arrived, 3);
+          copyBoxToCluster(to, &keys, depth * Tile::kDepthBytes, row, problem, arrived, 3);
         }
       }
     }
@@ -122,6 +125,10 @@ class Consumer {
 
   // scores += queries keys', of so many stages; they are there when this returns.
   CLIPCID_DEVICE void multiply(Fragment& scores, int32_t depths) {
+    if constexpr (Tile::kMath == Math::kHalves) {
+      multiplyHalves(scores, depths);
+      return;
+    }
     multiplyStage(scores);
     RingPlace under = place_;  // its products may be under way
     place_.advance(kStages);
@@ -144,10 +151,38 @@ class Consumer {
     const auto from = static_cast<uint32_t>(place_.stage * Tile::kStageBytes);
     const uint64_t a = matrixDescriptor(queries_ + from), b = matrixDescriptor(keys_ + from);
     beginProducts(scores.values[0]);
+    if constexpr (Tile::kMath == Math::kHalves) {
+      // High high, high low, low high: of each 64 bytes of a row the first half are the high ones.
 #pragma unroll
-    for (uint32_t byte = 0; byte < Tile::kDepthBytes; byte += kProductBytes)
-      multiplyAddAsync(scores.values[0], deeper(a, byte), deeper(b, byte));
+      for (uint32_t byte = 0; byte < Tile::kDepthBytes; byte += 2 * kProductBytes) {
+        multiplyAddAsync(scores.values[0], deeper(a, byte), deeper(b, byte));
+        multiplyAddAsync(scores.values[0], deeper(a, byte), deeper(b, byte + kProductBytes));
+        multiplyAddAsync(scores.values[0], deeper(a, byte + kProductBytes), deeper(b, byte));
+      }
+    } else {
+#pragma unroll
+      for (uint32_t byte = 0; byte < Tile::kDepthBytes; byte += kProductBytes)
+        multiplyAddAsync(scores.values[0], deeper(a, byte), deeper(b, byte));
+    }
     commitProducts();
+  }
+  // Of kPromotedStages at a time, which go over into sums that are rounded to nearest; meanwhile the other consumer multiplies.
+  CLIPCID_DEVICE void multiplyHalves(Fragment& scores, int32_t depths) {
+    constexpr int kTogether = kPromotedStages * clipcid::cuda::kDepthBytes / Tile::kDepthBytes;
+    static_assert(kTogether == 2);
+    Fragment few = scores;
+    for (int32_t depth = 0; depth < depths; depth += kTogether) {
+      few.clear();
+      multiplyStage(few);
+      const RingPlace first = place_;
+      place_.advance(kStages);
+      multiplyStage(few);
+      waitProducts<0>(few.values[0]);
+      finish(first);
+      finish(place_);
+      place_.advance(kStages);
+      scores.add(few);
+    }
   }
   CLIPCID_DEVICE void finish(const RingPlace& place) {
     arriveAt(ring_.inputsFinished + place.stage, block_, arrives_);

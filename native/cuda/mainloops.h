@@ -34,7 +34,8 @@ struct HopperShapes {
 
  private:
   static TensorShape shapeOf(const Operand& operand, const MainloopParams& params, int boxRows) {
-    return {operand.words, operand.stride, operand.rows, params.schedule.problems, boxRows};
+    const int64_t problems = params.partsOfDepth ? 1 : params.schedule.problems;
+    return {operand.words, operand.stride, operand.rows, problems, boxRows};
   }
 };
 Status encodeTensorMaps(const HopperShapes& shapes, TensorMaps* out);

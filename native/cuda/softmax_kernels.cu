@@ -248,11 +248,11 @@ Status addQuerySums(const Device& device, Stream stream, const float* sums, int6
 Status sumValues(const Device& device, Stream stream, const ValueSumsArgs& args) {
   MainloopParams loop;
   const int64_t ofPart = args.depth / args.parts;
-  loop.queries = {args.weights.words, args.weights.stride(), static_cast<int32_t>(args.count), 4 * ofPart};
-  loop.keys = {args.values.words + 4 * args.values0, args.values.stride(), static_cast<int32_t>(args.dim),
-               4 * ofPart};
+  loop.queries = {args.weights.words, args.weights.stride(), static_cast<int32_t>(args.count)};
+  loop.keys = {args.values.words + 4 * args.values0, args.values.stride(), static_cast<int32_t>(args.dim)};
   loop.depths = static_cast<int32_t>(4 * ofPart / kDepthBytes);
   loop.schedule.problems = args.parts;
+  loop.partsOfDepth = args.parts > 1;
   loop.schedule.rowEnd = tilesOf(args.count, HalvesTile::kRows);
   loop.schedule.columnEnd = tilesOf(args.dim, HalvesTile::kColumns);
   const bool split = args.parts > 1;

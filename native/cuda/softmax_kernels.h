@@ -13,8 +13,8 @@ struct alignas(8) SoftmaxPart {
   float maximum, sum;
 };
 
-// Logits that a part is of: keys of a query, and queries of a key. They are what a warp has of a tile.
-constexpr int kPartKeys = HalvesTile::kWarpColumns, kPartQueries = HalvesTile::kWarpRows;
+// Logits that a part is of: keys of a query, and queries of a key. Warps of all mainloops have whole ones.
+constexpr int kPartKeys = 32, kPartQueries = 16;
 
 // Queries [M, D] with keys [N, D], as halves.
 struct LogitsParams {

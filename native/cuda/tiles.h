@@ -117,7 +117,7 @@ struct HopperTile {
     return fit < kMostStages ? fit : kMostStages;
   }
 
-  static_assert((kMath == Math::kFloat16 || kMath == Math::kInt8) && kDepthBytes <= kMostDepthBytes);
+  static_assert(kMath != Math::kFloat32 && kDepthBytes <= kMostDepthBytes);
   static_assert(kColumns == 128 || kColumns == 256, "a wgmma that ptx.cuh has");
   static_assert(kOwnRows * kOwnColumns <= 128, "half of a thread's registers");
   static_assert(2 * kMostStages * 8 <= kBarrierBytes);
@@ -144,6 +144,11 @@ template <Math kMath>
 requires(kMath == Math::kFloat16 || kMath == Math::kInt8) struct HopperTileFor<RoomyTile<kMath>> {
   using Type = HopperTile<kMath, RoomyTile<kMath>::kColumns>;
 };
+template <>
+struct HopperTileFor<HalvesTile> {
+  using Type = HopperTile<Math::kHalves, HalvesTile::kColumns>;
+};
+static_assert(HopperTile<Math::kHalves, HalvesTile::kColumns>::kRows == HalvesTile::kRows);
 static_assert(HopperTile<Math::kInt8, 256>::kRows == LargeTile<Math::kInt8>::kRows &&
               HopperTile<Math::kInt8, 128>::kRows == RoomyTile<Math::kInt8>::kRows);
 static_assert(HopperTile<Math::kInt8, 256>::stages(18 << 10) == 4);

@@ -5,6 +5,7 @@
 #include <random>
 
 #include "cuda/halves.cuh"
+#include "cuda/mainloops.h"
 #include "cuda/memory.h"
 #include "cuda/softmax_sweep.h"
 #include "emulated.h"
@@ -282,6 +283,26 @@ void sameBits() {
   for (size_t at = 2; at < outcomes.size(); ++at) CHECK(outcomes[at] == outcomes[at % 2]);
 }
 
+// The mainloop of 9.0 makes the same products as that of 8.0: all bits are the same.
+void hopper() {
+  Backend& backend = emulatedBackend(1);
+  Status status;
+  CHECK(cuda::mainloopOf(*cuda::Device::get(1, &status)) == cuda::Mainloop::kSm90);
+  const cuda::Mainloop before = cuda::mostMainloop();
+  for (const int64_t parts : {0, 3}) {
+    const Limited limited({.stripBytes = parts == 0 ? int64_t{1} << 28 : 1, .parts = parts});
+    Outcome outcomes[2];
+    for (const cuda::Mainloop most : {cuda::Mainloop::kSm80, cuda::Mainloop::kSm90}) {
+      cuda::mostMainloop() = most;
+      outcomes[most == cuda::Mainloop::kSm90] = lossOf(backend, kPlain);
+    }
+    CHECK(outcomes[0] == outcomes[1]);
+  }
+  primitive(backend, 129, 131, 65, 0.5, 1);
+  distil(backend, {130, 257, 33, 50, true, false, true, true}, 2);
+  cuda::mostMainloop() = before;
+}
+
 // Too little memory is told before work starts, with what is needed; an abort ends it.
 void troubles() {
   const auto run = [](const Context& context) {
@@ -326,7 +347,7 @@ void troubles() {
 
 int main() {
   const emulator::Options before = emulator::options();
-  emulator::options().devices = {emulator::deviceOf(80)};
+  emulator::options().devices = {emulator::deviceOf(80), emulator::deviceOf(90)};
   halves();
   plans();
   for (const Rounding rounding : {Rounding::kExact, Rounding::kTruncated}) {
@@ -345,6 +366,7 @@ int main() {
   losses({30, 20, 20, 200, false, false, true, false, 0.02, 4.6, Pairing::kCross});
   losses({3, 700, 700, 5, false, false, false, true, 0.1, 2, Pairing::kSame});
   sameBits();
+  hopper();
   troubles();
   emulator::options() = before;
   return report("cuda loss");
