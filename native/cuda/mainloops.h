@@ -17,23 +17,23 @@ Mainloop& mostMainloop();
 // The matrices of a product as TMA is told of them.
 struct HopperShapes {
   TensorShape queries, keys, secondQueries, secondKeys;
-  bool two, apart;
+  bool two;
 
   HopperShapes(const MainloopParams& params, int queriesOfBox, int keysOfBox)
       : queries(shapeOf(params.queries, params, queriesOfBox)),
         keys(shapeOf(params.keys, params, keysOfBox)),
         secondQueries(shapeOf(params.secondQueries, params, queriesOfBox)),
         secondKeys(shapeOf(params.secondKeys, params, keysOfBox)),
-        two(params.secondDepths > 0),
-        apart(params.queries.problemStride == 0 && params.keys.problemStride == 0) {}
-  // Whether TMA takes them: problems that are parts of the same rows it does not.
+        two(params.secondDepths > 0) {}
+  // Whether TMA takes them.
   bool suit() const {
-    return apart && suitsTensorMap(queries) && suitsTensorMap(keys) &&
+    return suitsTensorMap(queries) && suitsTensorMap(keys) &&
            (!two || (suitsTensorMap(secondQueries) && suitsTensorMap(secondKeys)));
   }
 
  private:
   static TensorShape shapeOf(const Operand& operand, const MainloopParams& params, int boxRows) {
+    // Parts of the depth are of the same rows, and the mainloop says where they begin.
     const int64_t problems = params.partsOfDepth ? 1 : params.schedule.problems;
     return {operand.words, operand.stride, operand.rows, problems, boxRows};
   }
