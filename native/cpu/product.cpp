@@ -24,14 +24,39 @@ void packLeft(const float* a, int64_t stride, int64_t count, int64_t depth, floa
   }
 }
 
+typedef float Four __attribute__((vector_size(16)));
+
+// Four rows' elements k to k + 3, turned: to[i * width + r] = rows[r][k + i].
+void turnFour(const float* const* rows, int64_t k, float* to, int64_t width) {
+  Four row[4];
+  for (int r = 0; r < 4; ++r) memcpy(&row[r], rows[r] + k, sizeof row[r]);
+  const Four low01 = __builtin_shufflevector(row[0], row[1], 0, 4, 1, 5);
+  const Four high01 = __builtin_shufflevector(row[0], row[1], 2, 6, 3, 7);
+  const Four low23 = __builtin_shufflevector(row[2], row[3], 0, 4, 1, 5);
+  const Four high23 = __builtin_shufflevector(row[2], row[3], 2, 6, 3, 7);
+  const Four turned[4] = {__builtin_shufflevector(low01, low23, 0, 1, 4, 5),
+                          __builtin_shufflevector(low01, low23, 2, 3, 6, 7),
+                          __builtin_shufflevector(high01, high23, 0, 1, 4, 5),
+                          __builtin_shufflevector(high01, high23, 2, 3, 6, 7)};
+  for (int i = 0; i < 4; ++i) memcpy(to + i * width, &turned[i], sizeof turned[i]);
+}
+
 void packRightRows(const float* b, int64_t stride, int64_t count, int64_t depth, float* out) {
   constexpr int64_t kRun = 16;
   const int64_t width = kernels().panel;
   for (int64_t from = 0; from < depth; from += kRun) {
-    const int64_t to = std::min(depth, from + kRun);
-    for (int64_t j = 0; j < count; ++j) {
-      const float* row = b + j * stride;
-      for (int64_t k = from; k < to; ++k) out[k * width + j] = row[k];
+    const int64_t to = std::min(depth, from + kRun), whole = from + (to - from) / 4 * 4;
+    int64_t j = 0;
+    for (; j + 4 <= count; j += 4) {
+      const float* rows[4];
+      for (int r = 0; r < 4; ++r) rows[r] = b + (j + r) * stride;
+      for (int64_t k = from; k < whole; k += 4) turnFour(rows, k, out + k * width + j, width);
+      for (int64_t k = whole; k < to; ++k) {
+        for (int r = 0; r < 4; ++r) out[k * width + j + r] = rows[r][k];
+      }
+    }
+    for (; j < count; ++j) {
+      for (int64_t k = from; k < to; ++k) out[k * width + j] = b[j * stride + k];
     }
     for (int64_t k = from; k < to; ++k) std::fill(out + k * width + count, out + (k + 1) * width, 0.0f);
   }
