@@ -42,6 +42,9 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   define("engineRelease", engineRelease);
   define("engineForward", engineForward);
   define("engineBackward", engineBackward);
+  define("freeMemory", freeMemory);
+  define("engineStage", engineStage);
+  define("engineStages", engineStages);
   define("engineAddGradient", engineAddGradient);
   define("engineUpdate", engineUpdate);
   define("engineSave", engineSave);

@@ -33,6 +33,10 @@ Napi::Value devices(const Napi::CallbackInfo& info) {
   return list;
 }
 
+Napi::Value freeMemory(const Napi::CallbackInfo& info) {
+  return Napi::Number::New(info.Env(), static_cast<double>(backendOf(info.Env(), info[0]).memory().free));
+}
+
 Napi::Value setInstructions(const Napi::CallbackInfo& info) {
   const std::string name = stringOf(info[0], "instructions");
   return Napi::Boolean::New(info.Env(), chooseIsa(name.c_str()));

@@ -67,6 +67,48 @@ class Create final : public Operation {
   std::shared_ptr<Engine> engine_;
 };
 
+constexpr napi_type_tag kStagedTag = {0x8e15d7a93c604b2f, 0x41a0c9f7e8b35d26};
+
+// Inputs on their way to a device, to be used once.
+struct StagedHandle {
+  StagedInputs inputs;
+  std::vector<int64_t> bytes;
+};
+
+class Stage final : public Operation {
+ public:
+  Stage(Napi::Env env, const Napi::Value& context, const Napi::Value& engine, const Napi::Value& inputs)
+      : Operation(env, context), engine_(engineOf(engine)), handle_(std::make_unique<StagedHandle>()) {
+    if (!inputs.IsArray()) throwExpected(env, "an array", "inputs");
+    const auto list = inputs.As<Napi::Array>();
+    for (uint32_t index = 0; index < list.Length(); ++index) {
+      const Napi::Value entry = list.Get(index);
+      if (!entry.IsTypedArray()) throwExpected(env, "typed arrays", "inputs");
+      const auto array = hold(entry.As<Napi::TypedArray>());
+      inputs_.push_back(static_cast<const char*>(array.ArrayBuffer().Data()) + array.ByteOffset());
+      handle_->bytes.push_back(static_cast<int64_t>(array.ByteLength()));
+    }
+  }
+
+ protected:
+  Status run(const Context&) override { return engine_->stage(inputs_, handle_->bytes, &handle_->inputs); }
+  Napi::Value result(Napi::Env env) override {
+    Napi::Object object = Napi::Object::New(env);
+    const auto finalize = [](napi_env, void* data, void*) { delete static_cast<StagedHandle*>(data); };
+    if (napi_type_tag_object(env, object, &kStagedTag) != napi_ok ||
+        napi_wrap(env, object, handle_.get(), finalize, nullptr, nullptr) != napi_ok) {
+      throw Napi::Error::New(env, "Staged inputs could not be wrapped");
+    }
+    handle_.release();
+    return object;
+  }
+
+ private:
+  std::shared_ptr<Engine> engine_;
+  std::unique_ptr<StagedHandle> handle_;
+  std::vector<const void*> inputs_;
+};
+
 std::vector<ProgramValue> valuesOf(const Napi::Value& value, const char* name) {
   if (!value.IsArray()) throwExpected(value.Env(), "an array", name);
   const auto list = value.As<Napi::Array>();
@@ -141,9 +183,32 @@ class Run : public Operation {
     return pointers;
   }
 
+  // What of the inputs is on its way already; nothing where it is undefined.
+  void takeStaged(const Napi::Value& value) {
+    if (value.IsUndefined()) return;
+    bool tagged = false;
+    void* handle = nullptr;
+    if (!value.IsObject() ||
+        napi_check_object_type_tag(value.Env(), value, &kStagedTag, &tagged) != napi_ok || !tagged ||
+        napi_unwrap(value.Env(), value, &handle) != napi_ok) {
+      throwExpected(value.Env(), "staged inputs", "staged");
+    }
+    auto& staged = *static_cast<StagedHandle*>(handle);
+    bool fits = staged.bytes.size() == spec_->inputs.size() && staged.inputs.size() == staged.bytes.size();
+    for (size_t i = 0; fits && i < staged.bytes.size(); ++i) fits = staged.bytes[i] == spec_->inputs[i].bytes;
+    if (!fits) throwExpected(value.Env(), "inputs of the program's sizes, not used before", "staged");
+    staged_ = std::move(staged.inputs);
+    isStaged_ = true;
+  }
+  const StagedInputs* staged() const { return isStaged_ ? &staged_ : nullptr; }
+
   std::shared_ptr<Engine> engine_;
   int64_t id_;
   const ProgramSpec* spec_;
+
+ private:
+  StagedInputs staged_;
+  bool isStaged_ = false;
 };
 
 class Forward final : public Run {
@@ -160,11 +225,12 @@ class Forward final : public Run {
     const Napi::Object object = objectOf(options, "options");
     average_ = booleanOf(object.Get("average"), "average");
     keep_ = booleanOf(object.Get("keep"), "keep");
+    takeStaged(object.Get("staged"));
   }
 
  protected:
   Status run(const Context& context) override {
-    return engine_->forward(context, id_, inputs_, outputs_, average_, keep_);
+    return engine_->forward(context, id_, inputs_, staged(), outputs_, average_, keep_);
   }
   Napi::Value result(Napi::Env env) override {
     Napi::Array list = Napi::Array::New(env, outputs_.size());
@@ -182,14 +248,17 @@ class Forward final : public Run {
 class Backward final : public Run {
  public:
   Backward(Napi::Env env, const Napi::Value& context, const Napi::Value& engine, const Napi::Value& program,
-           const Napi::Value& inputs, const Napi::Value& gradients)
+           const Napi::Value& inputs, const Napi::Value& gradients, const Napi::Value& staged)
       : Run(env, context, engine, program) {
+    takeStaged(staged);
     inputs_ = arrays(inputs, spec_->inputs, "inputs", false);
     gradients_ = arrays(gradients, spec_->outputGradients, "gradients", true);
   }
 
  protected:
-  Status run(const Context& context) override { return engine_->backward(context, id_, inputs_, gradients_); }
+  Status run(const Context& context) override {
+    return engine_->backward(context, id_, inputs_, staged(), gradients_);
+  }
   Napi::Value result(Napi::Env env) override { return env.Undefined(); }
 
  private:
@@ -335,8 +404,17 @@ Napi::Value engineForward(const Napi::CallbackInfo& info) {
 }
 
 Napi::Value engineBackward(const Napi::CallbackInfo& info) {
-  return Operation::start(
-      info.Env(), std::make_unique<Backward>(info.Env(), info[0], info[1], info[2], info[3], info[4]));
+  return Operation::start(info.Env(), std::make_unique<Backward>(info.Env(), info[0], info[1], info[2],
+                                                                 info[3], info[4], info[5]));
+}
+
+Napi::Value engineStage(const Napi::CallbackInfo& info) {
+  return Operation::start(info.Env(), std::make_unique<Stage>(info.Env(), info[0], info[1], info[2]));
+}
+
+// Whether the engine's device takes inputs while it works.
+Napi::Value engineStages(const Napi::CallbackInfo& info) {
+  return Napi::Boolean::New(info.Env(), engineOf(info[0])->runner().sends());
 }
 
 Napi::Value engineAddGradient(const Napi::CallbackInfo& info) {

@@ -22,7 +22,7 @@ Status Engine::create(Backend& backend, int threads, const float* parameters, in
                       std::shared_ptr<Engine>* out) {
   std::unique_ptr<Runner> runner;
   CLIPCID_TRY(backend.runner(threads, &runner));
-  std::shared_ptr<Engine> engine(new Engine(std::move(runner), backend, count));
+  std::shared_ptr<Engine> engine(new Engine(std::move(runner), count));
   for (std::shared_ptr<char>* buffer :
        {&engine->parameters_, &engine->gradients_, &engine->first_, &engine->second_}) {
     CLIPCID_TRY(engine->runner_->allocate(count * kFloat, buffer));
@@ -56,7 +56,7 @@ Status Engine::load(ProgramSpec spec, int64_t* id) {
   CLIPCID_TRY(runner_->allocate(constants, &loaded.constants));
   if (constants > 0) CLIPCID_TRY(runner_->write(loaded.constants.get(), spec.constants.data(), constants));
   loaded.spec = std::move(spec);
-  *id = next_++;
+  *id = loaded.id = next_++;
   programs_.emplace(*id, std::move(loaded));
   return {};
 }
@@ -98,18 +98,30 @@ std::array<char*, kSpaces> Engine::spaces(const Loaded& loaded, char* arena, cha
 }
 
 Status Engine::runForward(const Context& context, Loaded& loaded, const std::vector<const void*>& inputs,
-                          char* arena, char* parameters) {
+                          const StagedInputs* staged, char* arena, char* parameters) {
   for (size_t i = 0; i < loaded.spec.inputs.size(); ++i) {
     const ProgramValue& value = loaded.spec.inputs[i];
-    CLIPCID_TRY(runner_->write(arena + value.offset, inputs[i], value.bytes));
+    char* to = arena + value.offset;
+    CLIPCID_TRY(staged != nullptr ? runner_->land(*(*staged)[i], to)
+                                  : runner_->write(to, inputs[i], value.bytes));
   }
-  return runner_->run(context, [&](Queue& queue) {
-    return loaded.program.run(queue, spaces(loaded, arena, parameters), 0, loaded.spec.forwardPhases);
+  return runPhases(context, loaded, arena, parameters, 0, loaded.spec.forwardPhases);
+}
+
+Status Engine::runPhases(const Context& context, const Loaded& loaded, char* arena, char* parameters,
+                         size_t begin, size_t end) {
+  const auto word = [](const char* pointer) {
+    return static_cast<uint64_t>(reinterpret_cast<uintptr_t>(pointer));
+  };
+  const RunName name = {static_cast<uint64_t>(loaded.id), begin, end, word(arena), word(parameters)};
+  return runner_->run(context, &name, [&](Queue& queue) {
+    return loaded.program.run(queue, spaces(loaded, arena, parameters), begin, end);
   });
 }
 
 Status Engine::forward(const Context& context, int64_t id, const std::vector<const void*>& inputs,
-                       const std::vector<void*>& outputs, bool average, bool keep) {
+                       const StagedInputs* staged, const std::vector<void*>& outputs, bool average,
+                       bool keep) {
   const std::lock_guard<std::mutex> lock(mutex_);
   const auto found = programs_.find(id);
   if (found == programs_.end()) return missing();
@@ -118,7 +130,7 @@ Status Engine::forward(const Context& context, int64_t id, const std::vector<con
   std::shared_ptr<char> memory;
   CLIPCID_TRY(arena(bytesOf(loaded.spec), &memory));
   char* parameters = average && ema_ ? ema_.get() : parameters_.get();
-  CLIPCID_TRY(runForward(context, loaded, inputs, memory.get(), parameters));
+  CLIPCID_TRY(runForward(context, loaded, inputs, staged, memory.get(), parameters));
   for (size_t i = 0; i < loaded.spec.outputs.size(); ++i) {
     const ProgramValue& value = loaded.spec.outputs[i];
     const char* from =
@@ -130,7 +142,7 @@ Status Engine::forward(const Context& context, int64_t id, const std::vector<con
 }
 
 Status Engine::backward(const Context& context, int64_t id, const std::vector<const void*>& inputs,
-                        const std::vector<const void*>& gradients) {
+                        const StagedInputs* staged, const std::vector<const void*>& gradients) {
   const std::lock_guard<std::mutex> lock(mutex_);
   const auto found = programs_.find(id);
   if (found == programs_.end()) return missing();
@@ -139,7 +151,7 @@ Status Engine::backward(const Context& context, int64_t id, const std::vector<co
   loaded.held = nullptr;
   if (!memory) {
     CLIPCID_TRY(arena(bytesOf(loaded.spec), &memory));
-    CLIPCID_TRY(runForward(context, loaded, inputs, memory.get(), parameters_.get()));
+    CLIPCID_TRY(runForward(context, loaded, inputs, staged, memory.get(), parameters_.get()));
   }
   for (size_t i = 0; i < loaded.spec.outputGradients.size(); ++i) {
     const ProgramValue& value = loaded.spec.outputGradients[i];
@@ -150,10 +162,16 @@ Status Engine::backward(const Context& context, int64_t id, const std::vector<co
       CLIPCID_TRY(runner_->clear(to, value.bytes));
     }
   }
-  return runner_->run(context, [&](Queue& queue) {
-    return loaded.program.run(queue, spaces(loaded, memory.get(), parameters_.get()),
-                              loaded.spec.forwardPhases, loaded.program.phases());
-  });
+  return runPhases(context, loaded, memory.get(), parameters_.get(), loaded.spec.forwardPhases,
+                   loaded.program.phases());
+}
+
+Status Engine::stage(const std::vector<const void*>& inputs, const std::vector<int64_t>& bytes,
+                     StagedInputs* out) {
+  StagedInputs staged(inputs.size());
+  for (size_t i = 0; i < inputs.size(); ++i) CLIPCID_TRY(runner_->send(inputs[i], bytes[i], &staged[i]));
+  *out = std::move(staged);
+  return {};
 }
 
 void Engine::release(int64_t id) {
@@ -181,7 +199,7 @@ Status Engine::addGradient(const Context& context, int64_t offset, const float* 
   sum.chain.step[0] = {Step::kAdd, 0, 1, kNumber, 0, 0};
   sum.chain.outputs = 1;
   sum.chain.output[0] = {ElementType::kFloat32, kMostChainInputs, gradient};
-  return runner_->run(context, [&](Queue& queue) { return queue.run(sum); });
+  return runner_->run(context, nullptr, [&](Queue& queue) { return queue.run(sum); });
 }
 
 Status Engine::update(const Context& context, AdamwArgs args, bool average,
@@ -206,10 +224,10 @@ Status Engine::update(const Context& context, AdamwArgs args, bool average,
   args.second = floats(second_);
   args.ema = average ? floats(ema) : nullptr;
   args.length = count_;
-  CLIPCID_TRY(backend_.adamw(context, args));
+  CLIPCID_TRY(runner_->adamw(context, args));
   ema_ = std::move(ema);
   if (clamps.empty()) return {};
-  return runner_->run(context, [&](Queue& queue) -> Status {
+  return runner_->run(context, nullptr, [&](Queue& queue) -> Status {
     for (const EngineClamp& clamp : clamps) {
       char* parameters = parameters_.get() + clamp.offset * kFloat;
       ChainArgs bounds;

@@ -28,6 +28,9 @@ struct ProgramSpec {
   std::vector<ProgramValue> outputGradients;  // [outputs]; of 0 bytes for one without
 };
 
+// A program's inputs on their way to the device.
+using StagedInputs = std::vector<std::shared_ptr<Sent>>;
+
 struct EngineClamp {
   int64_t offset = 0, length = 0;
   float least = 0, most = 0;
@@ -48,14 +51,18 @@ class Engine {
   // The spec without its code; null for a program that is not there.
   const ProgramSpec* spec(int64_t id) const;
 
+  // Begins to bring inputs to a device that works meanwhile (Runner::sends), to be given to one call of `forward` or `backward` with
+  // the same sizes. It may be called while another call runs.
+  Status stage(const std::vector<const void*>& inputs, const std::vector<int64_t>& bytes, StagedInputs* out);
   // Runs the phases forward. Pointers are to the host's memory, of the sizes of the spec; `average` takes the moving
-  // average of the parameters where there is one. `keep` holds the activations for `backward`.
+  // average of the parameters where there is one; `staged` holds inputs that are on their way, or is null. `keep` holds the
+  // activations for `backward`.
   Status forward(const Context& context, int64_t id, const std::vector<const void*>& inputs,
-                 const std::vector<void*>& outputs, bool average, bool keep);
+                 const StagedInputs* staged, const std::vector<void*>& outputs, bool average, bool keep);
   // Runs the phases backward, adding to the gradients; the phases forward before them unless activations are held. A
   // null gradient is zero.
   Status backward(const Context& context, int64_t id, const std::vector<const void*>& inputs,
-                  const std::vector<const void*>& gradients);
+                  const StagedInputs* staged, const std::vector<const void*>& gradients);
   void release(int64_t id);
 
   Status addGradient(const Context& context, int64_t offset, const float* values, int64_t length);
@@ -70,6 +77,7 @@ class Engine {
 
  private:
   struct Loaded {
+    int64_t id = 0;
     ProgramSpec spec;
     Program program;
     std::shared_ptr<char> constants;
@@ -80,18 +88,18 @@ class Engine {
     std::shared_ptr<char> memory;
   };
 
-  Engine(std::unique_ptr<Runner> runner, Backend& backend, int64_t count)
-      : backend_(backend), runner_(std::move(runner)), count_(count) {}
+  Engine(std::unique_ptr<Runner> runner, int64_t count) : runner_(std::move(runner)), count_(count) {}
   Status arena(int64_t bytes, std::shared_ptr<char>* out);
   Status runForward(const Context& context, Loaded& loaded, const std::vector<const void*>& inputs,
-                    char* arena, char* parameters);
+                    const StagedInputs* staged, char* arena, char* parameters);
+  Status runPhases(const Context& context, const Loaded& loaded, char* arena, char* parameters, size_t begin,
+                   size_t end);
   std::array<char*, kSpaces> spaces(const Loaded& loaded, char* arena, char* parameters) const;
   // Of an arena with the lanes' own memory behind it.
   int64_t bytesOf(const ProgramSpec& spec) const {
     return spec.arenaBytes + runner_->lanes() * spec.ownBytes;
   }
 
-  Backend& backend_;
   std::unique_ptr<Runner> runner_;
   const int64_t count_;
   std::shared_ptr<char> parameters_, gradients_, first_, second_, ema_;

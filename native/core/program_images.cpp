@@ -39,6 +39,7 @@ void readShape(Reader& r, ConvShape& shape) {
   readAxis(r, shape.width, &shape.outWidth, &shape.kernelWidth, &shape.strideWidth, &shape.dilationWidth,
            &shape.padLeft, false);
   shape.planar = r.flag();
+  shape.precision = r.choice(Precision::kBfloat16);
   r.require(shape.channels % shape.groups == 0 && shape.outChannels % shape.groups == 0,
             "groups don't divide the channels");
   r.require(shape.kernelHeight * shape.kernelWidth <= kMostTaps, "a kernel is too large");

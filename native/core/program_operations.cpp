@@ -167,6 +167,7 @@ AttentionReach readAttention(Reader& r, AttentionShape& shape) {
   shape.rowV = r.stride();
   shape.scale = r.number();
   shape.causal = r.flag();
+  shape.precision = r.choice(Precision::kBfloat16);
   for (int64_t& stride : shape.maskStrides) stride = r.stride();
   r.require(!shape.causal || shape.queries == shape.keys, "a causal mask is not square");
   r.require(shape.batch * shape.heads < 1 << 24, "there are too many heads");

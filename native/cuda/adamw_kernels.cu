@@ -1,7 +1,8 @@
 // In and out: flat float32 buffers of one length, cut into runs of at most kAdamwRun parameters of one group.
 //
-// A block a run. Squares are summed up in float64: a thread's own in order, then the threads' by halves. The update is
-// elementwise, without fused operations: to the bit what the CPU does for the same norm. Bound by memory, 16 bytes read and 16
+// A block a run. Squares are summed up in float64: a thread's own in order, then the threads' by halves, and the runs' likewise by
+// one block. The update is elementwise, without fused operations: to the bit what the CPU does for the same norm. It does nothing
+// where the norm is not finite or a fault was noted, so that nobody has to wait for either before it is queued. Bound by memory, 16 bytes read and 16
 // to 20 written for each parameter. Not yet measured.
 #include "cuda/adamw_kernels.h"
 #include "cuda/launch.cuh"
@@ -28,10 +29,27 @@ __global__ void __launch_bounds__(kThreads)
   if (threadIdx.x == 0) sums[blockIdx.x] = parts[0];
 }
 
+__global__ void __launch_bounds__(kThreads) normKernel(const double* sums, int64_t count, double* norm) {
+  auto* parts = reinterpret_cast<double*>(sharedMemory());
+  double sum = 0;
+  for (int64_t i = threadIdx.x; i < count; i += kThreads) sum += sums[i];
+  parts[threadIdx.x] = sum;
+  for (unsigned half = kThreads / 2; half > 0; half /= 2) {
+    __syncthreads();
+    if (threadIdx.x < half) parts[threadIdx.x] += parts[threadIdx.x + half];
+  }
+  if (threadIdx.x == 0) *norm = sqrt(parts[0]);
+}
+
 __global__ void __launch_bounds__(kThreads, 4)
-    updateKernel(const AdamwRun* runs, const AdamwScalars* scalars, AdamwBuffers buffers) {
+    updateKernel(const AdamwRun* runs, const AdamwScalars* scalars,
+                 const __grid_constant__ AdamwBuffers buffers, const __grid_constant__ AdamwControl control) {
+  const double norm = *control.norm;
+  if (!(norm < INFINITY) || (control.fault != nullptr && *control.fault != 0)) return;
   const AdamwRun run = runs[blockIdx.x];
-  const AdamwScalars s = scalars[run.group];
+  AdamwScalars s = scalars[run.group];
+  const double scale = control.clip / (norm + 1e-6);
+  s.gradientScale = control.clip > 0 && scale < 1.0 ? static_cast<float>(scale) : 1.0f;
   for (int64_t i = run.begin + threadIdx.x; i < run.begin + run.length; i += kThreads) {
     if (run.frozen == 0) {
       const float g = buffers.gradients[i] * s.gradientScale;
@@ -60,12 +78,18 @@ Status squaresOfRuns(Stream stream, const AdamwRun* runs, int64_t count, const f
                         runs, gradients, sums);
 }
 
+Status normOfRuns(Stream stream, const double* sums, int64_t count, double* norm) {
+  return CLIPCID_LAUNCH(normKernel,
+                        {.grid = 1, .block = kThreads, .shared = kThreads * sizeof(double), .stream = stream},
+                        sums, count, norm);
+}
+
 Status updateRuns(Stream stream, const AdamwRun* runs, int64_t count, const AdamwScalars* scalars,
-                  const AdamwBuffers& buffers) {
+                  const AdamwBuffers& buffers, const AdamwControl& control) {
   if (count == 0) return {};
   return CLIPCID_LAUNCH(updateKernel,
                         {.grid = static_cast<unsigned>(count), .block = kThreads, .stream = stream}, runs,
-                        scalars, buffers);
+                        scalars, buffers, control);
 }
 
 }  // namespace clipcid::cuda

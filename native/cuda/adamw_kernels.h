@@ -18,6 +18,9 @@ constexpr int64_t kAdamwRun = 1 << 14;
 Status squaresOfRuns(Stream stream, const AdamwRun* runs, int64_t count, const float* gradients,
                      double* sums);
 
+// The root of their sum.
+Status normOfRuns(Stream stream, const double* sums, int64_t count, double* norm);
+
 struct AdamwBuffers {
   float* parameters;
   float* gradients;
@@ -25,7 +28,35 @@ struct AdamwBuffers {
   float* second;
   float* ema;  // or null
 };
+// What the device knows first: the gradients' norm, by which they are clipped where `clip` is over 0. Nothing changes where it is
+// not finite, or where `fault` points to something else than 0.
+struct AdamwControl {
+  const double* norm;
+  double clip;
+  const int32_t* fault;  // or null
+};
 Status updateRuns(Stream stream, const AdamwRun* runs, int64_t count, const AdamwScalars* scalars,
-                  const AdamwBuffers& buffers);
+                  const AdamwBuffers& buffers, const AdamwControl& control);
+
+// A step's tables on the device, for one division into groups.
+class AdamwTables {
+ public:
+  // Queues the tables' copies where they are others than before. The pinned memory of the scalars is read until `sent` comes.
+  Status prepare(Stream stream, const AdamwArgs& args);
+  // Norm and update. `buffers` are the device's; the norm lies at norm() when the stream is there.
+  Status step(Stream stream, const AdamwBuffers& buffers, double clip, const int32_t* fault);
+  const double* norm() const { return sums_.get() + count_; }
+
+ private:
+  std::vector<AdamwRun> runs_;
+  int64_t count_ = 0;
+  Buffer<AdamwRun> deviceRuns_;
+  Buffer<AdamwScalars> deviceScalars_;
+  Pinned<AdamwScalars> scalars_;
+  Buffer<double> sums_;
+};
+
+// Which gradient of those on the host is the first that is not finite.
+Status firstNotFinite(const AdamwArgs& args, const float* gradients);
 
 }  // namespace clipcid::cuda

@@ -146,10 +146,4 @@ Status CudaBackend::distil(const Context& context, const DistilArgs& args) {
   return guarded([&] { return distilOf(device_, context, args); });
 }
 
-// What the back end lacks so far is told by name, so that nobody takes it for a fault.
-Status CudaBackend::runner(int, std::unique_ptr<Runner>*) {
-  return {Code::kDeviceUnavailable,
-          "This version of clip-cid has no kernel for programs on CUDA devices; use the device 'cpu'"};
-}
-
 }  // namespace clipcid

@@ -99,6 +99,30 @@ CLIPCID_DEVICE void multiplyAdd(int (&c)[4], const uint32_t (&a)[4], const uint3
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 
+// 9.7.14.5.15 ldmatrix with .trans: lane 4 r + c gets, of each matrix, the elements of column r in the rows 2 c and 2 c + 1.
+CLIPCID_DEVICE void loadMatricesTurned(uint32_t (&out)[4], const void* row) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(out[0]), "=r"(out[1]), "=r"(out[2]), "=r"(out[3])
+               : "r"(sharedAddress(row))
+               : "memory");
+}
+
+// 9.7.9.21 cvt: two float32 to bfloat16, to nearest, ties to even; `low` lies in the lower half of the word.
+CLIPCID_DEVICE uint32_t packBfloat16(float low, float high) {
+  uint32_t word;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(high), "f"(low));
+  return word;
+}
+
+// 9.7.14.5.14 mma: as multiplyAdd of float16, with bfloat16.
+CLIPCID_DEVICE void multiplyAddBfloat16(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+      "{%0, %1, %2, %3};"
+      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+
 // 9.7.9.8 ld and 9.7.9.11 st: of what other blocks write and read meanwhile, as whole values and in no order.
 CLIPCID_DEVICE int32_t loadRelaxed(const int32_t* from) {
   int32_t value;

@@ -220,6 +220,30 @@ Status secondsBetween(Event first, Event second, double* out, Where where) {
   return {};
 }
 
+Status beginCapture(Stream stream, Where where) {
+  return statusOf(cudaStreamBeginCapture(native(stream), cudaStreamCaptureModeThreadLocal), where);
+}
+
+Status endCapture(Stream stream, Graph* out, Where where) {
+  *out = nullptr;
+  cudaGraph_t graph = nullptr;
+  CLIPCID_TRY(statusOf(cudaStreamEndCapture(native(stream), &graph), where));
+  cudaGraphExec_t made = nullptr;
+  const cudaError_t error = cudaGraphInstantiate(&made, graph, 0);
+  if (cudaGraphDestroy(graph) != cudaSuccess) (void)cudaGetLastError();
+  CLIPCID_TRY(statusOf(error, where));
+  *out = reinterpret_cast<Graph>(made);
+  return {};
+}
+
+Status launchGraph(Graph graph, Stream stream, Where where) {
+  return statusOf(cudaGraphLaunch(reinterpret_cast<cudaGraphExec_t>(graph), native(stream)), where);
+}
+
+void destroyGraph(Graph graph) {
+  if (cudaGraphExecDestroy(reinterpret_cast<cudaGraphExec_t>(graph)) != cudaSuccess) (void)cudaGetLastError();
+}
+
 Status copyToDevice(void* to, const void* from, size_t bytes, Stream stream, Where where) {
   if (bytes == 0) return {};
   return statusOf(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, native(stream)), where);

@@ -14,8 +14,10 @@ namespace clipcid::cuda {
 
 struct StreamObject;
 struct EventObject;
+struct GraphObject;
 using Stream = StreamObject*;
 using Event = EventObject*;
+using Graph = GraphObject*;
 
 // Where a call was made.
 struct Where {
@@ -78,6 +80,15 @@ Status synchronise(Event event, Where where = Where::here());
 Status hasCome(Event event, bool* out, Where where = Where::here());
 // Seconds between two timed events that have come.
 Status secondsBetween(Event first, Event second, double* out, Where where = Where::here());
+
+// From here on work queued on the stream by this thread is noted down rather than done, until endCapture. Nothing may be allocated
+// or waited for meanwhile. After a failure of endCapture nothing is noted down any more, and the graph is null.
+Status beginCapture(Stream stream, Where where = Where::here());
+Status endCapture(Stream stream, Graph* out, Where where = Where::here());
+// What was noted down, in the order of the stream.
+Status launchGraph(Graph graph, Stream stream, Where where = Where::here());
+// When what was launched of it is done.
+void destroyGraph(Graph graph);
 
 Status copyToDevice(void* to, const void* from, size_t bytes, Stream stream, Where where = Where::here());
 Status copyToHost(void* to, const void* from, size_t bytes, Stream stream, Where where = Where::here());

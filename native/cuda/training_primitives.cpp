@@ -2,7 +2,6 @@
 #include <algorithm>
 #include <cmath>
 
-#include "core/adamw.h"
 #include "core/parallel.h"
 #include "cuda/adamw_kernels.h"
 #include "cuda/backend.h"
@@ -85,65 +84,31 @@ Status matmulOf(Device& device, const Context& context, const MatmulArgs& args) 
   return {};
 }
 
-// The first gradient that is NaN or infinite.
-Status notFinite(const AdamwArgs& args) {
-  int64_t begin = 0;
-  for (const AdamwGroup& group : args.groups) {
-    for (int64_t i = begin; group.rate != 0 && i < begin + group.length; ++i) {
-      if (!std::isfinite(args.gradients[i]))
-        return {Code::kInvalidData, "The gradient at element " + std::to_string(i) + " is NaN or infinite"};
-    }
-    begin += group.length;
-  }
-  return {Code::kInternal, "The gradient norm is not finite"};
-}
-
 Status adamwOf(Device& device, const Context& context, const AdamwArgs& args) {
   CLIPCID_TRY(validateAdamw(args));
+  if (context.cancelled()) return Status::aborted();
   Session session(&device);
   CLIPCID_TRY(session.begin());
   const Stream stream = session.stream();
-  std::vector<AdamwRun> runs;
-  int64_t begin = 0;
-  for (size_t group = 0; group < args.groups.size(); ++group) {
-    const int64_t end = begin + args.groups[group].length;
-    for (; begin < end; begin += std::min(kAdamwRun, end - begin))
-      runs.push_back({begin, std::min(kAdamwRun, end - begin), static_cast<int32_t>(group),
-                      args.groups[group].rate == 0});
-  }
-  const auto count = static_cast<int64_t>(runs.size());
   const auto bytes = static_cast<size_t>(args.length) * 4;
   float* const host[5] = {args.parameters, args.gradients, args.first, args.second, args.ema};
   Buffer<float> values[5];
-  Buffer<AdamwRun> deviceRuns;
-  Buffer<AdamwScalars> deviceScalars;
-  Buffer<double> sums;
   for (int at = 0; at < 5; ++at) {
     if (host[at] == nullptr) continue;
     CLIPCID_TRY(values[at].allocate(std::max<int64_t>(args.length, 1), stream));
     CLIPCID_TRY(copyToDevice(values[at].get(), host[at], bytes, stream));
   }
-  CLIPCID_TRY(deviceRuns.allocate(std::max<int64_t>(count, 1), stream));
-  CLIPCID_TRY(copyToDevice(deviceRuns.get(), runs.data(), runs.size() * sizeof(AdamwRun), stream));
-  CLIPCID_TRY(sums.allocate(std::max<int64_t>(count, 1), stream));
-  CLIPCID_TRY(squaresOfRuns(stream, deviceRuns.get(), count, values[1].get(), sums.get()));
-  std::vector<double> squares(runs.size());
-  CLIPCID_TRY(copyToHost(squares.data(), sums.get(), squares.size() * 8, stream));
+  AdamwTables tables;
+  CLIPCID_TRY(tables.prepare(stream, args));
+  const AdamwBuffers buffers = {values[0].get(), values[1].get(), values[2].get(), values[3].get(),
+                                values[4].get()};
+  CLIPCID_TRY(tables.step(stream, buffers, args.clip, nullptr));
+  double norm = 0;
+  CLIPCID_TRY(copyToHost(&norm, tables.norm(), sizeof norm, stream));
   CLIPCID_TRY(session.synchronise());
-  double total = 0;
-  for (const double square : squares) total += square;
-  const double norm = std::sqrt(total);
-  if (!std::isfinite(norm)) return notFinite(args);
+  if (!std::isfinite(norm)) return firstNotFinite(args, args.gradients);
   // From here on buffers change: a step that began to write finishes.
   if (context.cancelled()) return Status::aborted();
-  std::vector<AdamwScalars> scalars;
-  for (const AdamwGroup& group : args.groups) scalars.push_back(adamwScalars(args, group, norm));
-  CLIPCID_TRY(deviceScalars.allocate(std::max<int64_t>(static_cast<int64_t>(scalars.size()), 1), stream));
-  CLIPCID_TRY(
-      copyToDevice(deviceScalars.get(), scalars.data(), scalars.size() * sizeof(AdamwScalars), stream));
-  CLIPCID_TRY(
-      updateRuns(stream, deviceRuns.get(), count, deviceScalars.get(),
-                 {values[0].get(), values[1].get(), values[2].get(), values[3].get(), values[4].get()}));
   for (int at = 0; at < 5; ++at) {
     if (host[at] != nullptr) CLIPCID_TRY(copyToHost(host[at], values[at].get(), bytes, stream));
   }

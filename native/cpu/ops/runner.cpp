@@ -77,7 +77,7 @@ class CpuRunner final : public Runner {
     return {};
   }
 
-  Status run(const Context& context, const std::function<Status(Queue&)>& program) override {
+  Status run(const Context& context, const RunName*, const std::function<Status(Queue&)>& program) override {
     Status status;
     Team::run(threads_, memory_.together, [&](Team& team) {
       CpuQueue queue(team, context, &memory_.alone);
@@ -87,6 +87,10 @@ class CpuRunner final : public Runner {
   }
 
   int lanes() const override { return threads_; }
+
+  Status adamw(const Context& context, const AdamwArgs& args) override {
+    return cpuBackend().adamw(context, args);
+  }
 
   int64_t packedFloats(int64_t n, int64_t k, Precision precision) const override {
     return clipcid::packedFloats(n, k, precision);

@@ -390,7 +390,7 @@ class Backend {
   virtual Status contrast(const Context& context, const ContrastArgs& args);
   virtual Status distil(const Context& context, const DistilArgs& args);
   virtual Status adamw(const Context& context, const AdamwArgs& args) = 0;
-  // What runs programs, on so many threads of the CPU. For it the pointers of AdamwArgs are to the device's memory.
+  // What runs programs, on so many threads of the CPU.
   virtual Status runner(int threads, std::unique_ptr<Runner>* out) = 0;
 };
 

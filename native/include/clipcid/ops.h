@@ -182,8 +182,9 @@ struct AttentionShape {
   int64_t batch = 0, queries = 0, keys = 0, heads = 0, depth = 0;
   int64_t rowQ = 0, rowK = 0, rowV = 0;  // elements between rows of q, k, v and of their gradients
   float scale = 1;
-  bool causal = false;                 // query i sees keys up to i
-  int64_t maskStrides[3] = {0, 0, 0};  // of item, head and query; keys are dense
+  bool causal = false;                        // query i sees keys up to i
+  Precision precision = Precision::kFloat32;  // of the products, on a GPU; the CPU's are float32
+  int64_t maskStrides[3] = {0, 0, 0};         // of item, head and query; keys are dense
 };
 
 struct AttentionArgs {
@@ -305,6 +306,7 @@ struct ConvShape {
   // x lies as ONNX has it, [images, channels, height, width]: a graph's own input, whose gradient nobody asks for. One
   // group, and a dilationWidth of 1.
   bool planar = false;
+  Precision precision = Precision::kFloat32;  // of the products, on a GPU; the CPU's are float32
 };
 
 struct ConvArgs {

@@ -1,6 +1,9 @@
 // How a device runs programs: memory that stays on it, and operations one after the other.
 #pragma once
 
+#include <array>
+#include <functional>
+#include <memory>
 #include <variant>
 
 #include "ops.h"
@@ -15,8 +18,7 @@ using Operation =
                  ConvWeightGradientArgs, BatchNormArgs, BatchNormGradientArgs, MaxPoolArgs,
                  MaxPoolGradientArgs, AveragePoolArgs, AveragePoolGradientArgs>;
 
-// Takes operations in order. It may return before one is done; a failure of the data may show later, but not after the
-// run has ended.
+// Takes operations in order. It may return before one is done.
 class Queue {
  public:
   virtual ~Queue() = default;
@@ -35,6 +37,17 @@ class Queue {
   }
 };
 
+struct AdamwArgs;
+
+// Bytes of the host on their way to a device.
+class Sent {
+ public:
+  virtual ~Sent() = default;
+};
+
+// Names a run that may come again: runs of one name queue the same operations with the same pointers.
+using RunName = std::array<uint64_t, 5>;
+
 // One program's place on a device, with what operations need beside their arguments. Of one caller at a time.
 class Runner {
  public:
@@ -49,8 +62,23 @@ class Runner {
   // Within the device.
   virtual Status copy(char* to, const char* from, int64_t bytes) = 0;
 
-  // A cancelled context ends it between two operations.
-  virtual Status run(const Context& context, const std::function<Status(Queue&)>& program) = 0;
+  // Whether bytes can be on their way while other work runs. Then `send` begins it, from a thread of its own if need be, and has read them
+  // when it returns; `land` puts them in place, once, ordered with what runs.
+  virtual bool sends() const { return false; }
+  virtual Status send(const void* /*from*/, int64_t /*bytes*/, std::shared_ptr<Sent>* /*out*/) {
+    return {Code::kInternal, "This device sends nothing ahead"};
+  }
+  virtual Status land(Sent& /*sent*/, char* /*to*/) {
+    return {Code::kInternal, "This device sends nothing ahead"};
+  }
+
+  // A cancelled context ends it between two operations. It may return before all is done, and a fault of the data show in a later
+  // read or step, which then fails. With a name a device may keep how the operations are queued; null: it is run this once.
+  virtual Status run(const Context& context, const RunName* name,
+                     const std::function<Status(Queue&)>& program) = 0;
+
+  // One step; pointers are to the device's memory.
+  virtual Status adamw(const Context& context, const AdamwArgs& args) = 0;
 
   // How many indices of Queue::each run at the same time at most.
   virtual int lanes() const { return 1; }

@@ -10,6 +10,9 @@ namespace clipcid::emulator {
 // Work that is done in the stream's order: at once, or, with Options::streams lazy, when somebody waits for it.
 void enqueue(cuda::Stream stream, std::function<void()> work);
 
+// How many graphs were launched so far.
+size_t graphsLaunched();
+
 // Bytes of device memory in use on a device.
 size_t bytesInUse(int device);
 

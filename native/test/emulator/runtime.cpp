@@ -24,6 +24,13 @@ struct StreamObject {
   int device = 0;
   uint64_t issued = 0, done = 0;
   std::deque<std::function<void()>> work;
+  // While a graph is noted down.
+  bool captures = false;
+  std::vector<std::function<void()>> noted;
+};
+
+struct GraphObject {
+  std::shared_ptr<const std::vector<std::function<void()>>> work;
 };
 
 struct EventObject {
@@ -50,6 +57,7 @@ struct State {
   std::map<int, size_t> used;
   std::list<std::shared_ptr<GuardedMemory>> retired;
   uint64_t count = 0;  // of allocations so far
+  size_t graphs = 0;   // launched
 };
 
 State& state() {
@@ -134,6 +142,10 @@ std::string megabytes(size_t bytes) { return std::to_string(bytes >> 20) + " MiB
 void enqueue(cuda::Stream stream, std::function<void()> work) {
   if (stream == nullptr) die("work without a stream");
   const Lock lock(state().mutex);
+  if (stream->captures) {
+    stream->noted.push_back(std::move(work));
+    return;
+  }
   stream->work.push_back(std::move(work));
   ++stream->issued;
   if (options().streams == When::kEager) runUpTo(stream, stream->issued);
@@ -145,6 +157,11 @@ cuda::TensorShape shapeOf(const cuda::TensorMap& map, const std::source_location
   cuda::TensorShape shape;
   memcpy(static_cast<void*>(&shape), &map.words[1], sizeof shape);
   return shape;
+}
+
+size_t graphsLaunched() {
+  const Lock lock(state().mutex);
+  return state().graphs;
 }
 
 size_t bytesInUse(int device) {
@@ -218,7 +235,8 @@ Status memoryOfDevice(size_t* free, size_t* total, Where) {
   return {};
 }
 
-Status allocate(size_t bytes, Stream, void** out, Where) {
+Status allocate(size_t bytes, Stream stream, void** out, Where) {
+  if (stream->captures) die("memory is allocated while a graph is noted down");
   size_t free, total;
   CLIPCID_TRY(memoryOfDevice(&free, &total));
   *out = nullptr;
@@ -229,7 +247,9 @@ Status allocate(size_t bytes, Stream, void** out, Where) {
 }
 
 void deallocate(void* memory, Stream stream) {
-  if (memory != nullptr) enqueue(stream, [memory] { takeBack(memory); });
+  if (memory == nullptr) return;
+  if (stream->captures) die("memory is given back while a graph is noted down");
+  enqueue(stream, [memory] { takeBack(memory); });
 }
 
 Status allocatePinned(size_t bytes, void** out, Where) { return give(bytes, -1, 64, out); }
@@ -239,7 +259,8 @@ void deallocatePinned(void* memory) {
 }
 
 Status createStream(Stream* out, Where) {
-  *out = new StreamObject{chosenDevice, 0, 0, {}};
+  *out = new StreamObject{};
+  (*out)->device = chosenDevice;
   return {};
 }
 
@@ -253,6 +274,7 @@ void destroyStream(Stream stream) {
 
 Status synchronise(Stream stream, Where) {
   const Lock lock(state().mutex);
+  if (stream->captures) die("a stream is waited for while a graph is noted down");
   runUpTo(stream, stream->issued);
   return {};
 }
@@ -266,6 +288,7 @@ void destroyEvent(Event event) { delete event; }
 
 Status record(Event event, Stream stream, Where) {
   const Lock lock(state().mutex);
+  if (stream->captures) die("an event is recorded while a graph is noted down");
   enqueue(stream, [time = event->time] {
     using namespace std::chrono;
     *time = duration<double>(steady_clock::now().time_since_epoch()).count();
@@ -277,6 +300,7 @@ Status record(Event event, Stream stream, Where) {
 
 Status waitFor(Stream stream, Event event, Where) {
   const Lock lock(state().mutex);
+  if (stream->captures) die("an event is waited for while a graph is noted down");
   if (event->stream == nullptr) return {};
   enqueue(stream, [of = event->stream, ticket = event->ticket] { runUpTo(of, ticket); });
   return {};
@@ -298,6 +322,33 @@ Status secondsBetween(Event first, Event second, double* out, Where) {
   *out = *second->time - *first->time;
   return {};
 }
+
+Status beginCapture(Stream stream, Where) {
+  const Lock lock(state().mutex);
+  if (stream->captures) die("a graph is noted down within another");
+  stream->captures = true;
+  return {};
+}
+
+Status endCapture(Stream stream, Graph* out, Where) {
+  const Lock lock(state().mutex);
+  if (!stream->captures) die("no graph is noted down");
+  stream->captures = false;
+  auto work = std::make_shared<std::vector<std::function<void()>>>(std::exchange(stream->noted, {}));
+  *out = new GraphObject{std::move(work)};
+  return {};
+}
+
+Status launchGraph(Graph graph, Stream stream, Where) {
+  const Lock lock(state().mutex);
+  ++state().graphs;
+  enqueue(stream, [work = graph->work] {
+    for (const std::function<void()>& one : *work) one();
+  });
+  return {};
+}
+
+void destroyGraph(Graph graph) { delete graph; }
 
 Status copyRowsToDevice(void* to, size_t strideTo, const void* from, size_t strideFrom, size_t bytes,
                         size_t rows, Stream stream, Where) {

@@ -1,6 +1,7 @@
 #include "emulator/tensor_core.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstring>
 
@@ -66,14 +67,18 @@ float dotAdd(float c, const float* a, const float* b, int count) {
   return c;
 }
 
-void multiply(const std::array<Multiply<float>*, kWarp>& lanes) {
+namespace {
+
+// widen(bits): an element.
+template <typename Widen>
+void multiplyFloats(const std::array<Multiply<float>*, kWarp>& lanes, Widen widen) {
   // Unlike the registers: whole rows of A, and whole columns of B.
   float a[16][16], b[8][16];
   for (int lane = 0; lane < kWarp; ++lane) {
     const Multiply<float>& one = *lanes[static_cast<size_t>(lane)];
     const int g = lane / 4, t = lane % 4;
     for (int e = 0; e < 2; ++e) {
-      const auto half = [&](uint32_t word) { return widenFloat16(static_cast<uint16_t>(word >> 16 * e)); };
+      const auto half = [&](uint32_t word) { return widen(static_cast<uint16_t>(word >> 16 * e)); };
       a[g][2 * t + e] = half(one.a[0]);
       a[g + 8][2 * t + e] = half(one.a[1]);
       a[g][2 * t + 8 + e] = half(one.a[2]);
@@ -110,6 +115,16 @@ void multiply(const std::array<Multiply<float>*, kWarp>& lanes) {
     const int g = lane / 4, t = lane % 4;
     for (int i = 0; i < 4; ++i) c[i] = dotAdd(c[i], a[g + i / 2 * 8], b[2 * t + i % 2], 16);
   }
+}
+
+}  // namespace
+
+void multiply(const std::array<Multiply<float>*, kWarp>& lanes) {
+  multiplyFloats(lanes, [](uint16_t bits) { return widenFloat16(bits); });
+}
+
+void multiplyBfloat16(const std::array<Multiply<float>*, kWarp>& lanes) {
+  multiplyFloats(lanes, [](uint16_t bits) { return std::bit_cast<float>(uint32_t{bits} << 16); });
 }
 
 void multiply(const std::array<Multiply<int>*, kWarp>& lanes) {

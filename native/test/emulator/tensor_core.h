@@ -17,6 +17,8 @@ struct Multiply {
 };
 void multiply(const std::array<Multiply<float>*, kWarp>& lanes);
 void multiply(const std::array<Multiply<int>*, kWarp>& lanes);
+// The same of bfloat16 instead of float16.
+void multiplyBfloat16(const std::array<Multiply<float>*, kWarp>& lanes);
 
 // c + sum of a[k] b[k], float16 widened, as Options::rounding says.
 float dotAdd(float c, const float* a, const float* b, int count);

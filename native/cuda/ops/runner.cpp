@@ -1,0 +1,330 @@
+// Runs programs on a GPU: operations are queued on one stream, and a run is done when somebody reads.
+//
+// What comes again is queued as one graph: the first run of a name queues its operations one by one, and so finds out how much
+// scratch memory they take; the second is noted down as it queues them, and from then on the graph is launched. Where that fails,
+// operations are queued one by one for good. Bytes of the host go through pinned memory and a second stream to memory of the device that
+// nobody works on, and from there, in the order of the first stream, to where they belong: they travel while other work runs.
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <map>
+#include <mutex>
+
+#include "core/parallel.h"
+#include "cuda/adamw_kernels.h"
+#include "cuda/backend.h"
+#include "cuda/ops/ops.h"
+
+namespace clipcid {
+namespace {
+
+using namespace cuda;
+
+// Pinned memory that the host fills while the pieces before are under way.
+constexpr int64_t kPiece = 4 << 20;
+constexpr int kPieces = 4;
+constexpr size_t kMostGraphs = 64;
+
+// Where bytes arrive.
+struct Landing {
+  Buffer<char> memory;
+  OwnedEvent arrived, taken;
+};
+
+class CudaSent final : public Sent {
+ public:
+  CudaSent(std::shared_ptr<Landing> landing, int64_t bytes) : landing(std::move(landing)), bytes(bytes) {}
+  std::shared_ptr<Landing> landing;
+  const int64_t bytes;
+};
+
+class CudaQueue final : public Queue {
+ public:
+  CudaQueue(const Work& work, const Context& context) : work_(work), context_(context) {}
+  Status run(const Operation& operation) override {
+    if (context_.cancelled()) return Status::aborted();
+    work_.scratch.begin();
+    return std::visit([&](const auto& args) { return cuda::run(work_, args); }, operation);
+  }
+
+ private:
+  const Work& work_;
+  const Context& context_;
+};
+
+class CudaRunner final : public Runner {
+ public:
+  explicit CudaRunner(Device& device) : device_(device) {}
+  ~CudaRunner() override {
+    if (!setDevice(device_.index).ok()) return;
+    for (const Stream stream : {sending_, stream_}) {
+      if (stream != nullptr) (void)cuda::synchronise(stream);
+    }
+    forgetGraphs();
+    // Memory goes on these streams, before they do.
+    landings_.clear();
+    scratch_ = Scratch();
+    fault_ = Buffer<DataFault>();
+    tables_ = AdamwTables();
+    for (const Stream stream : {sending_, stream_}) {
+      if (stream == nullptr) continue;
+      (void)cuda::synchronise(stream);
+      device_.returnStream(stream);
+    }
+  }
+
+  Status begin() {
+    CLIPCID_TRY(setDevice(device_.index));
+    CLIPCID_TRY(device_.takeStream(&stream_));
+    CLIPCID_TRY(device_.takeStream(&sending_));
+    CLIPCID_TRY(fault_.allocate(1, stream_));
+    CLIPCID_TRY(fillBytes(fault_.get(), 0, sizeof(DataFault), stream_));
+    CLIPCID_TRY(seen_.allocate(1));
+    CLIPCID_TRY(norm_.allocate(1));
+    CLIPCID_TRY(known_.create());
+    CLIPCID_TRY(pinned_.allocate(kPiece * kPieces));
+    for (OwnedEvent& event : sent_) CLIPCID_TRY(event.create());
+    return {};
+  }
+
+  Status allocate(int64_t bytes, std::shared_ptr<char>* out) override {
+    return guarded([&]() -> Status {
+      CLIPCID_TRY(setDevice(device_.index));
+      auto buffer = std::make_shared<Buffer<char>>();
+      CLIPCID_TRY(buffer->allocate(std::max<int64_t>(bytes, 1), stream_));
+      *out = std::shared_ptr<char>(buffer, buffer->get());
+      return {};
+    });
+  }
+
+  Status write(char* to, const void* from, int64_t bytes) override {
+    if (bytes == 0) return {};
+    std::shared_ptr<Sent> sent;
+    CLIPCID_TRY(send(from, bytes, &sent));
+    return land(*sent, to);
+  }
+
+  Status read(void* to, const char* from, int64_t bytes) override {
+    CLIPCID_TRY(setDevice(device_.index));
+    CLIPCID_TRY(copyToHost(to, from, static_cast<size_t>(bytes), stream_));
+    CLIPCID_TRY(copyToHost(seen_.get(), fault_.get(), sizeof(DataFault), stream_));
+    CLIPCID_TRY(cuda::synchronise(stream_));
+    return faultOfData();
+  }
+
+  Status clear(char* to, int64_t bytes) override {
+    CLIPCID_TRY(setDevice(device_.index));
+    return fillBytes(to, 0, static_cast<size_t>(bytes), stream_);
+  }
+
+  Status copy(char* to, const char* from, int64_t bytes) override {
+    CLIPCID_TRY(setDevice(device_.index));
+    return copyOnDevice(to, from, static_cast<size_t>(bytes), stream_);
+  }
+
+  bool sends() const override { return true; }
+
+  Status send(const void* from, int64_t bytes, std::shared_ptr<Sent>* out) override {
+    return guarded([&]() -> Status {
+      const std::lock_guard<std::mutex> lock(sendingMutex_);
+      CLIPCID_TRY(setDevice(device_.index));
+      std::shared_ptr<Landing> landing;
+      CLIPCID_TRY(landingOf(bytes, &landing));
+      const char* source = static_cast<const char*>(from);
+      for (int64_t at = 0; at < bytes; at += kPiece) {
+        const auto length = static_cast<size_t>(std::min(kPiece, bytes - at));
+        const auto piece = static_cast<size_t>(nextPiece_);
+        nextPiece_ = (nextPiece_ + 1) % kPieces;
+        char* pinned = pinned_.get() + static_cast<int64_t>(piece) * kPiece;
+        if (used_[piece]) CLIPCID_TRY(cuda::synchronise(sent_[piece].get()));
+        memcpy(pinned, source + at, length);
+        CLIPCID_TRY(copyToDevice(landing->memory.get() + at, pinned, length, sending_));
+        CLIPCID_TRY(record(sent_[piece].get(), sending_));
+        used_[piece] = true;
+      }
+      CLIPCID_TRY(record(landing->arrived.get(), sending_));
+      *out = std::make_shared<CudaSent>(std::move(landing), bytes);
+      return {};
+    });
+  }
+
+  Status land(Sent& sent, char* to) override {
+    auto& own = static_cast<CudaSent&>(sent);
+    if (own.landing == nullptr) return {Code::kInternal, "Inputs that were sent ahead are used twice"};
+    CLIPCID_TRY(setDevice(device_.index));
+    CLIPCID_TRY(waitFor(stream_, own.landing->arrived.get()));
+    CLIPCID_TRY(copyOnDevice(to, own.landing->memory.get(), static_cast<size_t>(own.bytes), stream_));
+    CLIPCID_TRY(record(own.landing->taken.get(), stream_));
+    own.landing = nullptr;
+    return {};
+  }
+
+  Status run(const Context& context, const RunName* name,
+             const std::function<Status(Queue&)>& program) override {
+    return guarded([&]() -> Status {
+      if (context.cancelled()) return Status::aborted();
+      CLIPCID_TRY(setDevice(device_.index));
+      const Work work = {device_, stream_, scratch_, fault_.get()};
+      CudaQueue queue(work, context);
+      if (name == nullptr) return program(queue);
+      if (graphs_.size() >= kMostGraphs && graphs_.count(*name) == 0) forgetGraphs();
+      Noted& noted = graphs_[*name];
+      if (noted.graph != nullptr && noted.generation == scratch_.generation())
+        return launchGraph(noted.graph, stream_);
+      if (!noted.ran || noted.refused) {
+        noted.ran = true;
+        return program(queue);
+      }
+      if (noted.graph != nullptr) destroyGraph(std::exchange(noted.graph, nullptr));
+      scratch_.begin();  // nothing may be given back while a graph is noted down
+      if (beginCapture(stream_).ok()) {
+        scratch_.mayGrow(false);
+        const Status status = program(queue);
+        scratch_.mayGrow(true);
+        const Status ended = endCapture(stream_, &noted.graph);
+        if (status.code == Code::kAborted) {
+          if (noted.graph != nullptr) destroyGraph(std::exchange(noted.graph, nullptr));
+          return status;
+        }
+        if (status.ok() && ended.ok()) {
+          noted.generation = scratch_.generation();
+          return launchGraph(noted.graph, stream_);
+        }
+        if (noted.graph != nullptr) destroyGraph(std::exchange(noted.graph, nullptr));
+      }
+      noted.refused = true;
+      return program(queue);
+    });
+  }
+
+  Status adamw(const Context& context, const AdamwArgs& args) override {
+    return guarded([&]() -> Status {
+      CLIPCID_TRY(validateAdamw(args));
+      // What is queued changes buffers: a step that began to write finishes.
+      if (context.cancelled()) return Status::aborted();
+      CLIPCID_TRY(setDevice(device_.index));
+      CLIPCID_TRY(tables_.prepare(stream_, args));
+      const AdamwBuffers buffers = {args.parameters, args.gradients, args.first, args.second, args.ema};
+      CLIPCID_TRY(tables_.step(stream_, buffers, args.clip, &fault_.get()->kind));
+      CLIPCID_TRY(copyToHost(norm_.get(), tables_.norm(), sizeof(double), stream_));
+      CLIPCID_TRY(copyToHost(seen_.get(), fault_.get(), sizeof(DataFault), stream_));
+      CLIPCID_TRY(record(known_.get(), stream_));
+      CLIPCID_TRY(cuda::synchronise(known_.get()));
+      CLIPCID_TRY(faultOfData());
+      if (!std::isfinite(*norm_.get())) {
+        std::vector<float> gradients(static_cast<size_t>(args.length));
+        CLIPCID_TRY(copyToHost(gradients.data(), args.gradients, gradients.size() * sizeof(float), stream_));
+        CLIPCID_TRY(cuda::synchronise(stream_));
+        return firstNotFinite(args, gradients.data());
+      }
+      if (args.gradientNorm != nullptr) *args.gradientNorm = *norm_.get();
+      return {};
+    });
+  }
+
+  int64_t packedFloats(int64_t n, int64_t k, Precision) const override { return n * k; }
+
+ private:
+  struct Noted {
+    Graph graph = nullptr;
+    int64_t generation = 0;
+    bool ran = false, refused = false;
+  };
+
+  void forgetGraphs() {
+    for (auto& [name, noted] : graphs_) {
+      if (noted.graph != nullptr) destroyGraph(noted.graph);
+    }
+    graphs_.clear();
+  }
+
+  // One that nobody else holds and that is large enough; the sending stream may write there when it comes to it.
+  Status landingOf(int64_t bytes, std::shared_ptr<Landing>* out) {
+    std::shared_ptr<Landing> best;
+    for (const std::shared_ptr<Landing>& landing : landings_) {
+      if (landing.use_count() > 1) continue;
+      const bool fits = landing->memory.count() >= bytes;
+      if (best == nullptr ||
+          (fits && (best->memory.count() < bytes || landing->memory.count() < best->memory.count())))
+        best = landing;
+    }
+    // Two at least, so that one is filled while the other is emptied.
+    if (best == nullptr || landings_.size() < 2) {
+      best = std::make_shared<Landing>();
+      CLIPCID_TRY(best->arrived.create());
+      CLIPCID_TRY(best->taken.create());
+      landings_.push_back(best);
+    } else {
+      CLIPCID_TRY(waitFor(sending_, best->taken.get()));
+    }
+    if (best->memory.count() < bytes) {
+      // By the order of the sending stream, which has waited for whoever took from it last.
+      CLIPCID_TRY(best->memory.allocate(bytes, sending_));
+    }
+    // Taken in turns.
+    landings_.erase(std::find(landings_.begin(), landings_.end(), best));
+    landings_.push_back(best);
+    *out = std::move(best);
+    return {};
+  }
+
+  // Of what `seen_` holds; a fault that was told is forgotten.
+  Status faultOfData() {
+    const DataFault fault = *seen_.get();
+    if (fault.kind == 0) return {};
+    CLIPCID_TRY(fillBytes(fault_.get(), 0, sizeof(DataFault), stream_));
+    return {Code::kInvalidData, "Index " + std::to_string(fault.value) + " at element " +
+                                    std::to_string(fault.at) + " is out of range for " +
+                                    std::to_string(fault.size) + " rows"};
+  }
+
+  Device& device_;
+  Stream stream_ = nullptr, sending_ = nullptr;
+  Scratch scratch_;
+  std::map<RunName, Noted> graphs_;
+  Buffer<DataFault> fault_;
+  Pinned<DataFault> seen_;
+  Pinned<double> norm_;
+  OwnedEvent known_;
+  AdamwTables tables_;
+
+  std::mutex sendingMutex_;
+  Pinned<char> pinned_;
+  OwnedEvent sent_[kPieces];
+  bool used_[kPieces] = {};
+  int nextPiece_ = 0;
+  std::vector<std::shared_ptr<Landing>> landings_;
+};
+
+}  // namespace
+
+namespace cuda {
+
+Status Scratch::take(int64_t bytes, Stream stream, char** out) {
+  constexpr int64_t kAlignment = 256;
+  const int64_t size = (std::max<int64_t>(bytes, 1) + kAlignment - 1) / kAlignment * kAlignment;
+  if (used_ + size > block_.count()) {
+    if (!mayGrow_) return {Code::kInternal, "An operation takes more memory than the time before"};
+    if (!block_.empty()) outgrown_.push_back(std::move(block_));
+    block_ = Buffer<char>();
+    CLIPCID_TRY(block_.allocate(std::max(size, 2 * used_), stream));
+    used_ = 0;
+    ++generation_;
+  }
+  *out = block_.get() + used_;
+  used_ += size;
+  return {};
+}
+
+}  // namespace cuda
+
+Status CudaBackend::runner(int, std::unique_ptr<Runner>* out) {
+  return guarded([&]() -> Status {
+    auto runner = std::make_unique<CudaRunner>(device_);
+    CLIPCID_TRY(runner->begin());
+    *out = std::move(runner);
+    return {};
+  });
+}
+
+}  // namespace clipcid

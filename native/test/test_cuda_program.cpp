@@ -1,0 +1,231 @@
+// Programs on the emulated device: an engine that trains there does what one on the CPU does, as graphs and one operation after the
+// other, with inputs sent ahead and not, the same to the bit from run to run; faults of the data are told and leave everything as
+// it was.
+#include <cstring>
+#include <thread>
+
+#include "core/engine.h"
+#include "emulated.h"
+#include "emulator/queue.h"
+
+using namespace clipcid;
+using namespace clipcid::test;
+
+namespace {
+
+double kindOf(const char* name) {
+  const std::vector<std::string>& names = Program::operationNames();
+  for (size_t i = 0; i < names.size(); ++i) {
+    if (names[i] == name) return static_cast<double>(i);
+  }
+  return -1;
+}
+
+void add(std::vector<double>& code, const char* name, const std::vector<double>& numbers) {
+  code.push_back(kindOf(name));
+  code.push_back(static_cast<double>(numbers.size()));
+  code.insert(code.end(), numbers.begin(), numbers.end());
+}
+
+// Rows of a table by index, times a matrix, gelu: y[5, 6] = gelu(table[ids] w). Parameters: table [9, 8], w [8, 6].
+constexpr int64_t kIds = 5, kRows = 9, kDepth = 8, kColumns = 6;
+constexpr int64_t kTable = 0, kMatrix = kRows * kDepth, kCount = kMatrix + kDepth * kColumns;
+constexpr double kArena = 0, kParameters = 1, kGradients = 2;
+
+ProgramSpec specOf(bool exact) {
+  // Bytes in the arena: ids, x, z, y, dy, dz, dx.
+  const double ids = 0, x = 64, z = x + kIds * kDepth * 4, y = z + kIds * kColumns * 4 + 8,
+               dy = y + kIds * kColumns * 4 + 8, dz = dy + kIds * kColumns * 4 + 8,
+               dx = dz + kIds * kColumns * 4 + 8, end = dx + kIds * kDepth * 4;
+  const double k = kDepth, n = kColumns, m = kIds;
+  ProgramSpec spec;
+  // outer, size, inner, count, index type, apart, type; x, indices, y
+  add(spec.code, "gather", {1, kRows, k, m, 1, 0, 0, kParameters, 0, 0, kArena, ids, 0, kArena, x, 0});
+  const auto product = [&](double rows, double columns, double depth, double rowA, double rowB,
+                           double transposeA, double transposeB, double accumulate,
+                           std::vector<double> operands) {
+    std::vector<double> numbers = {1,    0,       0,          0,          1,     0,
+                                   0,    0,       rows,       columns,    depth, rowA,
+                                   rowB, columns, transposeA, transposeB, 0,     accumulate};
+    numbers.push_back(exact ? 0 : 1);  // Precision
+    numbers.push_back(1);
+    numbers.insert(numbers.end(), operands.begin(), operands.end());
+    numbers.push_back(0);
+    add(spec.code, "product", numbers);
+  };
+  product(m, n, k, k, n, 0, 0, 0, {kArena, x, 0, kParameters, kMatrix * 4, 0, kArena, z, 0});
+  const double gelu = static_cast<double>(Step::kGelu), back = static_cast<double>(Step::kGeluGradient);
+  add(spec.code, "chain",
+      {0, 1, m * n, 1, 0, 1, kArena, z, 0, 1, gelu, 0, 255, 255, 0, 0, 1, 0, 12, kArena, y, 0});
+  add(spec.code, "chain", {0, 1,    m * n, 2, 0,   1, kArena, dy, 0, 0,  1,      kArena, z, 0,
+                           1, back, 0,     1, 255, 0, 0,      1,  0, 12, kArena, dz,     0});
+  product(k, n, m, k, n, 1, 0, 1, {kArena, x, 0, kArena, dz, 0, kGradients, kMatrix * 4, 0});
+  product(m, k, n, n, n, 0, 1, 0, {kArena, dz, 0, kParameters, kMatrix * 4, 0, kArena, dx, 0});
+  add(spec.code, "scatter", {1, kRows, k, m, 1, 0, 1, kArena, dx, 0, kArena, ids, 0, kGradients, 0, 0});
+  spec.phases = {{0, 3, 1}, {3, 7, 1}};
+  spec.forwardPhases = 1;
+  spec.arenaBytes = (static_cast<int64_t>(end) + 63) / 64 * 64;
+  spec.inputs = {{Space::kArena, 0, kIds * 8}};
+  spec.outputs = {{Space::kArena, static_cast<int64_t>(y), kIds * kColumns * 4}};
+  spec.outputGradients = {{Space::kArena, static_cast<int64_t>(dy), kIds * kColumns * 4}};
+  return spec;
+}
+
+struct State {
+  std::vector<float> parameters, first, second, ema;
+  std::vector<float> outputs;
+  double norm = 0;
+
+  bool operator==(const State& other) const {
+    const auto same = [](const std::vector<float>& a, const std::vector<float>& b) {
+      return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * 4) == 0;
+    };
+    return same(parameters, other.parameters) && same(first, other.first) && same(second, other.second) &&
+           same(ema, other.ema) && same(outputs, other.outputs) && norm == other.norm;
+  }
+};
+
+std::shared_ptr<Engine> engineOn(Backend& backend, bool exact, int64_t* id) {
+  std::vector<float> start(kCount);
+  for (size_t i = 0; i < start.size(); ++i) start[i] = noise(1, i) / 2;
+  std::shared_ptr<Engine> engine;
+  CHECK_OK(Engine::create(backend, 2, start.data(), kCount, &engine));
+  CHECK_OK(engine->load(specOf(exact), id));
+  return engine;
+}
+
+// Some steps: two passes forward and backward each, a gradient that the caller adds, and an update with clipping, an average and a
+// clamp.
+State train(Backend& backend, bool exact, bool ahead, int steps) {
+  int64_t id = 0;
+  const std::shared_ptr<Engine> engine = engineOn(backend, exact, &id);
+  const Context context = contextOf(2);
+  State state;
+  for (int step = 1; step <= steps; ++step) {
+    for (int part = 0; part < 2; ++part) {
+      std::vector<int64_t> ids(kIds);
+      std::vector<float> dy(kIds * kColumns), y(dy.size());
+      for (size_t i = 0; i < ids.size(); ++i)
+        ids[i] =
+            static_cast<int64_t>((i * 2 + static_cast<size_t>(step + part)) % 3) - (part == 0 ? 0 : kRows);
+      for (size_t i = 0; i < dy.size(); ++i) dy[i] = noise(2, i + static_cast<size_t>(step));
+      StagedInputs staged;
+      if (ahead) {
+        // As it happens: from another thread.
+        std::thread([&] { CHECK_OK(engine->stage({ids.data()}, {kIds * 8}, &staged)); }).join();
+      }
+      const bool keep = step % 2 == 0;
+      CHECK_OK(
+          engine->forward(context, id, {ids.data()}, ahead ? &staged : nullptr, {y.data()}, false, keep));
+      state.outputs.insert(state.outputs.end(), y.begin(), y.end());
+      CHECK_OK(engine->backward(context, id, {ids.data()}, nullptr, {dy.data()}));
+    }
+    const float more[] = {0.25f, -0.5f};
+    CHECK_OK(engine->addGradient(context, 3, more, 2));
+    AdamwArgs args;
+    args.step = step;
+    args.rate = 0.05;
+    args.decay = 0.1;
+    args.clip = 2;
+    args.emaDecay = 0.9;
+    args.groups = {{kMatrix, 1, 0}, {kCount - kMatrix - 4, 0.5, 1}, {4, 0, 0}};
+    args.gradientNorm = &state.norm;
+    CHECK_OK(engine->update(context, args, true, {{2, 2, -0.1f, 0.1f}}));
+  }
+  state.parameters.resize(kCount);
+  state.first.resize(kCount);
+  state.second.resize(kCount);
+  state.ema.resize(kCount);
+  CHECK_OK(engine->save(state.parameters.data(), state.first.data(), state.second.data(), state.ema.data()));
+  return state;
+}
+
+double largestDifference(const std::vector<float>& a, const std::vector<float>& b) {
+  double most = 0;
+  for (size_t i = 0; i < a.size(); ++i)
+    most = std::max(most, std::abs(static_cast<double>(a[i]) - static_cast<double>(b[i])));
+  return most;
+}
+
+void trains() {
+  const State wanted = train(cpuBackend(), true, false, 6);
+  const size_t before = emulator::graphsLaunched();
+  const State exact = train(emulatedBackend(), true, false, 6);
+  // Of six steps' two passes each way the first of each kind were not.
+  CHECK(emulator::graphsLaunched() - before >= 12);
+  CHECK(largestDifference(wanted.outputs, exact.outputs) < 2e-5);
+  CHECK(largestDifference(wanted.parameters, exact.parameters) < 2e-5);
+  CHECK(largestDifference(wanted.ema, exact.ema) < 2e-5);
+  CHECK(std::abs(wanted.norm - exact.norm) < 1e-4 * wanted.norm);
+  const State rounded = train(emulatedBackend(), false, false, 6);
+  CHECK(largestDifference(wanted.outputs, rounded.outputs) < 0.1);
+  CHECK(!(rounded == exact));
+  inAllWays([&] {
+    CHECK(train(emulatedBackend(), true, false, 6) == exact);
+    CHECK(train(emulatedBackend(), true, true, 6) == exact);
+  });
+}
+
+// Parameters as they were after a fault, and a step that works behind it.
+void faults() {
+  int64_t id = 0;
+  const std::shared_ptr<Engine> engine = engineOn(emulatedBackend(), true, &id);
+  const Context context = contextOf(2);
+  std::vector<int64_t> ids = {0, 1, 2, kRows, 4};
+  std::vector<float> y(kIds * kColumns), dy(y.size(), 1.0f);
+  const Status status = engine->forward(context, id, {ids.data()}, nullptr, {y.data()}, false, false);
+  CHECK(status.code == Code::kInvalidData);
+  CHECK(status.message.find("Index 9 at element 3 is out of range for 9 rows") != std::string::npos);
+  ids[3] = 3;
+  CHECK_OK(engine->forward(context, id, {ids.data()}, nullptr, {y.data()}, false, false));
+
+  std::vector<float> before(kCount), after(kCount), first(kCount), second(kCount);
+  CHECK_OK(engine->save(before.data(), first.data(), second.data(), nullptr));
+  AdamwArgs args;
+  args.rate = 0.1;
+  args.groups = {{kCount, 1, 1}};
+  double norm = 0;
+  args.gradientNorm = &norm;
+  // A backward pass with a bad index fails at the step, which takes nothing.
+  ids[2] = -kRows - 1;
+  CHECK_OK(engine->backward(context, id, {ids.data()}, nullptr, {dy.data()}));
+  CHECK(engine->update(context, args, false, {}).code == Code::kInvalidData);
+  CHECK_OK(engine->save(after.data(), first.data(), second.data(), nullptr));
+  CHECK(before == after);
+  // As does a gradient that is not a number.
+  CHECK_OK(engine->restore(before.data(), first.data(), second.data(), nullptr));
+  ids[2] = 2;
+  dy[7] = NAN;
+  CHECK_OK(engine->backward(context, id, {ids.data()}, nullptr, {dy.data()}));
+  const Status refused = engine->update(context, args, false, {});
+  CHECK(refused.code == Code::kInvalidData);
+  CHECK(refused.message.find("is NaN or infinite") != std::string::npos);
+  CHECK_OK(engine->save(after.data(), first.data(), second.data(), nullptr));
+  CHECK(before == after);
+  CHECK_OK(engine->restore(before.data(), first.data(), second.data(), nullptr));
+  dy[7] = 1;
+  CHECK_OK(engine->backward(context, id, {ids.data()}, nullptr, {dy.data()}));
+  CHECK_OK(engine->update(context, args, false, {}));
+  CHECK(norm > 0);
+  // A run that was cancelled leaves one that works.
+  Context cancelled = context;
+  const int32_t stop = 1;
+  cancelled.cancel = &stop;
+  CHECK(engine->forward(cancelled, id, {ids.data()}, nullptr, {y.data()}, false, false).code ==
+        Code::kAborted);
+  CHECK_OK(engine->forward(context, id, {ids.data()}, nullptr, {y.data()}, false, false));
+  // Inputs that were sent ahead are good for once.
+  StagedInputs staged;
+  CHECK_OK(engine->stage({ids.data()}, {kIds * 8}, &staged));
+  CHECK_OK(engine->forward(context, id, {ids.data()}, &staged, {y.data()}, false, false));
+  CHECK(!engine->forward(context, id, {ids.data()}, &staged, {y.data()}, false, false).ok());
+}
+
+}  // namespace
+
+int main() {
+  trains();
+  faults();
+  CHECK(emulator::bytesInUse(0) == 0);
+  return report("programs on the emulated device");
+}
