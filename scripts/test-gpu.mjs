@@ -3,6 +3,8 @@
 //   compare      what the CPU and every usable CUDA device make of the same rows is equal to the bit, and their losses to a bound
 //                (needs dist/: npm run build:ts)
 //   conformance  the conformance suite, on every device (needs the development packages: npm ci)
+//   training     the executor on every device: gradients and 200 steps beside ONNX Runtime's, the same bytes every time, runs that go on
+//                on another executor, and the command line's benchmark of a step (needs the development packages, and dist/)
 //   native       the native test program on every device (needs build/gpu/test_device: npm run build:gpu-test)
 //   sanitize     the same under compute-sanitizer's memcheck, racecheck and synccheck (needs compute-sanitizer on the PATH)
 //
@@ -18,7 +20,7 @@ import { parseArgs } from 'node:util';
 const NO_DEVICE = 3;
 /** Of a loss's gradients, relative to their largest element, and of its terms, relative to logits: that of the conformance suite. */
 const LOSS_BOUND = 2e-5;
-const PARTS = { compare, conformance, native, sanitize };
+const PARTS = { compare, conformance, training, native, sanitize };
 const root = fileURLToPath(new URL('..', import.meta.url));
 const program = join(root, 'build', 'gpu', 'test_device');
 const addonFile = process.env.CLIP_CID_ADDON ?? join(root, 'build', 'Release', 'clip_cid.node');
@@ -191,14 +193,34 @@ function sameBits(a, b) {
 }
 
 function conformance() {
+  return suite(join('ts', 'test', 'kernels', 'conformance.test.ts'));
+}
+
+function training({ devices }) {
+  const entry = join(root, 'dist', 'cli', 'main.js');
+  if (!existsSync(entry)) return `there is no ${entry}: run npm run build:ts`;
+  const problem = suite(join('ts', 'test', 'program', 'native.test.ts'));
+  if (problem !== undefined) return problem;
+  for (const device of devices) {
+    for (const precision of ['float32', 'bf16']) {
+      const options = ['--device', device, '--precision', precision, '--repeat', '10'];
+      const failed = run(process.execPath, [entry, 'bench', 'train', ...options], {
+        CLIP_CID_ADDON: addonFile,
+      });
+      if (failed !== undefined) return failed;
+    }
+  }
+}
+
+/** Runs a file of tests, on every device that there is. */
+function suite(file) {
   let vitest;
   try {
     vitest = join(dirname(createRequire(import.meta.url).resolve('vitest/package.json')), 'vitest.mjs');
   } catch {
     return 'vitest is not installed: run npm ci';
   }
-  const suites = join('ts', 'test', 'kernels', 'conformance.test.ts');
-  return run(process.execPath, [vitest, 'run', suites], { CLIP_CID_ADDON: addonFile });
+  return run(process.execPath, [vitest, 'run', file], { CLIP_CID_ADDON: addonFile });
 }
 
 function native() {

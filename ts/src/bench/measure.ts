@@ -20,6 +20,10 @@ export interface Measurement {
   readonly cpu_seconds: number;
   /** Of the operations that brute force takes, at the median. */
   readonly gflops: number;
+  /** Of training: images or captions a second, at the median. */
+  readonly items_per_second: number | null;
+  /** Of training on a GPU: bytes of its memory that are held from step to step. */
+  readonly device_memory: number | null;
   /**
    * What the device reaches in this process: on the CPU float32 multiply-adds in registers, by as many threads; on a GPU a large product of
    * float16, as fast as one of bfloat16.
@@ -89,6 +93,8 @@ export async function measure(
     repeat,
     cpu_seconds: median(busy),
     gflops,
+    items_per_second: work.items === undefined ? null : work.items / seconds,
+    device_memory: last.deviceMemory ?? null,
     peak_gflops: reached,
     peaks,
     share_of_peak: gflops / reached,

@@ -5,6 +5,8 @@ import { nearest } from '../kernels/nearest.ts';
 import { type DeviceMatrix, upload } from '../kernels/rows.ts';
 import { expectInteger } from '../native/check.ts';
 import type { KernelOptions } from '../native/context.ts';
+import { chooseDevice } from '../native/devices.ts';
+import { loadAddon } from '../native/loader.ts';
 import type { ExecutorName } from '../program/create.ts';
 import { forwardProducts } from '../program/native/costs.ts';
 import type { Precision } from '../program/precision.ts';
@@ -17,6 +19,8 @@ export interface Work {
   readonly op: 'dedup' | 'kmeans' | 'nearest' | 'loss' | 'train';
   /** Sizes by name. */
   readonly shape: Readonly<Record<string, number>>;
+  /** What one run gets through, where it is told by the second: images or captions. */
+  readonly items?: number;
   /** Does it once. */
   run(kernel: KernelOptions): Promise<Done>;
   /** Frees what it holds from run to run. */
@@ -31,6 +35,8 @@ export interface Done {
   readonly bytes?: number;
   /** How the core went about it, in its words, where it has a choice that it tells. */
   readonly plan?: string;
+  /** Bytes of the device's memory that it holds from run to run, where it keeps anything there. */
+  readonly deviceMemory?: number;
 }
 
 /** Complete balance of N rows: pairs over the threshold, groups, and the central row of each. Brute force: N (N − 1) / 2 dots. */
@@ -145,13 +151,19 @@ export function trainWork(options: {
   const parameters = data.parameters.reduce((sum, { value }) => sum + value.length, 0);
   const operations = 3 * forwardProducts(data.graph, { input: data.input.dims });
   let training: Training | undefined;
+  let free: number | undefined;
   return {
     op: 'train',
     shape: { batch: data.input.dims[0]!, parameters },
+    items: data.input.dims[0]!,
     async run(kernel) {
+      const { device } = chooseDevice(kernel.device ?? 'cpu');
+      free ??= loadAddon().freeMemory(device);
       training ??= await Training.start(data, kernel, options.executor, options.precision);
       await training.step();
-      return { operations, plan: `${training.executor.kind} executor` };
+      const plan = `${training.executor.kind} executor`;
+      if (device === 'cpu') return { operations, plan };
+      return { operations, plan, deviceMemory: Math.max(0, free - loadAddon().freeMemory(device)) };
     },
     async dispose() {
       await training?.dispose();

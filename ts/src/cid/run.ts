@@ -60,7 +60,7 @@ export async function runPipeline(config: Config, options: PipelineOptions): Pro
   ] as const;
   try {
     for (const [name, { precision = 'float32' }] of trainings) {
-      if ((await readStage(run.stage(name)))?.status !== 'done') expectPrecision(precision);
+      if ((await readStage(run.stage(name)))?.status !== 'done') expectPrecision(precision, common.device);
     }
     const embeddings = run.stage('embed');
     const kept = join(run.stage('balance'), 'kept.jsonl');

@@ -79,7 +79,7 @@ export async function distillStage(options: DistillStageOptions): Promise<StageR
     owns: OWNS,
     ...defined({ existing: options.existing, log: options.log }),
     work: async () => {
-      expectPrecision(training.precision ?? 'float32');
+      expectPrecision(training.precision ?? 'float32', options.device);
       const data = await openDataset(kept);
       const teacher = await openEncoder(options.teacher, {
         ...defined(options.encoder ?? {}),
@@ -142,7 +142,7 @@ export async function pretrainStage(options: PretrainStageOptions): Promise<Stag
       owns: OWNS,
       ...defined({ existing: options.existing, log: options.log }),
       work: async () => {
-        expectPrecision(training.precision ?? 'float32');
+        expectPrecision(training.precision ?? 'float32', options.device);
         const student = await pretrain({
           ...(defined(training) as Partial<TrainingOptions>),
           ...trainingSettings(options, 'pretrain', seed),

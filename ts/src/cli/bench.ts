@@ -236,9 +236,10 @@ Examples:
   $ clip-cid bench train
   $ clip-cid bench train --model resnet18 --batch 64
   $ clip-cid bench train --model vit-w512 --precision bf16
+  $ clip-cid bench train --model vit-w512 --precision bf16 --batch 256 --device cuda
   $ clip-cid bench train --model text-w512 --executor onnxruntime --json
 
-GFLOP/s count the products of the forward pass three times. Training runs on the CPU.`,
+GFLOP/s count the products of the forward pass three times. Memory is what a GPU holds from step to step.`,
     )
     .action((flags: TimingFlags & TrainFlags) =>
       runCommand(flags, async (session) => {
@@ -260,12 +261,15 @@ function count(name: string, value: number): number {
 
 function describe(measured: Measurement, about: readonly string[]): string {
   const { op, device, architecture, threads, shape, seconds, spread, repeat } = measured;
+  const { items_per_second: items, device_memory: memory } = measured;
   const sizes = Object.entries(shape).map(([name, value]) => `${name} ${value.toLocaleString('en')}`);
   const line = (name: string, text: string) => `${name.padEnd(9)}${text}`;
   return [
     `${op} on ${device} (${architecture}, ${threads} ${threads === 1 ? 'thread' : 'threads'}): ${[...sizes, ...about].join(', ')}`,
     line('seconds', `${digits(seconds)} (${digits(spread.min)} to ${digits(spread.max)}, ${repeat} runs)`),
     ...speed(measured, line),
+    ...(items === null ? [] : [line('items/s', whole(items))]),
+    ...(memory === null ? [] : [line('memory', `${whole(memory / 2 ** 20)} MiB of the device`)]),
     ...(measured.plan === null ? [] : [line('plan', measured.plan)]),
   ].join('\n');
 }
@@ -273,7 +277,6 @@ function describe(measured: Measurement, about: readonly string[]): string {
 function speed(measured: Measurement, line: (name: string, text: string) => string): string[] {
   const { device, gflops, peak_gflops, peaks, share_of_bandwidth: moved } = measured;
   const share = `share ${measured.share_of_peak.toFixed(2)}`;
-  const whole = (value: number) => value.toLocaleString('en', { maximumFractionDigits: 0 });
   if (device === 'cpu')
     return [line('GFLOP/s', `${whole(gflops)} of brute force; float32 peak ${whole(peak_gflops)}, ${share}`)];
   const tera = (value: number) => (value / 1000).toPrecision(3);
@@ -288,6 +291,10 @@ function speed(measured: Measurement, line: (name: string, text: string) => stri
       `${whole(peaks.bandwidth ?? 0)} GB/s of a copy${moved === undefined ? '' : `, share ${moved.toPrecision(2)} for rows and results once`}`,
     ),
   ];
+}
+
+function whole(value: number): string {
+  return value.toLocaleString('en', { maximumFractionDigits: 0 });
 }
 
 function digits(seconds: number): string {

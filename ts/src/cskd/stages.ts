@@ -129,7 +129,7 @@ export async function alignStage(options: AlignStageOptions): Promise<StageResul
       owns: OWNS,
       ...defined({ existing: options.existing, log: options.log }),
       work: async () => {
-        expectPrecision(training.precision ?? 'float32');
+        expectPrecision(training.precision ?? 'float32', options.device);
         const frozen = online ? await openClip(clip, encoder, threads) : undefined;
         try {
           const sets: AlignOptions['sets'] = await Promise.all(
@@ -218,7 +218,7 @@ export async function scorerStage(options: ScorerStageOptions): Promise<StageRes
       owns: OWNS,
       ...defined({ existing: options.existing, log: options.log }),
       work: async () => {
-        expectPrecision(training.precision ?? 'float32');
+        expectPrecision(training.precision ?? 'float32', options.device);
         const teacher = online
           ? await openScorer(guide.teacher!, { batchSize: BATCH, ...defined({ threads }) })
           : undefined;

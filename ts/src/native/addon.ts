@@ -334,6 +334,11 @@ export interface NativeEngine {
   readonly engine?: never;
 }
 
+/** Opaque: inputs on their way to a device, to be used once. */
+export interface NativeStaged {
+  readonly staged?: never;
+}
+
 /** A value of a program that comes from or goes to the host; spaces are numbered as in native/core/program.h. */
 export interface NativeProgramValue {
   readonly space: number;
@@ -394,6 +399,8 @@ export interface NativeAddon {
   setInstructions(name: Instructions): boolean;
   /** The most that the CPU does on `threads` threads, in billions of operations a second. */
   peak(context: NativeContext): Promise<Peak>;
+  /** Bytes of a device's memory that nothing uses. */
+  freeMemory(device: string): number;
 
   upload(context: NativeContext, rows: NativeRows): Promise<NativeDeviceMatrix>;
   download(context: NativeContext, matrix: NativeDeviceMatrix): Promise<Float32Array | Uint16Array>;
@@ -543,6 +550,17 @@ export interface NativeAddon {
   engineUnload(engine: NativeEngine, program: number): void;
   /** Gives up the activations that a program holds. */
   engineRelease(engine: NativeEngine, program: number): void;
+  /** Whether the engine's device takes inputs while it works. */
+  engineStages(engine: NativeEngine): boolean;
+  /**
+   * Begins to bring inputs to such a device, which have been read when it resolves; for one call of `engineForward` or `engineBackward`. It
+   * may be called while another call runs.
+   */
+  engineStage(
+    context: NativeContext,
+    engine: NativeEngine,
+    inputs: readonly ArrayBufferView[],
+  ): Promise<NativeStaged>;
   /**
    * Runs a program up to its outputs, which it resolves to as bytes. `average` takes the moving average of the parameters where there
    * is one, `keep` holds the activations for `engineBackward`.
@@ -552,7 +570,7 @@ export interface NativeAddon {
     engine: NativeEngine,
     program: number,
     inputs: readonly ArrayBufferView[],
-    options: { average: boolean; keep: boolean },
+    options: { average: boolean; keep: boolean; staged: NativeStaged | undefined },
   ): Promise<ArrayBuffer[]>;
   /** Adds to the gradients; runs the pass forward first unless its activations are held. A gradient that is undefined is zero. */
   engineBackward(
@@ -561,6 +579,7 @@ export interface NativeAddon {
     program: number,
     inputs: readonly ArrayBufferView[],
     gradients: readonly (Float32Array | undefined)[],
+    staged: NativeStaged | undefined,
   ): Promise<void>;
   /** Adds to the gradients from an element on. */
   engineAddGradient(

@@ -7,7 +7,7 @@ import { addonPath, loadAddon, packageVersion } from './loader.ts';
 
 /**
  * Where work is done. `'cuda'` is the first usable CUDA device, `'cuda:1'` the one with that number. A device that is
- * named never falls back to another; `'auto'` is the CPU, until the kernels for CUDA have run on a real GPU and train too.
+ * named never falls back to another; `'auto'` is the CPU, until the kernels for CUDA have run on a real GPU.
  */
 export type Device = 'auto' | 'cpu' | 'cuda' | `cuda:${number}`;
 
@@ -92,7 +92,7 @@ export function choose(device: Device, found: readonly DeviceInfo[], cuda: strin
       ? { device: 'cpu', reason: `The CPU, since there is no usable CUDA device: ${why}` }
       : {
           device: 'cpu',
-          reason: `The CPU: kernels for CUDA have not run on a real GPU yet, and do not train; ask for '${usable.device}' (${usable.name}) by name`,
+          reason: `The CPU: kernels for CUDA have not run on a real GPU yet; ask for '${usable.device}' (${usable.name}) by name`,
         };
   }
   if (device === 'cuda') {

@@ -1,4 +1,5 @@
 import { failRange } from '../native/check.ts';
+import { chooseDevice, type Device } from '../native/devices.ts';
 import { CidError } from '../native/errors.ts';
 import type { Executor, ExecutorOptions } from './executor.ts';
 import { createNativeExecutor } from './native/executor.ts';
@@ -27,10 +28,11 @@ export async function createExecutor(
   name: ExecutorName = 'auto',
 ): Promise<ChosenExecutor> {
   if (!EXECUTORS.includes(name)) failRange(`one of ${EXECUTORS.join(', ')}`, 'executor', name);
-  const { device, maxActivationMemory } = options;
-  const bf16 = expectPrecision(options.precision ?? 'float32') === 'bf16';
-  if (device !== undefined && device !== 'cpu' && device !== 'auto') {
-    throw new CidError('DEVICE_UNAVAILABLE', `Training runs on the CPU, not on '${device}'`);
+  const { maxActivationMemory } = options;
+  const { device } = chooseDevice((options.device ?? 'cpu') as Device);
+  const bf16 = expectPrecision(options.precision ?? 'float32', device) === 'bf16';
+  if (name === 'onnxruntime' && device !== 'cpu') {
+    failRange("the executor 'native' or 'auto'", `executor on ${device}`, name);
   }
   if (name === 'onnxruntime' && maxActivationMemory !== undefined) {
     failRange("the executor 'native' or 'auto'", 'executor with maxActivationMemory', name);
@@ -45,7 +47,13 @@ export async function createExecutor(
     throw new CidError('MODEL_UNSUPPORTED', `The native executor cannot train this: ${reason}`);
   }
   const needed =
-    maxActivationMemory !== undefined ? 'maxActivationMemory' : bf16 ? "precision 'bf16'" : undefined;
+    device !== 'cpu'
+      ? device
+      : maxActivationMemory !== undefined
+        ? 'maxActivationMemory'
+        : bf16
+          ? "precision 'bf16'"
+          : undefined;
   if (needed !== undefined) {
     throw new CidError(
       'MODEL_UNSUPPORTED',

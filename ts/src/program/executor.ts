@@ -31,7 +31,7 @@ export interface ExecutorOptions {
   /** Differentiable graphs by name: image tower, text tower, heads. Batch dimensions are taken from the inputs of each call. */
   graphs: Readonly<Record<string, Graph>>;
   parameters: readonly Parameter[];
-  /** Defaults to 'cpu'. */
+  /** `'cpu'`, `'cuda'` or `'cuda:N'`, or 'auto', which is the CPU. Our own executor alone has GPUs. Defaults to 'cpu'. */
   device?: string;
   threads?: number;
   /**
@@ -41,7 +41,10 @@ export interface ExecutorOptions {
    * Defaults to no limit.
    */
   maxActivationMemory?: number;
-  /** Of the large products of training. Our own executor alone has 'bf16'. Defaults to 'float32'. */
+  /**
+   * Of the large products of training, and on a GPU of convolutions and attention too. Our own executor alone has 'bf16'. Defaults to
+   * 'float32', for which a GPU takes six times as many products of bfloat16.
+   */
   precision?: Precision;
 }
 
@@ -85,6 +88,11 @@ export interface Executor {
     inputs: Tensors,
     options?: { keep?: boolean; training?: boolean; parameters?: 'current' | 'ema' },
   ): Promise<Record<string, Tensor>>;
+  /**
+   * Says that the next `forward` or `backward` of a graph will be with these inputs, which nobody changes until then: a device that works
+   * for itself takes them meanwhile. It does not wait for the calls made before. Resolves when the inputs have been read.
+   */
+  prefetch?(graph: string, inputs: Tensors): Promise<void>;
   /** Adds to the gradients; outputs without a gradient count as zero. */
   backward(graph: string, inputs: Tensors, outputGradients: Tensors): Promise<void>;
   /** Adds a gradient that a loss computed itself. */

@@ -4,8 +4,8 @@ import { CidError } from '../native/errors.ts';
 
 /**
  * What the large products of training are computed in: 'float32', or 'bf16', operands rounded to bfloat16 as they are read and sums in
- * float32. All else is float32 either way: what is kept of the activations, norms, softmax and attention, convolutions, gradients,
- * parameters and the optimiser, and outputs that are not for training.
+ * float32. All else is float32 either way: what is kept of the activations, norms, softmax, gradients, parameters and the optimiser, and
+ * outputs that are not for training; on the CPU attention and convolutions too, whose products a GPU computes as the others.
  */
 export type Precision = 'float32' | 'bf16';
 
@@ -21,13 +21,14 @@ export function precisionOf(wanted: Precision, m: number, n: number, k: number):
 }
 
 /**
- * Checks a precision, and that this processor has the instructions for it.
+ * Checks a precision, and that the device has the instructions for it, as every GPU has.
  *
+ * @param device 'cpu', which is the default, or one that is chosen or asked for.
  * @throws CidError DEVICE_UNAVAILABLE where it has not.
  */
-export function expectPrecision(precision: unknown): Precision {
+export function expectPrecision(precision: unknown, device = 'cpu'): Precision {
   const chosen = expectOneOf('precision', precision, PRECISIONS);
-  const cpu = chosen === 'bf16' ? devices().devices[0]! : undefined;
+  const cpu = chosen === 'bf16' && !device.startsWith('cuda') ? devices().devices[0]! : undefined;
   if (cpu === undefined || cpu.bfloat16) return chosen;
   throw new CidError(
     'DEVICE_UNAVAILABLE',

@@ -25,7 +25,7 @@ export class Prefetch<T> {
   readonly #options: PrefetchOptions<T>;
   readonly #stop = new AbortController();
   readonly #signal: AbortSignal;
-  readonly #pending: { value: Promise<T>; busy: number }[] = [];
+  readonly #pending: { value: Promise<T>; busy: number; done: boolean }[] = [];
   #next: number;
   /** Preparations under way, since when, and the seconds in which there were any before. */
   #active = 0;
@@ -57,6 +57,12 @@ export class Prefetch<T> {
     return { value, waited, worked };
   }
 
+  /** The piece that is next, where it is prepared; it stays to be taken. */
+  ready(): Promise<T> | undefined {
+    const first = this.#pending[0];
+    return first?.done ? first.value : undefined;
+  }
+
   /** Stops what is under way, and waits until it has ended. Idempotent. */
   async close(): Promise<void> {
     this.#stop.abort();
@@ -69,8 +75,10 @@ export class Prefetch<T> {
       this.#begin();
       const entry = {
         busy: 0,
+        done: false,
         value: prepare(this.#next++, this.#signal).finally(() => {
           entry.busy = this.#end();
+          entry.done = true;
         }),
       };
       // It may fail before it is waited for; the failure is the waiting side's.

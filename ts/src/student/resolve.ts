@@ -101,7 +101,7 @@ export function resolveTrainer(
       options.maxActivationMemory === undefined
         ? undefined
         : expectInteger('maxActivationMemory', options.maxActivationMemory, 1),
-    precision: expectPrecision(options.precision ?? 'float32'),
+    precision: expectPrecision(options.precision ?? 'float32', options.device),
   };
 }
 

@@ -90,6 +90,8 @@ export async function train<Batch>(options: TrainOptions<Batch>): Promise<TrainR
       const step = info.step + 1;
       const { terms } = await accumulate(options, batch, step);
       const rate = learningRate(schedule, step);
+      // A device that works for itself takes the next batch while it goes backward and makes the step.
+      if (executor.prefetch) void sendAhead(options, batches.ready());
       const { gradientNorm } = await executor
         .update({
           rate,
@@ -182,6 +184,21 @@ async function accumulate<Batch>(
   }
   await Promise.all(calls);
   return result;
+}
+
+/** The first inputs of the batch that is next, where it is there. What fails fails again when the batch is used. */
+async function sendAhead<Batch>(
+  options: TrainOptions<Batch>,
+  next: Promise<Batch> | undefined,
+): Promise<void> {
+  const { executor, towers, source, microBatch } = options;
+  try {
+    const batch = await next;
+    if (batch === undefined) return;
+    const [first] = towers;
+    const size = Math.min(source.batchSize, microBatch);
+    if (first) await executor.prefetch?.(first.graph, first.inputs(batch, 0, size));
+  } catch {}
 }
 
 /** The optimiser refuses a gradient that is NaN or infinite before it writes anything. */

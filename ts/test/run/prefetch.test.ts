@@ -28,6 +28,19 @@ describe('Prefetch', () => {
     await expect(prefetch.next()).rejects.toMatchObject({ code: 'INTERNAL' });
   });
 
+  it('shows the next piece where it is ready, and leaves it to be taken', async () => {
+    const { prefetch, done } = pieces(0, 2, 1);
+    expect(prefetch.ready()).toBeUndefined();
+    done(0);
+    await turn();
+    expect(await prefetch.ready()).toBe(0);
+    expect((await prefetch.next()).value).toBe(0);
+    expect(prefetch.ready()).toBeUndefined();
+    done(1);
+    await prefetch.next();
+    expect(prefetch.ready()).toBeUndefined();
+  });
+
   it('prepares so many beside the one in use', async () => {
     const { prefetch, asked, done } = pieces(0, 30, 3);
     expect(asked).toEqual([0, 1, 2]);

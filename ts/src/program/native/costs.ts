@@ -9,6 +9,7 @@ import { type DeviceTraits, planProgram } from './program.ts';
 export const NO_DEVICE: DeviceTraits = {
   operations: [],
   threads: 1,
+  parts: true,
   packedFloats: (n, k, precision) => (precision === 'bf16' ? Math.ceil((n * k) / 2) : n * k),
 };
 

@@ -1,6 +1,6 @@
-import type { NativeAddon, NativeContext, NativeEngine } from '../../native/addon.ts';
+import type { NativeAddon, NativeContext, NativeEngine, NativeStaged } from '../../native/addon.ts';
 import { runNative } from '../../native/context.ts';
-import { threads as processThreads } from '../../native/devices.ts';
+import { chooseDevice, type Device, threads as processThreads } from '../../native/devices.ts';
 import { CidError } from '../../native/errors.ts';
 import { loadAddon } from '../../native/loader.ts';
 import type { TensorData } from '../../onnx/tensor.ts';
@@ -19,6 +19,9 @@ import type { InputDims } from '../static.ts';
 import { describeUnsupported } from './lowering.ts';
 import { type DeviceTraits, type NativeProgram, planProgram } from './program.ts';
 
+/** Inputs that are sent ahead of their calls: one arrives while another is used. */
+const MOST_AHEAD = 2;
+
 /** Programs kept: a few shapes of a few graphs. */
 const LARGEST_CACHE = 24;
 
@@ -33,6 +36,12 @@ interface Kept {
   readonly inputs: Tensors;
 }
 
+/** Inputs that are on their way to the device, for the next call with them. */
+interface Staged {
+  readonly inputs: Tensors;
+  readonly staged: Promise<NativeStaged | undefined>;
+}
+
 /**
  * The executor that runs on our own operations. Graphs are differentiated and planned when a shape first appears; parameters,
  * gradients and the optimiser's state stay in the native core. The result of a step depends on its inputs and the processor alone,
@@ -43,15 +52,16 @@ interface Kept {
  */
 export async function createNativeExecutor(options: ExecutorOptions): Promise<Executor> {
   const { parameters, threads } = options;
+  const { device } = chooseDevice((options.device ?? 'cpu') as Device);
   checkOptions(options);
   const slots = layOut(parameters);
   const count = slots.reduce((sum, { length }) => sum + length, 0);
   const values = new Float32Array(count);
   for (const [i, { offset }] of slots.entries()) values.set(parameters[i]!.value, offset);
   const call = <T>(work: (addon: NativeAddon, context: NativeContext) => Promise<T>): Promise<T> =>
-    runNative({ device: 'cpu', ...(threads === undefined ? {} : { threads }) }, 0, work);
+    runNative({ device: device as Device, ...(threads === undefined ? {} : { threads }) }, 0, work);
   const engine = await call((addon, context) => addon.engineCreate(context, values));
-  return new NativeExecutor(options, engine, call);
+  return new NativeExecutor(options, device, engine, call);
 }
 
 type Call = <T>(work: (addon: NativeAddon, context: NativeContext) => Promise<T>) => Promise<T>;
@@ -71,21 +81,31 @@ class NativeExecutor implements Executor {
   readonly #precision: Precision;
   readonly #programs = new Map<string, Loaded>();
   readonly #kept = new Map<string, Kept>();
+  /** Whether the device takes inputs while it works. */
+  readonly #sends: boolean;
+  /** Of the next call of a graph. */
+  readonly #staged = new Map<string, Staged>();
+  /** Inputs that were sent and not used yet. */
+  #onTheWay = 0;
+  /** Calls that were made and have not ended. */
+  #waiting = 0;
   #step = 0;
   /** What was called last: the next call waits for it. */
   #last: Promise<unknown> = Promise.resolve();
   #disposed = false;
 
-  constructor(options: ExecutorOptions, engine: NativeEngine, call: Call) {
+  constructor(options: ExecutorOptions, device: string, engine: NativeEngine, call: Call) {
     const { graphs, parameters, maxActivationMemory, precision = 'float32' } = options;
     this.parameters = layOut(parameters);
     this.#graphs = graphs;
     this.#engine = engine;
     this.#call = call;
     const addon = loadAddon();
+    this.#sends = addon.engineStages(engine);
     this.#traits = {
+      parts: device === 'cpu',
       operations: addon.engineOperations(),
-      threads: options.threads ?? processThreads(),
+      threads: device === 'cpu' ? (options.threads ?? processThreads()) : 1,
       packedFloats: (n, k, precision) => addon.enginePackedFloats(engine, n, k, precision === 'bf16'),
     };
     this.#starts = startsOf(parameters);
@@ -99,13 +119,26 @@ class NativeExecutor implements Executor {
     });
   }
 
+  async prefetch(graph: string, inputs: Tensors): Promise<void> {
+    if (this.#disposed) return;
+    checkInputs(this.#graphs, graph, inputs);
+    // Others than before take their place.
+    if (this.#staged.delete(graph)) this.#onTheWay--;
+    const staged = this.#send(graph, inputs);
+    if (!staged) return;
+    this.#staged.set(graph, { inputs, staged });
+    await staged;
+  }
+
   forward(
     graph: string,
     inputs: Tensors,
     options: Parameters<Executor['forward']>[2] = {},
   ): Promise<Record<string, Tensor>> {
     const { keep = false, training = keep, parameters = 'current' } = options;
+    const ahead = this.#ahead(graph, inputs);
     return this.#queued(async () => {
+      const staged = await this.#arrived(ahead);
       checkInputs(this.#graphs, graph, inputs);
       // The program of the gradient computes the same outputs, and holds what it needs for the rest.
       const holds = keep && training && parameters === 'current';
@@ -115,7 +148,7 @@ class NativeExecutor implements Executor {
       const average = parameters === 'ema';
       this.#drop(graph);
       const buffers = await this.#call((addon, context) =>
-        addon.engineForward(context, this.#engine, id, given, { average, keep: holds }),
+        addon.engineForward(context, this.#engine, id, given, { average, keep: holds, staged }),
       );
       if (holds) this.#kept.set(graph, { loaded, inputs });
       return Object.fromEntries(
@@ -128,7 +161,10 @@ class NativeExecutor implements Executor {
   }
 
   backward(graph: string, inputs: Tensors, outputGradients: Tensors): Promise<void> {
+    const held = this.#kept.get(graph);
+    const ahead = held && sameInputs(held.inputs, inputs) ? undefined : this.#ahead(graph, inputs);
     return this.#queued(async () => {
+      const staged = await this.#arrived(ahead);
       checkInputs(this.#graphs, graph, inputs);
       checkGradients(this.#graphs[graph]!, outputGradients);
       const kept = this.#kept.get(graph);
@@ -145,7 +181,9 @@ class NativeExecutor implements Executor {
           `Expected shape [${dims}] for the gradient of ${name} but received [${tensor.dims}]`,
         );
       });
-      await this.#call((addon, context) => addon.engineBackward(context, this.#engine, id, given, gradients));
+      await this.#call((addon, context) =>
+        addon.engineBackward(context, this.#engine, id, given, gradients, staged),
+      );
     });
   }
 
@@ -223,15 +261,53 @@ class NativeExecutor implements Executor {
     }
     this.#disposed = true;
     await this.#last.catch(() => undefined);
+    this.#staged.clear();
     loadAddon().engineDispose(this.#engine);
   }
 
   /** Calls run one after the other, in the order made. */
   #queued<T>(work: () => Promise<T>): Promise<T> {
     if (this.#disposed) return Promise.reject(new CidError('DISPOSED', 'The executor was disposed'));
-    const result = this.#last.then(work);
+    this.#waiting++;
+    const result = this.#last.then(work).finally(() => {
+      this.#waiting--;
+    });
     this.#last = result.catch(() => undefined);
     return result;
+  }
+
+  /** Begins to bring inputs to a device that works meanwhile; undefined where there is none, or enough is on its way. */
+  #send(graph: string, inputs: Tensors): Promise<NativeStaged | undefined> | undefined {
+    if (!this.#sends || this.#onTheWay >= MOST_AHEAD) return undefined;
+    const order = this.#graphs[graph]!.inputs.map(({ name }) => inputs[name]!.data);
+    this.#onTheWay++;
+    // What fails here fails again, and is told, where the inputs are used.
+    return this.#call((addon, context) => addon.engineStage(context, this.#engine, order)).catch(
+      () => undefined,
+    );
+  }
+
+  /** Inputs of a call that is made now: those that were sent ahead for it, or that go ahead because others run before it. */
+  #ahead(graph: string, inputs: Tensors): Promise<NativeStaged | undefined> | undefined {
+    const known = this.#staged.get(graph);
+    if (known && sameInputs(known.inputs, inputs)) {
+      this.#staged.delete(graph);
+      return known.staged;
+    }
+    if (this.#disposed || this.#waiting === 0) return undefined;
+    try {
+      checkInputs(this.#graphs, graph, inputs);
+    } catch {
+      return undefined; // as the call itself will say
+    }
+    return this.#send(graph, inputs);
+  }
+
+  async #arrived(ahead: Promise<NativeStaged | undefined> | undefined): Promise<NativeStaged | undefined> {
+    if (!ahead) return undefined;
+    const staged = await ahead;
+    this.#onTheWay--;
+    return staged;
   }
 
   #drop(graph: string): void {

@@ -1,7 +1,7 @@
 import { CidError } from '../../native/errors.ts';
 import { describeNode, product, sameDims } from '../attributes.ts';
 import type { DataType, GraphNode } from '../graph.ts';
-import { type Precision, precisionOf } from '../precision.ts';
+import { PRECISIONS, type Precision, precisionOf } from '../precision.ts';
 import type { ShapeContext } from '../shapes/context.ts';
 import type { StaticGraph } from '../static.ts';
 import {
@@ -85,6 +85,11 @@ export class Lowering {
     this.#targets = options.targets;
     this.#used = options.used;
     this.#precision = options.precision;
+  }
+
+  /** Number of the precision of what has products inside and is large enough for another: convolutions and attention on a GPU. */
+  get precisionNumber(): number {
+    return PRECISIONS.indexOf(this.#precision);
   }
 
   dims(value: string): readonly number[] {

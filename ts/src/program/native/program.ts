@@ -20,6 +20,8 @@ import { scatterIntoGradient } from './rules/layout.ts';
 
 /** What a planner has to know of the device. */
 export interface DeviceTraits {
+  /** Whether it pays to run a batch in parts, which stay in a processor's caches: not on a GPU, which a whole batch keeps busy. */
+  readonly parts: boolean;
   /** Names of the native core's operations, in the order of their numbers. */
   readonly operations: readonly string[];
   /** How many parts run at the same time at most. */
@@ -91,7 +93,12 @@ const SHARES = 12;
 export function planProgram(graph: Graph, options: ProgramOptions): NativeProgram {
   const { dims, training, learned, maxActivationMemory: most = Number.POSITIVE_INFINITY } = options;
   const sizes = (costs: PartCosts) =>
-    partSizes(graph, dims, { training, backward: learned !== undefined }, costs);
+    partSizes(
+      graph,
+      dims,
+      { training, backward: learned !== undefined },
+      options.traits.parts ? costs : { ...costs, cacheBytes: Number.POSITIVE_INFINITY },
+    );
   const plan = (dropped: number) =>
     planParts(graph, options, sizes(APART), dropped, true) ??
     planParts(graph, options, sizes(IN_TURN), dropped, false)!;

@@ -17,7 +17,7 @@ import { layOut } from '../parameters.ts';
 export async function createExecutor(options: ExecutorOptions): Promise<Executor> {
   const { graphs, parameters, device = 'cpu', threads = availableParallelism() } = options;
   if (device !== 'cpu' && device !== 'auto') {
-    throw new CidError('DEVICE_UNAVAILABLE', `Training runs on the CPU, not on '${device}'`);
+    throw new CidError('DEVICE_UNAVAILABLE', `ONNX Runtime trains on the CPU, not on '${device}'`);
   }
   checkOptions(options);
   const worker = startWorker(new URL('./executor.worker.ts', import.meta.url));

@@ -43,6 +43,7 @@ function convolution(
   window: Window,
   groups: number,
   planar: boolean,
+  precision: number,
 ): { code: number[]; flops: number } {
   const axes = axesOf(x, y, window);
   const code = [
@@ -54,6 +55,7 @@ function convolution(
     ...axes.numbers(0),
     ...axes.numbers(1),
     planar ? 1 : 0,
+    precision,
   ];
   return { code, flops: 2 * product(y) * product(w.slice(1)) };
 }
@@ -74,7 +76,15 @@ const conv: LoweringRule = (l, node) => {
   const window = windowOf(l.context(node), l.dims(w).slice(2));
   const groups = intAttribute(node, 'group', 1);
   const { ref, planar } = image(l, x, groups, window);
-  const { code, flops } = convolution(l.dims(x), l.dims(y), l.dims(w), window, groups, planar);
+  const { code, flops } = convolution(
+    l.dims(x),
+    l.dims(y),
+    l.dims(w),
+    window,
+    groups,
+    planar,
+    l.precisionNumber,
+  );
   l.fixed('conv', [...code, ref, l.read(w), bias === '' ? null : l.read(bias), l.write(y, 'pixels')], flops);
 };
 
@@ -82,7 +92,15 @@ const convInputGradient: LoweringRule = (l, node) => {
   const [dy, w] = node.inputs as [string, string];
   const dx = node.outputs[0]!;
   const groups = intAttribute(node, 'group', 1);
-  const { code, flops } = convolution(l.dims(dx), l.dims(dy), l.dims(w), writtenWindow(node), groups, false);
+  const { code, flops } = convolution(
+    l.dims(dx),
+    l.dims(dy),
+    l.dims(w),
+    writtenWindow(node),
+    groups,
+    false,
+    l.precisionNumber,
+  );
   l.fixed('convInputGradient', [...code, 0, l.readPixels(dy), l.read(w), l.write(dx, 'pixels')], flops);
 };
 
@@ -92,7 +110,15 @@ const convWeightGradient: LoweringRule = (l, node) => {
   const window = writtenWindow(node);
   const groups = intAttribute(node, 'group', 1);
   const { ref, planar } = image(l, x, groups, window);
-  const { code, flops } = convolution(l.dims(x), l.dims(dy), l.dims(dw), window, groups, planar);
+  const { code, flops } = convolution(
+    l.dims(x),
+    l.dims(dy),
+    l.dims(dw),
+    window,
+    groups,
+    planar,
+    l.precisionNumber,
+  );
   const gradient = l.readPixels(dy);
   l.fixed('convWeightGradient', [...code, ref, gradient, l.sum(dw)!, null], flops);
 };

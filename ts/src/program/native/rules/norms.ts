@@ -60,6 +60,7 @@ function attentionOperands(
     row,
     shape.scale,
     shape.causal ? 1 : 0,
+    l.precisionNumber,
     ...strides,
   ];
   const places = (at: (input: number) => Ref) =>
