@@ -44,7 +44,7 @@ constexpr int64_t kBlockBytes = 400 << 10;  // of keys
 constexpr int64_t kLeastBlockKeys = 96, kMostBlockKeys = 192;
 constexpr int64_t kChunks = 16;
 constexpr int64_t kMostLanes = 256;
-constexpr int64_t kLeastBytes = 56 << 20, kMostBytes = 256 << 20;  // of a strip
+constexpr int64_t kLeastBytes = 30 << 20, kMostBytes = 256 << 20;  // of a strip
 constexpr int64_t kFloatBytes = sizeof(float);
 constexpr double kMostNorm = 0x1p20;  // of keys that are read where they lie
 constexpr double kLn2 = 0.69314718055994531;
