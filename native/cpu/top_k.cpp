@@ -9,7 +9,7 @@
 // The floor is a guess: that of the k best scores so far none is off by more than a part of its bound. At the end it is
 // compared with the canonical scores. A query for which it was wrong is done again with floors that are proved.
 //
-// Best measured, 10,000 x 100,000, D = 512, k = 10, two threads: 0.66 s where the spectrum decays, 0.70 s where it is
+// Best measured, 10,000 x 100,000, D = 512, k = 10, two threads: 0.73 s where the spectrum decays, 0.70 s where it is
 // flat, both behind int8 (AMD Zen 5, November 2026).
 #include "cpu/top_k.h"
 
