@@ -78,7 +78,7 @@ export function sourceFlags(command: Command): Command {
   return command
     .option(
       '--data <source>',
-      'images with captions: a list (.jsonl, .csv, .tsv, .parquet), a folder, or WebDataset tars',
+      'images with captions: a list (.jsonl, .csv, .tsv, .parquet; fields such as image and caption), a folder (photo.jpg with its caption in photo.txt), or WebDataset tars',
     )
     .option(
       '--image-field <name>',

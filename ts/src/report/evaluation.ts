@@ -30,7 +30,8 @@ export function evaluationSection(evaluations: readonly Evaluation[]): Html | un
     const [whole, part] = [of(first!), of(result)];
     return result === first || !whole || !part ? undefined : whole / part;
   };
-  const times = (value: number) => `${value.toFixed(1)} times smaller`;
+  const times = (value: number) =>
+    value >= 1 ? `${value.toFixed(1)} times smaller` : `${(1 / value).toFixed(1)} times larger`;
   add(
     'Size',
     [

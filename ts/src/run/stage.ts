@@ -109,7 +109,7 @@ async function runLocked(options: StageOptions): Promise<StageResult> {
   let anew = false;
   if (existing === 'replace' || differences.length > 0) {
     if (existing === 'resume') throw changed(name, folder, differences);
-    if (differences.length > 0) log?.(`${name}: made anew, because ${differences.join('; ')}`);
+    if (differences.length > 0) log?.(`${name}: to be made anew, because ${differences.join('; ')}`);
     anew = true;
   } else if (found?.status === 'done') {
     const state = await checkOutputs(folder, found.outputs);
@@ -120,7 +120,7 @@ async function runLocked(options: StageOptions): Promise<StageResult> {
     } else {
       const edits = state.edited.map((path) => `${path} was changed after the stage had written it`);
       if (existing === 'resume') throw changed(name, folder, edits);
-      log?.(`${name}: made anew, because ${edits.join('; ')}`);
+      log?.(`${name}: to be made anew, because ${edits.join('; ')}`);
       anew = true;
     }
   } else if (found) {
@@ -141,7 +141,9 @@ async function runLocked(options: StageOptions): Promise<StageResult> {
   };
   await writeJson(join(folder, STAGE_FILE), started);
   const { outputs, summary } = await options.work({ folder, resumed }).catch(async (error: unknown) => {
-    await readBegun(options);
+    if ((await readBegun(options)) && anew && !existsSync(join(folder, EARLIER))) {
+      log?.(`${name}: what was there before is kept, since nothing came of the new one`);
+    }
     throw error;
   });
   const manifest: StageManifest = {
