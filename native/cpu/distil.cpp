@@ -24,7 +24,7 @@
 // Products are made in float32, or, where that is twice as fast, in fixed point (distil_fixed.cpp).
 //
 // Best measured, two threads, 1,024 x 512 with 20,000 keys: in float32 140 ms with a teacher (450 of 512 GFLOP/s) and 95 ms
-// without; the whole loss with all its terms then takes 157 and 112 ms, and in fixed point, contrast and all, 115 and 81 ms (AMD Zen 5,
+// without; the whole loss with all its terms then takes 157 and 112 ms, and in fixed point, contrast and all, 116 and 81 ms (AMD Zen 5,
 // AVX-512, November 2026).
 #include "cpu/distil.h"
 

@@ -86,8 +86,6 @@ void multiply(const float* left, const float* right, int64_t depth, float* c, in
                .add = add});
 }
 
-void nothing() {}
-
 #if defined(__x86_64__)
 bool hasSplit() { return isa() == Isa::kAmx && hasBfloat16(); }
 #endif
@@ -104,11 +102,7 @@ const Product& floatProduct() {
                                   .packLeft = packLeft,
                                   .packRightRows = packRightRows,
                                   .packRight = packRight,
-                                  .multiply = multiply,
-                                  .packLeftTurned = nullptr,
-                                  .multiplyTurned = nullptr,
-                                  .enter = nothing,
-                                  .leave = nothing};
+                                  .multiply = multiply};
   return product;
 }
 

@@ -32,9 +32,9 @@ struct Product {
   int columns;
   int step;      // the depth is filled up with zeros to a multiple of it
   int elements;  // of a word
-  int skew;      // words that follow each row of a left block
+  int skew = 0;  // words that follow each row of a left block
   // Operands can also be multiplied where they lie, by kernels().tile; panels are then [depth, columns].
-  bool direct;
+  bool direct = false;
 
   // Words of a row of a left block, or of a column of a right panel.
   int64_t leftWords(int64_t depth) const { return rightWords(depth) + skew; }
@@ -55,13 +55,13 @@ struct Product {
 
   // Of a left operand that is stored transposed, element (r, k) at a[k * stride + r]: any number of rows, as blocks one
   // behind the other, and what multiplies these. Null where such an operand has to be turned first.
-  void (*packLeftTurned)(const float* a, int64_t stride, int64_t count, int64_t depth, float* out);
+  void (*packLeftTurned)(const float* a, int64_t stride, int64_t count, int64_t depth, float* out) = nullptr;
   void (*multiplyTurned)(const float* left, const float* right, int64_t depth, float* c, int64_t strideC,
-                         bool add, bool mirrored);
+                         bool add, bool mirrored) = nullptr;
 
   // Around every run of multiplications on a thread.
-  void (*enter)();
-  void (*leave)();
+  void (*enter)() = [] {};
+  void (*leave)() = [] {};
 };
 
 constexpr int kMostProductRows = 32;

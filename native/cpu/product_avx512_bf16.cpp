@@ -120,22 +120,17 @@ void multiplyTile(const float* left, const float* right, int64_t depth, float* c
   });
 }
 
-void nothing() {}
-
 constexpr Product kProduct = {.rows = kRows,
                               .columns = kColumns,
                               .step = 2,
                               .elements = 2,
                               .skew = kSkew,
-                              .direct = false,
                               .packLeft = packLeft,
                               .packRightRows = packRightRows,
                               .packRight = packRight,
                               .multiply = multiplyTile<false>,
                               .packLeftTurned = packLeftTurned,
-                              .multiplyTurned = multiplyTile<true>,
-                              .enter = nothing,
-                              .leave = nothing};
+                              .multiplyTurned = multiplyTile<true>};
 static_assert(kRows <= kMostProductRows && kColumns <= kMostProductColumns);
 
 }  // namespace

@@ -44,22 +44,14 @@ void multiply(const float* left, const float* right, int64_t depth, float* c, in
   }
 }
 
-void nothing() {}
-
 constexpr Product kProduct = {.rows = kRows,
                               .columns = kColumns,
                               .step = 2,
                               .elements = 2,
-                              .skew = 0,
-                              .direct = false,
                               .packLeft = packLeft<kRows>,
                               .packRightRows = packRightRows<kColumns>,
                               .packRight = packRight<kColumns>,
-                              .multiply = multiply,
-                              .packLeftTurned = nullptr,
-                              .multiplyTurned = nullptr,
-                              .enter = nothing,
-                              .leave = nothing};
+                              .multiply = multiply};
 static_assert(kRows <= kMostProductRows && kColumns <= kMostProductColumns);
 
 }  // namespace

@@ -23,22 +23,14 @@ void multiplyTile(const float* left, const float* right, int64_t depth, float* c
   });
 }
 
-void nothing() {}
-
 constexpr Product kProduct = {.rows = kRows,
                               .columns = kColumns,
                               .step = 2,
                               .elements = 2,
-                              .skew = 0,
-                              .direct = false,
                               .packLeft = packLeft<kRows>,
                               .packRightRows = packRightRows<kColumns>,
                               .packRight = packRight<kColumns>,
-                              .multiply = multiplyTile,
-                              .packLeftTurned = nullptr,
-                              .multiplyTurned = nullptr,
-                              .enter = nothing,
-                              .leave = nothing};
+                              .multiply = multiplyTile};
 static_assert(kRows <= kMostProductRows && kColumns <= kMostProductColumns);
 
 }  // namespace

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "core/integer_step.h"
 #include "cpu/ops/ops.h"
 
 namespace clipcid {
@@ -44,56 +45,6 @@ void set(const ChainOutput& output, int64_t index, T value) {
       break;
     default:
       static_cast<uint8_t*>(output.data)[index] = value != 0 ? 1 : 0;
-  }
-}
-
-// The steps that there are for whole numbers; a division by zero gives 0. Sums wrap.
-int64_t integerStep(const ChainStep& step, int64_t a, int64_t b, int64_t c) {
-  const auto x = static_cast<uint64_t>(a), y = static_cast<uint64_t>(b);
-  switch (step.step) {
-    case Step::kNegate:
-      return static_cast<int64_t>(0 - x);
-    case Step::kAbsolute:
-      return a < 0 ? static_cast<int64_t>(0 - x) : a;
-    case Step::kSign:
-      return (a > 0) - (a < 0);
-    case Step::kNot:
-      return a == 0;
-    case Step::kAdd:
-      return static_cast<int64_t>(x + y);
-    case Step::kSubtract:
-      return static_cast<int64_t>(x - y);
-    case Step::kMultiply:
-      return static_cast<int64_t>(x * y);
-    case Step::kDivide:
-      return b == 0 ? 0 : (b == -1 ? static_cast<int64_t>(0 - x) : a / b);
-    case Step::kModulo: {
-      if (b == 0 || b == -1) return 0;
-      const int64_t rest = a % b;
-      return rest != 0 && (rest < 0) != (b < 0) ? rest + b : rest;
-    }
-    case Step::kMinimum:
-      return std::min(a, b);
-    case Step::kMaximum:
-      return std::max(a, b);
-    case Step::kEqual:
-      return a == b;
-    case Step::kLess:
-      return a < b;
-    case Step::kLessOrEqual:
-      return a <= b;
-    case Step::kGreater:
-      return a > b;
-    case Step::kGreaterOrEqual:
-      return a >= b;
-    case Step::kAnd:
-      return a != 0 && b != 0;
-    case Step::kOr:
-      return a != 0 || b != 0;
-    case Step::kSelect:
-      return a != 0 ? b : c;
-    default:
-      return a;
   }
 }
 
@@ -248,7 +199,7 @@ void ChainRunner::integers(const int64_t* offsets, int64_t base, int64_t from, i
     for (int s = 0; s < chain_.steps; ++s) {
       const ChainStep& step = chain_.step[s];
       const int operands = operandsOf(step.step);
-      values[s] = integerStep(step, operand(&step, step.a), operands > 1 ? operand(&step, step.b) : 0,
+      values[s] = integerStep(step.step, operand(&step, step.a), operands > 1 ? operand(&step, step.b) : 0,
                               operands > 2 ? operand(&step, step.c) : 0);
     }
     for (int o = 0; o < chain_.outputs; ++o)

@@ -6,6 +6,7 @@
 // each result once. Not yet measured.
 #include <algorithm>
 
+#include "core/integer_step.h"
 #include "cuda/launch.cuh"
 #include "cuda/ops/chain.cuh"
 #include "cuda/ops/ops.h"
@@ -61,56 +62,6 @@ CLIPCID_DEVICE void setInteger(const ChainTarget& target, int64_t at, int64_t va
   }
 }
 
-// As on the CPU: a division by zero gives 0, sums wrap.
-CLIPCID_DEVICE int64_t integerStep(uint8_t step, int64_t a, int64_t b, int64_t c) {
-  const auto x = static_cast<uint64_t>(a), y = static_cast<uint64_t>(b);
-  switch (static_cast<Step>(step)) {
-    case Step::kNegate:
-      return static_cast<int64_t>(0 - x);
-    case Step::kAbsolute:
-      return a < 0 ? static_cast<int64_t>(0 - x) : a;
-    case Step::kSign:
-      return (a > 0) - (a < 0);
-    case Step::kNot:
-      return a == 0;
-    case Step::kAdd:
-      return static_cast<int64_t>(x + y);
-    case Step::kSubtract:
-      return static_cast<int64_t>(x - y);
-    case Step::kMultiply:
-      return static_cast<int64_t>(x * y);
-    case Step::kDivide:
-      return b == 0 ? 0 : b == -1 ? static_cast<int64_t>(0 - x) : a / b;
-    case Step::kModulo: {
-      if (b == 0 || b == -1) return 0;
-      const int64_t rest = a % b;
-      return rest != 0 && (rest < 0) != (b < 0) ? rest + b : rest;
-    }
-    case Step::kMinimum:
-      return a < b ? a : b;
-    case Step::kMaximum:
-      return a > b ? a : b;
-    case Step::kEqual:
-      return a == b;
-    case Step::kLess:
-      return a < b;
-    case Step::kLessOrEqual:
-      return a <= b;
-    case Step::kGreater:
-      return a > b;
-    case Step::kGreaterOrEqual:
-      return a >= b;
-    case Step::kAnd:
-      return a != 0 && b != 0;
-    case Step::kOr:
-      return a != 0 || b != 0;
-    case Step::kSelect:
-      return a != 0 ? b : c;
-    default:
-      return a;
-  }
-}
-
 __global__ void __launch_bounds__(kMostThreads)
     integerChainKernel(const __grid_constant__ ChainProgram program) {
   auto* slots = reinterpret_cast<int64_t*>(sharedMemory());
@@ -130,7 +81,7 @@ __global__ void __launch_bounds__(kMostThreads)
         const auto operand = [&](uint8_t slot) {
           return slot == kChainNumber ? static_cast<int64_t>(code.p) : slots[slot * threads + thread];
         };
-        result = integerStep(code.step, operand(code.a), operand(code.b), operand(code.c));
+        result = integerStep(static_cast<Step>(code.step), operand(code.a), operand(code.b), operand(code.c));
       }
       slots[code.to * threads + thread] = result;
     }

@@ -25,18 +25,9 @@ __global__ void __launch_bounds__(kThreads, 2)
     const Element at = elementAt(index, shape.outWidth, slab);
     const int64_t channel = at.inside - quotient(at.inside, shape.channels) * shape.channels;
     float sum = args.bias == nullptr ? 0.0f : args.bias[channel];
-    for (int64_t y = 0; y < shape.kernelHeight; ++y) {
-      const int64_t row =
-          sourceUnder(at.row, y, shape.strideHeight, shape.dilationHeight, shape.padTop, shape.height);
-      if (row < 0) continue;
-      for (int64_t x = 0; x < shape.kernelWidth; ++x) {
-        const int64_t column =
-            sourceUnder(at.column, x, shape.strideWidth, shape.dilationWidth, shape.padLeft, shape.width);
-        if (column < 0) continue;
-        sum = fmaf(args.x[(row * shape.width + column) * slab + at.inside],
-                   weights[(y * shape.kernelWidth + x) * shape.channels + channel], sum);
-      }
-    }
+    overWindow(shape, at, [&](int64_t place, int64_t tap) {
+      sum = fmaf(args.x[place], weights[tap * shape.channels + channel], sum);
+    });
     args.y[index] = sum;
   }
 }
@@ -51,18 +42,10 @@ __global__ void __launch_bounds__(kThreads, 2)
     const Element at = elementAt(index, shape.width, slab);
     const int64_t channel = at.inside - quotient(at.inside, shape.channels) * shape.channels;
     float sum = 0;
-    for (int64_t y = 0; y < shape.kernelHeight; ++y) {
-      const int64_t row =
-          windowOver(at.row, y, shape.strideHeight, shape.dilationHeight, shape.padTop, shape.outHeight);
-      if (row < 0) continue;
-      for (int64_t x = 0; x < shape.kernelWidth; ++x) {
-        const int64_t column =
-            windowOver(at.column, x, shape.strideWidth, shape.dilationWidth, shape.padLeft, shape.outWidth);
-        if (column < 0) continue;
-        sum = fmaf(args.dy[(row * shape.outWidth + column) * slab + at.inside],
-                   weights[(y * shape.kernelWidth + x) * shape.channels + channel], sum);
-      }
-    }
+    overWindowsOf(shape, at, [&](int64_t row, int64_t column, int64_t tap) {
+      sum = fmaf(args.dy[(row * shape.outWidth + column) * slab + at.inside],
+                 weights[tap * shape.channels + channel], sum);
+    });
     args.dx[index] = args.add ? args.dx[index] + sum : sum;
   }
 }

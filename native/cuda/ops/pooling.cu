@@ -10,37 +10,6 @@ namespace {
 
 constexpr int kThreads = 256;
 
-// Calls each(place, tap) for the elements of the window of element `at` of the output, row by row.
-template <typename Each>
-CLIPCID_DEVICE void overWindow(const PoolShape& shape, const Element& at, Each each) {
-  const int64_t slab = shape.images * shape.channels;
-  for (int64_t y = 0; y < shape.kernelHeight; ++y) {
-    const int64_t row =
-        sourceUnder(at.row, y, shape.strideHeight, shape.dilationHeight, shape.padTop, shape.height);
-    if (row < 0) continue;
-    for (int64_t x = 0; x < shape.kernelWidth; ++x) {
-      const int64_t column =
-          sourceUnder(at.column, x, shape.strideWidth, shape.dilationWidth, shape.padLeft, shape.width);
-      if (column >= 0) each((row * shape.width + column) * slab + at.inside, y * shape.kernelWidth + x);
-    }
-  }
-}
-
-// Calls each(row, column, tap) for the windows that element `at` of the input is in.
-template <typename Each>
-CLIPCID_DEVICE void overWindowsOf(const PoolShape& shape, const Element& at, Each each) {
-  for (int64_t y = 0; y < shape.kernelHeight; ++y) {
-    const int64_t row =
-        windowOver(at.row, y, shape.strideHeight, shape.dilationHeight, shape.padTop, shape.outHeight);
-    if (row < 0) continue;
-    for (int64_t x = 0; x < shape.kernelWidth; ++x) {
-      const int64_t column =
-          windowOver(at.column, x, shape.strideWidth, shape.dilationWidth, shape.padLeft, shape.outWidth);
-      if (column >= 0) each(row, column, y * shape.kernelWidth + x);
-    }
-  }
-}
-
 // How many pixels a window reaches along an axis; all taps with `padding`.
 CLIPCID_DEVICE int64_t reached(int64_t at, int64_t kernel, int64_t stride, int64_t dilation, int64_t pad,
                                int64_t size, bool padding) {

@@ -263,7 +263,7 @@ function describe(measured: Measurement, about: readonly string[]): string {
   const { op, device, architecture, threads, shape, seconds, spread, repeat } = measured;
   const { items_per_second: items, device_memory: memory } = measured;
   const sizes = Object.entries(shape).map(([name, value]) => `${name} ${value.toLocaleString('en')}`);
-  const line = (name: string, text: string) => `${name.padEnd(9)}${text}`;
+  const line = (name: string, text: string) => `${name.padEnd(10)}${text}`;
   return [
     `${op} on ${device} (${architecture}, ${threads} ${threads === 1 ? 'thread' : 'threads'}): ${[...sizes, ...about].join(', ')}`,
     line('seconds', `${digits(seconds)} (${digits(spread.min)} to ${digits(spread.max)}, ${repeat} runs)`),
@@ -287,7 +287,7 @@ function speed(measured: Measurement, line: (name: string, text: string) => stri
         `of float32 ${tera(peaks.float32)}`,
     ),
     line(
-      'memory',
+      'bandwidth',
       `${whole(peaks.bandwidth ?? 0)} GB/s of a copy${moved === undefined ? '' : `, share ${moved.toPrecision(2)} for rows and results once`}`,
     ),
   ];

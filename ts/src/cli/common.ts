@@ -237,9 +237,9 @@ export async function runCommand(
 export function report(error: unknown, interrupted = false, forced = false): number {
   const debug = process.env.CLIP_CID_DEBUG === '1';
   if (interrupted && error instanceof CidError && error.code === 'ABORTED') {
-    // With --force it would begin anew.
+    // With --force it would begin anew; without, it is refused where nothing was written yet and the earlier result is back.
     process.stderr.write(
-      `Interrupted. The same command ${forced ? 'without --force ' : ''}goes on from here.\n`,
+      `Interrupted. The same command ${forced ? 'without --force ' : ''}goes on from here${forced ? ', once a first part is written' : ''}.\n`,
     );
     return INTERRUPTED;
   }

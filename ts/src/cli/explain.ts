@@ -117,7 +117,7 @@ function describe(model: string, explanation: Explanation): string {
     lines.push(
       '',
       `training holds ${megabytes(values + gradients + moments + training.activations)} MB: parameters ${megabytes(values)}, ` +
-        `gradients ${megabytes(gradients)}, moments ${megabytes(moments)}, activations ${megabytes(training.activations)}`,
+        `gradients ${megabytes(gradients)}, moments ${megabytes(moments)}, activations ${megabytes(training.activations)} on one thread`,
       `of the activations, ${megabytes(saved)} MB are kept for the backward pass; the largest:`,
       ...training.saved.slice(0, 5).map(({ name, bytes }) => `  ${megabytes(bytes).padStart(9)}  ${name}`),
     );

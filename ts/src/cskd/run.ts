@@ -44,6 +44,9 @@ export const ANALYSIS_FOLDER = STAGE_FOLDERS.analyze;
  */
 export async function runAlignment(config: AestheticsConfig, options: PhaseOptions): Promise<void> {
   await inRun(config, options, async ({ folder, stage, metrics }) => {
+    // Of both, before the first of them takes its hours.
+    for (const role of ['teacher', 'student'] as const)
+      await expectAlignable(config, role, join(folder, alignFolder(role)), options.device);
     for (const role of ['teacher', 'student'] as const)
       await alignEncoder(config, role, alignFolder(role), folder, { stage, metrics });
   });
@@ -52,6 +55,7 @@ export async function runAlignment(config: AestheticsConfig, options: PhaseOptio
 /** {@link runAlignment} of the student's encoder alone, into a folder of its own; features go into `features-N` in it. */
 export async function alignInto(config: AestheticsConfig, settings: StageSettings): Promise<StageResult> {
   const { folder } = settings;
+  await expectAlignable(config, 'student', folder, settings.device);
   return alignEncoder(config, 'student', '', folder, { stage: stagesIn(settings) });
 }
 
@@ -60,6 +64,22 @@ type RunStage = (
   name: string,
   work: (settings: StageSettings) => Promise<StageResult>,
 ) => Promise<StageResult>;
+
+function alignTraining(config: AestheticsConfig, role: Role) {
+  const { unlabelled: _unlabelled, ...common } = config.align;
+  return overlay(common, config[role].align ?? {});
+}
+
+/** Before the features, which take long. */
+async function expectAlignable(
+  config: AestheticsConfig,
+  role: Role,
+  folder: string,
+  device: StageSettings['device'],
+): Promise<void> {
+  if ((await readStage(folder))?.status === 'done') return;
+  expectPrecision(alignTraining(config, role).precision ?? 'float32', device);
+}
 
 async function alignEncoder(
   config: AestheticsConfig,
@@ -71,14 +91,10 @@ async function alignEncoder(
   const clip = required(config.clip, 'clip (--clip)', 'a model folder');
   const sets = imageSetsOf(config, 'align');
   required(sets[0], 'unlabelled (--data)', 'images');
-  const { unlabelled: _unlabelled, ...common } = config.align;
   const { encoder } = config;
-  const { align = {}, train: _train, ...backbone } = config[role];
-  const training = overlay(common, align);
+  const { align: _align, train: _train, ...backbone } = config[role];
+  const training = alignTraining(config, role);
   const features = training.targets === 'online' ? [] : sets.map((_, i) => `features-${i + 1}`);
-  // Before the features, which take long.
-  if ((await readStage(join(root, folder)))?.status !== 'done')
-    expectPrecision(training.precision ?? 'float32');
   for (const [i, name] of features.entries()) {
     await stage(name, (settings) => featuresStage({ ...settings, name, set: sets[i]!, clip, encoder }));
   }

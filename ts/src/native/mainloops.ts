@@ -4,7 +4,7 @@ import { expectOneOf } from './check.ts';
  * Mainloops of the CUDA kernels that multiply: `'sm_80'` for all GPUs, `'sm_90'` for those of compute capability 9.0, which take it unless the
  * environment variable `CLIP_CID_CUDA_MAINLOOP` says `'sm_80'`. Results are the same; with both the two can be compared on one machine.
  */
-export const MAINLOOPS = ['sm_80', 'sm_90'] as const;
+const MAINLOOPS = ['sm_80', 'sm_90'] as const;
 
 const VARIABLE = 'CLIP_CID_CUDA_MAINLOOP';
 

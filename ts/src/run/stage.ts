@@ -79,8 +79,8 @@ export interface StageResult {
 /** Name of the record of a stage in its folder. */
 export const STAGE_FILE = 'manifest.json';
 
-/** Where, in the folder of a stage that is made anew, its earlier result waits until the new one is there. */
-const EARLIER = 'earlier';
+/** Where, in the folder of a stage that is made anew, its earlier result waits until the new one is there. Nobody else's name. */
+const EARLIER = '.clip-cid-earlier';
 
 /**
  * Runs a stage, or what is left of it. With the same inputs and options a finished stage is skipped and a stopped one goes on;
@@ -141,7 +141,8 @@ async function runLocked(options: StageOptions): Promise<StageResult> {
   };
   await writeJson(join(folder, STAGE_FILE), started);
   const { outputs, summary } = await options.work({ folder, resumed }).catch(async (error: unknown) => {
-    if ((await readBegun(options)) && anew && !existsSync(join(folder, EARLIER))) {
+    const back = await readBegun(options).catch(() => undefined);
+    if (back && anew && !existsSync(join(folder, EARLIER))) {
       log?.(`${name}: what was there before is kept, since nothing came of the new one`);
     }
     throw error;
@@ -161,11 +162,15 @@ async function runLocked(options: StageOptions): Promise<StageResult> {
 /** The record of what is there. None, or the earlier result's, where a stage failed or was stopped before it wrote anything. */
 async function readBegun(options: StageOptions): Promise<StageManifest | undefined> {
   const { folder } = options;
+  const earlier = join(folder, EARLIER);
   const record = await readStage(folder);
-  if (record?.status === 'done') return record;
+  if (record?.status === 'done') {
+    // What was left when a process ended between the two last steps.
+    await remove(earlier);
+    return record;
+  }
   // Without a record, what is here and what waits are parts of one result that was being moved when its process ended.
   if (record !== undefined && (await owned(options)).length > 0) return record;
-  const earlier = join(folder, EARLIER);
   if (!existsSync(earlier)) return undefined;
   await remove(join(folder, STAGE_FILE));
   const waiting = await readdir(earlier);

@@ -90,7 +90,7 @@ export async function train<Batch>(options: TrainOptions<Batch>): Promise<TrainR
       const step = info.step + 1;
       const { terms } = await accumulate(options, batch, step);
       const rate = learningRate(schedule, step);
-      // A device that works for itself takes the next batch while it goes backward and makes the step.
+      // A device that works for itself takes the next batch's first inputs while it makes the step.
       if (executor.prefetch) void sendAhead(options, batches.ready());
       const { gradientNorm } = await executor
         .update({

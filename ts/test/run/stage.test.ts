@@ -110,7 +110,7 @@ test('what is replaced waits until the new result is there, through stops and fu
   await expect(stage({ existing: 'replace', options, work: stopped })).rejects.toThrow();
   await expect(stage({ options, work: stopped })).rejects.toThrow();
   await expect(stage({ existing: 'replace', work: stopped })).rejects.toThrow();
-  expect(readFileSync(join(folder, 'earlier', 'out.txt'), 'utf8')).toBe('result');
+  expect(readFileSync(join(folder, '.clip-cid-earlier', 'out.txt'), 'utf8')).toBe('result');
   expect(readFileSync(join(folder, 'out.txt'), 'utf8')).toBe('half');
   expect((await stage()).skipped).toBe(false);
   expect(readdirSync(folder).sort()).toEqual(['manifest.json', 'many', 'out.txt']);
@@ -118,18 +118,34 @@ test('what is replaced waits until the new result is there, through stops and fu
 
 test('a process that ends while a result is moved aside, or back, leaves it whole', async () => {
   await stage();
-  const move = (name: string) => renameSync(join(folder, name), join(folder, 'earlier', name));
-  mkdirSync(join(folder, 'earlier'));
+  const move = (name: string) => renameSync(join(folder, name), join(folder, '.clip-cid-earlier', name));
+  mkdirSync(join(folder, '.clip-cid-earlier'));
   for (const names of [
     ['manifest.json'],
     ['manifest.json', 'out.txt'],
     ['manifest.json', 'out.txt', 'many'],
   ]) {
-    mkdirSync(join(folder, 'earlier'), { recursive: true });
+    mkdirSync(join(folder, '.clip-cid-earlier'), { recursive: true });
     names.forEach(move);
     expect((await stage()).skipped).toBe(true);
     expect(readdirSync(folder).sort()).toEqual(['manifest.json', 'many', 'out.txt']);
   }
+});
+
+test("what was left of a replacement does not take the place of the next one, nor is a folder of that kind anybody else's", async () => {
+  await stage();
+  mkdirSync(join(folder, '.clip-cid-earlier'));
+  mkdirSync(join(folder, 'earlier'));
+  writeFileSync(join(folder, '.clip-cid-earlier', 'out.txt'), 'older');
+  writeFileSync(join(folder, 'earlier', 'out.txt'), 'mine');
+  const work = async () => {
+    throw new RangeError('too many');
+  };
+  await expect(stage({ existing: 'replace', work })).rejects.toThrow('too many');
+  expect(readFileSync(join(folder, 'out.txt'), 'utf8')).toBe('result');
+  expect((await stage()).skipped).toBe(true);
+  await stage({ existing: 'replace' });
+  expect(readFileSync(join(folder, 'earlier', 'out.txt'), 'utf8')).toBe('mine');
 });
 
 test('replace-changed makes anew only what changed, replace everything', async () => {
