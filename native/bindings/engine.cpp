@@ -71,6 +71,7 @@ constexpr napi_type_tag kStagedTag = {0x8e15d7a93c604b2f, 0x41a0c9f7e8b35d26};
 
 // Inputs on their way to a device, to be used once.
 struct StagedHandle {
+  std::shared_ptr<Engine> engine;  // outlives its inputs
   StagedInputs inputs;
   std::vector<int64_t> bytes;
 };
@@ -79,6 +80,7 @@ class Stage final : public Operation {
  public:
   Stage(Napi::Env env, const Napi::Value& context, const Napi::Value& engine, const Napi::Value& inputs)
       : Operation(env, context), engine_(engineOf(engine)), handle_(std::make_unique<StagedHandle>()) {
+    handle_->engine = engine_;
     if (!inputs.IsArray()) throwExpected(env, "an array", "inputs");
     const auto list = inputs.As<Napi::Array>();
     for (uint32_t index = 0; index < list.Length(); ++index) {
@@ -194,9 +196,12 @@ class Run : public Operation {
       throwExpected(value.Env(), "staged inputs", "staged");
     }
     auto& staged = *static_cast<StagedHandle*>(handle);
-    bool fits = staged.bytes.size() == spec_->inputs.size() && staged.inputs.size() == staged.bytes.size();
+    bool fits = staged.engine == engine_ && staged.bytes.size() == spec_->inputs.size() &&
+                staged.inputs.size() == staged.bytes.size();
     for (size_t i = 0; fits && i < staged.bytes.size(); ++i) fits = staged.bytes[i] == spec_->inputs[i].bytes;
-    if (!fits) throwExpected(value.Env(), "inputs of the program's sizes, not used before", "staged");
+    if (!fits)
+      throwExpected(value.Env(), "inputs of this program's sizes, staged on its engine and not used before",
+                    "staged");
     staged_ = std::move(staged.inputs);
     isStaged_ = true;
   }

@@ -8,9 +8,10 @@
 // exponentials are of the same bits each time.
 //
 // By column, chunks of rows each keep a maximum and a sum, merged in order at the end: as the chunks depend on the number
-// of rows alone, threads do not matter. At most kMostChunks, so their memory is below that of a strip. Memory: a strip.
+// of rows alone, threads do not matter. At most kMostChunks, so their memory is below that of a strip. Memory: a strip;
+// and what fixed point takes beside it.
 //
-// Products are made in float32, or, where that is twice as fast, in fixed point (contrast_fixed.cpp).
+// Products are made in float32, or, where the machine has products of int16, in fixed point (contrast_fixed.cpp).
 //
 // Best measured in float32, two threads, 1,024 x 512: 8.4 ms with both gradients, 5.8 ms with one (AMD Zen 5, AVX-512, November
 // 2026).

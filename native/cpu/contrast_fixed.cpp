@@ -6,9 +6,13 @@
 //
 // Products with the weights: the large ones are added up apart, in float32. The others are at most the limit times the gradients'
 // factor; they are scaled, all alike, so that sums over kShortPart of them times the largest element of a row stay under 2^31. That
-// rounds a weight by 2^-13 of the largest, and as good as independently.
+// rounds a weight by 2^-13 of the largest, and as good as independently: an element of a gradient is off by some sqrt(B / D) times
+// that. So errors are small beside the factor, which bounds a row's gradient, and not beside the gradient
+// itself: where a batch is fitted so well that gradients are a hundredth of it, they are some 10^-3 of its largest element.
 //
-// Best measured: see distil.cpp.
+// Memory: beside the logits, which all are kept, twice as much for the weights and their transpose.
+//
+// Measured with the whole loss only: see distil.cpp.
 #include "cpu/contrast_fixed.h"
 
 #include <algorithm>
@@ -34,6 +38,11 @@ bool leavesFew(const ContrastArgs& args, int64_t part) {
   return static_cast<double>(args.rows) * limitOf(args.scale, part) >= kLeastKeys;
 }
 
+// Whether logits, weights both ways and rows, packed and not yet, stay within a limit to the memory.
+bool fits(const Context& context, const ContrastArgs& args) {
+  return context.maxMemory <= 0 || 12 * args.rows * (args.rows + args.dim) <= context.maxMemory;
+}
+
 AlignedArray<uint32_t> zeros(int64_t count) {
   AlignedArray<uint32_t> words(count);
   std::fill(words.get(), words.get() + count, 0u);
@@ -44,7 +53,7 @@ AlignedArray<uint32_t> zeros(int64_t count) {
 
 bool ContrastFixed::serves(const Context& context, const ContrastArgs& args) {
   return kernels().int16 != nullptr && args.dim >= kLeastDim && args.scale <= kMostScale &&
-         leavesFew(args, kShortPart) && isWhole(context, args) &&
+         leavesFew(args, kShortPart) && isWhole(context, args) && fits(context, args) &&
          productFor(kMostProductRows, kMostProductRows, args.dim).direct;
 }
 

@@ -40,8 +40,8 @@ struct Product {
   int64_t leftWords(int64_t depth) const { return rightWords(depth) + skew; }
   int64_t rightWords(int64_t depth) const { return (depth + step - 1) / step * step / elements; }
 
-  // `count` rows, at most `rows`, `stride` elements apart, into a left block; the missing rows become zero. `out` of
-  // this and the others is 64-byte aligned.
+  // `count` rows, at most `rows`, `stride` elements apart, into a left block; the missing rows become zero. `out` is
+  // 64-byte aligned for float32, and for bfloat16 as its words are.
   void (*packLeft)(const float* a, int64_t stride, int64_t count, int64_t depth, float* out);
   // The transpose of `count` rows, at most `columns`, into a right panel.
   void (*packRightRows)(const float* b, int64_t stride, int64_t count, int64_t depth, float* out);
@@ -49,7 +49,7 @@ struct Product {
   // multiple of 32, and `length` too unless it reaches the end.
   void (*packRight)(const float* b, int64_t stride, int64_t count, int64_t begin, int64_t length,
                     int64_t depth, float* out);
-  // c = left right, or c += left right; all `rows` by `columns` of c, whose rows are 64-byte aligned.
+  // c = left right, or c += left right; all `rows` by `columns` of c, whose rows are 64-byte aligned for float32 alone.
   void (*multiply)(const float* left, const float* right, int64_t depth, float* c, int64_t strideC, bool add,
                    bool mirrored);
 

@@ -34,16 +34,12 @@ void keepBest(std::vector<Decided>* list, int64_t k) {
 }
 
 // Raises the floor to the k-th largest lower end and drops the candidates that cannot reach it.
-void dropBelow(int64_t k, Shortlists::Rest* rest, float* dropped) {
+void dropBelow(int64_t k, Shortlists::Rest* rest) {
   rest->lows.clear();
   for (const Candidate& one : rest->pending) rest->lows.push_back(one.low);
   for (const Decided& one : rest->decided) rest->lows.push_back(roundDown(one.score));
   rest->floor = std::max(rest->floor, kthLargest(&rest->lows, k));
-  std::erase_if(rest->pending, [&](const Candidate& one) {
-    if (!(one.high < rest->floor)) return false;
-    if (dropped != nullptr) *dropped = std::max(*dropped, one.high);
-    return true;
-  });
+  std::erase_if(rest->pending, [&](const Candidate& one) { return one.high < rest->floor; });
 }
 
 }  // namespace
@@ -179,23 +175,22 @@ void Shortlists::rest(int64_t query, Rest* out) const {
     out->decided.insert(out->decided.end(), decided, decided + list.decided);
     out->floor = std::max(out->floor, floors_[slot]);
   }
-  dropBelow(k_, out, nullptr);
+  dropBelow(k_, out);
 }
 
-Status Shortlists::tighten(int64_t query, int worker, Rest* rest, float* dropped) const {
+Status Shortlists::tighten(int64_t query, int worker, Rest* rest) const {
   CLIPCID_TRY(tightenBest(query, rest->pending.data(), rest->pending.size(), worker));
-  dropBelow(k_, rest, dropped);
+  dropBelow(k_, rest);
   CLIPCID_TRY(tightenFirst(query, rest->pending.data(), rest->pending.size(), worker));
-  dropBelow(k_, rest, dropped);
+  dropBelow(k_, rest);
   return {};
 }
 
 Status Shortlists::finish(int64_t query, int worker, Rest* scratch, std::vector<Decided>* out,
                           bool* right) const {
   rest(query, scratch);
-  float dropped = 0;
   if (static_cast<int64_t>(scratch->pending.size() + scratch->decided.size()) > k_)
-    CLIPCID_TRY(tighten(query, worker, scratch, &dropped));
+    CLIPCID_TRY(tighten(query, worker, scratch));
   out->assign(scratch->decided.begin(), scratch->decided.end());
   for (size_t at = 0; at < scratch->pending.size(); ++at) {
     const Candidate& one = scratch->pending[at];

@@ -88,10 +88,6 @@ class Shortlists {
     float floor;
     std::vector<float> lows;  // scratch
   };
-  void rest(int64_t query, Rest* out) const;
-  // Tightens what is pending as far as it must, and drops what then cannot be among the k best; raises `dropped` to
-  // the largest upper end of what went.
-  Status tighten(int64_t query, int worker, Rest* rest, float* dropped) const;
   // The k best of a query, best first; or `right` is false.
   Status finish(int64_t query, int worker, Rest* scratch, std::vector<Decided>* out, bool* right) const;
 
@@ -103,6 +99,9 @@ class Shortlists {
   };
 
   size_t at(int64_t query, int64_t part) const { return static_cast<size_t>(part * queries_ + query); }
+  void rest(int64_t query, Rest* out) const;
+  // Tightens what is pending as far as it must, and drops what then cannot be among the k best.
+  Status tighten(int64_t query, int worker, Rest* rest) const;
   Status makeRoom(int64_t query, int64_t part, int worker);
   // The first `count` of the candidates.
   Status tightenFirst(int64_t query, Candidate* candidates, size_t count, int worker) const;

@@ -19,6 +19,7 @@ Status AdamwTables::prepare(Stream stream, const AdamwArgs& args) {
     return a.begin == b.begin && a.length == b.length && a.group == b.group && a.frozen == b.frozen;
   };
   if (sums_.empty() || !std::equal(runs.begin(), runs.end(), runs_.begin(), runs_.end(), same)) {
+    sums_ = {};  // of the tables of before, should the new ones fail
     count_ = static_cast<int64_t>(runs.size());
     runs_ = std::move(runs);
     CLIPCID_TRY(deviceRuns_.allocate(std::max<int64_t>(count_, 1), stream));

@@ -41,7 +41,8 @@ Status updateRuns(Stream stream, const AdamwRun* runs, int64_t count, const Adam
 // A step's tables on the device, for one division into groups.
 class AdamwTables {
  public:
-  // Queues the tables' copies where they are others than before. The pinned memory of the scalars is read until `sent` comes.
+  // Queues the tables' copies where they are others than before. The pinned memory of the scalars is read until the stream has come
+  // past it, for which somebody waits before the next call.
   Status prepare(Stream stream, const AdamwArgs& args);
   // Norm and update. `buffers` are the device's; the norm lies at norm() when the stream is there.
   Status step(Stream stream, const AdamwBuffers& buffers, double clip, const int32_t* fault);

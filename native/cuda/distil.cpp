@@ -40,12 +40,12 @@ class Contrast {
     logits.keyWeight = 0.5;
     logits.targets = diagonal_.get();
     logits.targetLogits = targetLogits_.get();
-    CLIPCID_TRY(sweep_.eachStrip([&](int64_t begin, int64_t count) -> Status {
+    CLIPCID_TRY(sweep_.eachStrip(args_.rows, [&](int64_t begin, int64_t count) -> Status {
       CLIPCID_TRY(sweep_.logits(0, begin, count, logits));
       return once ? gradients(begin, count) : Status();
     }));
     if (!once) {
-      CLIPCID_TRY(sweep_.eachStrip([&](int64_t begin, int64_t count) -> Status {
+      CLIPCID_TRY(sweep_.eachStrip(args_.rows, [&](int64_t begin, int64_t count) -> Status {
         CLIPCID_TRY(sweep_.logits(0, begin, count, again));
         return gradients(begin, count);
       }));
@@ -151,7 +151,8 @@ class Distil {
   Status run() {
     CLIPCID_TRY(sweep_.begin());
     CLIPCID_TRY(bring());
-    CLIPCID_TRY(sweep_.eachStrip([&](int64_t begin, int64_t count) { return strip(begin, count); }));
+    CLIPCID_TRY(
+        sweep_.eachStrip(args_.rows, [&](int64_t begin, int64_t count) { return strip(begin, count); }));
     return results();
   }
 

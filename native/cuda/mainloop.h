@@ -33,7 +33,8 @@ namespace clipcid::cuda {
 struct Operand {
   const char* words = nullptr;
   int64_t stride = 0;
-  int32_t rows = 0;  // of a problem
+  int32_t rows = 0;      // of a problem
+  int64_t rowBytes = 0;  // of a row that are there, where these are not all of the stride
 };
 
 struct MainloopParams {

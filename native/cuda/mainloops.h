@@ -9,7 +9,8 @@
 namespace clipcid::cuda {
 
 // The one for the device, as far as this build has it; the sm_80 one where the environment variable CLIP_CID_CUDA_MAINLOOP
-// says "sm_80", so that the two can be compared on one machine. Whatever it is, results are the same.
+// says "sm_80", so that the two can be compared on one machine. Whatever it is, results are the same on the emulated
+// device; on a GPU this is not yet compared.
 Mainloop mainloopOf(const Device& device);
 // In place of the environment variable: the most that is taken. For tests.
 Mainloop& mostMainloop();
@@ -35,7 +36,8 @@ struct HopperShapes {
   static TensorShape shapeOf(const Operand& operand, const MainloopParams& params, int boxRows) {
     // Parts of the depth are of the same rows, and the mainloop says where they begin.
     const int64_t problems = params.partsOfDepth ? 1 : params.schedule.problems;
-    return {operand.words, operand.stride, operand.rows, problems, boxRows};
+    return {operand.words, operand.stride, operand.rowBytes > 0 ? operand.rowBytes : operand.stride,
+            operand.rows,  problems,       boxRows};
   }
 };
 Status encodeTensorMaps(const HopperShapes& shapes, TensorMaps* out);

@@ -311,9 +311,10 @@ Status encodeTensorMap(const TensorShape& shape, TensorMap* out) {
   static const EncodeTiled encode = driverEncodeTiled();
   if (encode == nullptr) return {Code::kInternal, "The NVIDIA driver has no cuTensorMapEncodeTiled"};
   // Innermost first; the distance of bytes is 1 and is not said.
-  const cuuint64_t sizes[3] = {static_cast<cuuint64_t>(shape.stride), static_cast<cuuint64_t>(shape.rows),
+  const cuuint64_t sizes[3] = {static_cast<cuuint64_t>(shape.rowBytes), static_cast<cuuint64_t>(shape.rows),
                                static_cast<cuuint64_t>(shape.problems)};
-  const cuuint64_t strides[2] = {sizes[0], sizes[0] * sizes[1]};
+  const auto stride = static_cast<cuuint64_t>(shape.stride);
+  const cuuint64_t strides[2] = {stride, stride * sizes[1]};
   const cuuint32_t box[3] = {kBoxBytes, static_cast<cuuint32_t>(shape.boxRows), 1};
   const cuuint32_t steps[3] = {1, 1, 1};
   const CUresult result = encode(reinterpret_cast<CUtensorMap*>(out), CU_TENSOR_MAP_DATA_TYPE_UINT8, 3,

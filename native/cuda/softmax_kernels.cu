@@ -249,7 +249,8 @@ Status sumValues(const Device& device, Stream stream, const ValueSumsArgs& args)
   MainloopParams loop;
   const int64_t ofPart = args.depth / args.parts;
   loop.queries = {args.weights.words, args.weights.stride(), static_cast<int32_t>(args.count)};
-  loop.keys = {args.values.words + 4 * args.values0, args.values.stride(), static_cast<int32_t>(args.dim)};
+  loop.keys = {args.values.words + 4 * args.values0, args.values.stride(), static_cast<int32_t>(args.dim),
+               args.values.stride() - 4 * args.values0};
   loop.depths = static_cast<int32_t>(4 * ofPart / kDepthBytes);
   loop.schedule.problems = args.parts;
   loop.partsOfDepth = args.parts > 1;

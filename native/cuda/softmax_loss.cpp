@@ -61,7 +61,7 @@ Status softmaxOfSet(SoftmaxSweep& sweep, const SoftmaxArgs& args, const SoftmaxA
   SoftmaxSweep::Weights weights;
   weights.params.first.maxima = byQuery.maxima.get();
   weights.params.first.factors = byQuery.factors.get();
-  CLIPCID_TRY(sweep.eachStrip([&](int64_t begin, int64_t count) -> Status {
+  CLIPCID_TRY(sweep.eachStrip(queries.count, [&](int64_t begin, int64_t count) -> Status {
     CLIPCID_TRY(sweep.logits(0, begin, count, logits));
     if (!valued) return {};
     CLIPCID_TRY(sweep.weigh(begin, count, weights));
@@ -183,7 +183,7 @@ Status softmaxGradientOver(Device& device, const Context& context, const Softmax
   logits.keys = &keys;
   logits.scale = args.scale;
   logits.stored = true;
-  CLIPCID_TRY(sweep.eachStrip([&](int64_t begin, int64_t strip) -> Status {
+  CLIPCID_TRY(sweep.eachStrip(count, [&](int64_t begin, int64_t strip) -> Status {
     CLIPCID_TRY(sweep.logits(0, begin, strip, logits));
     CLIPCID_TRY(sweep.weigh(begin, strip, weights));
     return sweep.sumOverKeys(begin, strip, ownValues ? values : keys, 1, sums.get());

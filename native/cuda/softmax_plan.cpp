@@ -23,7 +23,7 @@ int64_t depthOf(const SoftmaxShape& shape) {
 
 // Of the matrices and the sums, with what fills up their depths.
 int64_t matrixBytes(const SoftmaxShape& shape) {
-  const int64_t rows = shape.queryMatrices * shape.queries + shape.keyMatrices * shape.keys;
+  const int64_t rows = shape.queryMatrices * shape.queries + shape.keys;
   const int64_t columns =
       shape.queryTransposes * halvesDepth(shape.queries) + shape.keyTransposes * depthOf(shape);
   const int64_t sums = (shape.sums ? shape.queries : 0) + (shape.keySums ? shape.keys : 0);

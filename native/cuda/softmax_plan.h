@@ -20,8 +20,8 @@ struct SoftmaxShape {
   bool sums = false;                       // over keys, for queries
   bool keySums = false;                    // over queries, for keys
   bool byKey = false;                      // log-sum-exps over the queries
-  // Matrices that are on the device as halves: of as many rows as there are queries or keys, and the transposes of such.
-  int64_t queryMatrices = 1, keyMatrices = 1;
+  // Matrices that are on the device as halves: one of as many rows as there are keys, and these of queries; and transposes.
+  int64_t queryMatrices = 1;
   int64_t queryTransposes = 0, keyTransposes = 0;
 };
 

@@ -132,13 +132,13 @@ Status SoftmaxSweep::bring(const SoftmaxSide& side, const Wanted& wanted, Side* 
   return {};
 }
 
-Status SoftmaxSweep::eachStrip(const std::function<Status(int64_t, int64_t)>& body) {
+Status SoftmaxSweep::eachStrip(int64_t queries, const std::function<Status(int64_t, int64_t)>& body) {
   int turn = 0;
   bool used[2] = {false, false};
-  for (int64_t begin = 0; begin < shape_.queries; begin += plan_.stripRows, turn ^= 1) {
+  for (int64_t begin = 0; begin < queries; begin += plan_.stripRows, turn ^= 1) {
     if (used[turn]) CLIPCID_TRY(synchronise(done_[turn].get()));
     if (context_.cancelled()) return Status::aborted();
-    CLIPCID_TRY(body(begin, std::min(plan_.stripRows, shape_.queries - begin)));
+    CLIPCID_TRY(body(begin, std::min(plan_.stripRows, queries - begin)));
     CLIPCID_TRY(record(done_[turn].get(), stream()));
     used[turn] = true;
   }

@@ -25,7 +25,6 @@ class SoftmaxSweep {
   // kOutOfMemory when the matrices and the smallest strip are more than the call may hold.
   Status begin();
   Stream stream() const { return session_.stream(); }
-  Device& device() const { return device_; }
   // Elements from row to row of sums on the device.
   int64_t outStride() const { return deviceStride(Dtype::kFloat32, shape_.dim); }
   int64_t keyDepth() const { return plan_.keyDepth; }
@@ -45,8 +44,8 @@ class SoftmaxSweep {
   };
   Status bring(const SoftmaxSide& side, const Wanted& wanted, Side* out);
 
-  // Calls body(first query, how many) for one strip after the other, of all or the first of them.
-  Status eachStrip(const std::function<Status(int64_t begin, int64_t count)>& body);
+  // Calls body(first query, how many) for one strip of `queries` after the other.
+  Status eachStrip(int64_t queries, const std::function<Status(int64_t begin, int64_t count)>& body);
   // How many strips there are.
   int64_t strips() const { return (shape_.queries + plan_.stripRows - 1) / plan_.stripRows; }
 

@@ -126,7 +126,7 @@ struct HopperTile {
 constexpr int kProducerRegisters = 40, kConsumerRegisters = 232;
 static_assert(128 * (kProducerRegisters + 2 * kConsumerRegisters) <= 65536);
 // Blocks of a cluster take tiles of queries next to each other and share the copies of their keys, which halves what has to come
-// from the level-2 cache: a stage of 128 x 256 takes 48 KB for 1,024 cycles of wgmma, and 32 KB where two share their keys.
+// from the level-2 cache: a stage of 128 x 256 takes 48 KB for 1,024 cycles of wgmma, as its published rate has it, and 32 KB where two share their keys.
 // A pair is worth having unless its second tile is often missing.
 constexpr int clusterOf(int rowTiles) { return rowTiles >= 8 || rowTiles % 2 == 0 ? 2 : 1; }
 

@@ -222,6 +222,8 @@ inline void contrast(Backend& backend, int64_t rows, int64_t dim, double scale, 
     }
     CHECK(values.most < bound);
     CHECK(gradients.most < bound * scale);
+    // Beside what bounds a row's gradient, without which products that add nothing would pass.
+    CHECK(gradients.most < 1e-4 * (0.75 * scale / static_cast<double>(rows)) + 1e-7);
   }
 }
 

@@ -166,6 +166,53 @@ void chained() {
   }
 }
 
+// A chain whose slots leave no room for the large tile in the 99 KB of 8.6 runs behind the product there.
+void crowded() {
+  const int64_t m = 330, n = 130, k = 20;
+  const int64_t a = 0, b = a + m * k, other = b + n * k, out = other + m * n;
+  const std::vector<float> arena = noises(out + 4 * m * n, 8);
+  const Make make = [&](float* base) -> std::vector<Operation> {
+    ProductArgs args;
+    args.m = m;
+    args.n = n;
+    args.k = k;
+    args.rowA = k;
+    args.rowB = k;
+    args.transposeB = true;
+    args.rowC = n;
+    args.a = base + a;
+    args.b = base + b;
+    args.c = base + out;
+    args.chained = true;
+    Chain& chain = args.chain;
+    chain.axes = 2;
+    chain.dims[0] = m;
+    chain.dims[1] = n;
+    chain.inputs = 2;
+    chain.input[0].data = args.c;
+    chain.input[1].data = base + other;
+    for (int i = 0; i < 2; ++i) {
+      chain.input[i].strides[0] = n;
+      chain.input[i].strides[1] = 1;
+    }
+    chain.steps = 4;
+    chain.step[0] = {Step::kAdd, 0, 1, kNumber, 0, 0};
+    for (uint8_t s = 1; s < 4; ++s)
+      chain.step[s] = {Step::kMultiply, static_cast<uint8_t>(kMostChainInputs + s - 1), 1, kNumber, 0, 0};
+    chain.outputs = 4;
+    for (uint8_t o = 0; o < 4; ++o)
+      chain.output[o] = {ElementType::kFloat32, static_cast<uint8_t>(kMostChainInputs + o),
+                         base + out + o * m * n};
+    return {args};
+  };
+  const std::vector<float> expected = onBackend(cpuBackend(), arena, make, Precision::kFloat32);
+  for (const int device : {0, 1}) {
+    const std::vector<float> actual = onBackend(emulatedBackend(device), arena, make, Precision::kBfloat16);
+    for (int64_t o = 0; o < 4; ++o)
+      CHECK(relativeError(&actual[out + o * m * n], &expected[out + o * m * n], m * n) < kRounded);
+  }
+}
+
 // --- Chains
 
 void steps() {
@@ -519,6 +566,7 @@ void gathers() {
 }  // namespace
 
 int main() {
+  emulator::options().devices = {emulator::deviceOf(80), emulator::deviceOf(86)};
   // Also as tensor cores sum up that cut off what does not fit.
   for (const Rounding rounding : {Rounding::kTruncated, Rounding::kExact}) {
     emulator::options().rounding = rounding;
@@ -526,6 +574,7 @@ int main() {
   }
   batches();
   chained();
+  crowded();
   steps();
   chains();
   integers();

@@ -5,6 +5,8 @@
 #include <thread>
 
 #include "core/engine.h"
+#include "cuda/device_rows.h"
+#include "cuda/ops/work.h"
 #include "emulated.h"
 #include "emulator/queue.h"
 
@@ -166,6 +168,30 @@ void trains() {
   });
 }
 
+// An operation that takes little and then much finds both in one block once it ran, and while a graph is noted down.
+void scratch() {
+  Status status;
+  cuda::Session session(cuda::Device::get(0, &status));
+  CHECK_OK(session.begin());
+  cuda::Scratch memory;
+  const auto operation = [&]() -> Status {
+    memory.begin();
+    char* out = nullptr;
+    for (const int64_t bytes : {1000, 30'000, 70'000, 20})
+      CLIPCID_TRY(memory.take(bytes, session.stream(), &out));
+    return {};
+  };
+  CHECK_OK(operation());
+  CHECK_OK(memory.settle(session.stream()));
+  const int64_t generation = memory.generation();
+  memory.mayGrow(false);
+  CHECK_OK(operation());
+  memory.mayGrow(true);
+  CHECK_OK(operation());
+  CHECK(memory.generation() == generation);
+  CHECK_OK(session.synchronise());
+}
+
 // Parameters as they were after a fault, and a step that works behind it.
 void faults() {
   int64_t id = 0;
@@ -225,6 +251,7 @@ void faults() {
 
 int main() {
   trains();
+  scratch();
   faults();
   CHECK(emulator::bytesInUse(0) == 0);
   return report("programs on the emulated device");

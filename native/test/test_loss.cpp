@@ -1,7 +1,11 @@
 // The softmax primitive against its equations in float64, the loss against its own directional derivative,
 // and AdamW's rejection, over sizes round the tiles' edges. A plain program, so that it runs under valgrind
 // and the sanitizers; prints what fails.
+#include <tuple>
+
 #include "core/aligned.h"
+#include "cpu/contrast_fixed.h"
+#include "cpu/kernels.h"
 #include "cpu/product.h"
 #include "loss_checks.h"
 
@@ -125,9 +129,16 @@ int main() {
     contrast(cpuBackend(), 1100, 9, 14, true, true, threads);
     contrast(cpuBackend(), 50, 64, 1, false, false, threads);
     // Products in fixed point, where the machine has them.
-    contrast(cpuBackend(), 1030, 70, 14, true, true, threads);
-    contrast(cpuBackend(), 1001, 130, 3, true, false, threads);
-    contrast(cpuBackend(), 1024, 64, 20, false, false, threads);
+    for (const auto& [rows, dim, scale] : {std::tuple{1030, 70, 14.0}, {1001, 130, 3.0}, {1024, 64, 20.0}}) {
+      ContrastArgs args;
+      args.rows = rows;
+      args.dim = dim;
+      args.scale = scale;
+      const bool fixed =
+          kernels().int16 != nullptr && productFor(kMostProductRows, kMostProductRows, dim).direct;
+      CHECK(ContrastFixed::serves(contextOf(threads), args) == fixed);
+      contrast(cpuBackend(), rows, dim, scale, scale != 20, scale == 14, threads);
+    }
     distil(cpuBackend(), {1, 1, 1, 20, true, false, true, false}, threads);
     distil(cpuBackend(), {13, 33, 31, 20, true, false, false, false}, threads);
     distil(cpuBackend(), {70, 400, 20, 10, false, true, true, false}, threads);

@@ -130,6 +130,9 @@ Status run(const Work& work, const ProductArgs& args) {
     ProductPlan plan;
     CLIPCID_TRY(planProduct(work, args.precision, 1, args.m, args.n, args.k, false, &plan));
     after = plan.splits > 1 || !fitsProduct(chain);
+    // As does one whose slots are more than this GPU's shared memory takes beside the tile.
+    CLIPCID_TRY(planProduct(work, args.precision, 1, args.m, args.n, args.k, true, &plan));
+    after = after || epilogueBytes(plan.shape, chain.slots) > work.device.properties.sharedOfBlock;
     if (after) chain = {};
   }
   // What PackArgs makes is op(b) as it is.

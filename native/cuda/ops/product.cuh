@@ -61,7 +61,6 @@ class ProductStaging {
     }
   }
 
-  // `partBytes` from one part to the next.
   CLIPCID_DEVICE void put(char* stage) {
 #pragma unroll
     for (int i = 0; i < kChunks; ++i) {
@@ -389,11 +388,21 @@ using ExactProduct = ProductTile<64, 64, 32, 32, 3, 2>;
 
 static_assert(ExactProduct::kRingBytes <= 96 << 10, "of the 99 KB of 8.6, 8.9 and 12.0");
 
+// Shared memory of a tile's sums and of a chain's slots behind them.
+template <typename Tile>
+size_t epilogueBytes(int slots) {
+  return Tile::kSumBytes + static_cast<size_t>(slots) * Tile::kThreads * sizeof(Floats4);
+}
+inline size_t epilogueBytes(ProductShape shape, int slots) {
+  return shape == ProductShape::kLarge   ? epilogueBytes<LargeProduct>(slots)
+         : shape == ProductShape::kSmall ? epilogueBytes<SmallProduct>(slots)
+                                         : epilogueBytes<ExactProduct>(slots);
+}
+
 template <typename Tile, typename LoaderA, typename LoaderB, bool kChained>
 Status launchProduct(const Work& work, const typename LoaderA::Params& a, const typename LoaderB::Params& b,
                      const ProductPlan& plan, const ProductResult& result, const ChainProgram& chain) {
-  const size_t slots = kChained ? static_cast<size_t>(chain.slots) * Tile::kThreads * sizeof(Floats4) : 0;
-  const size_t epilogue = Tile::kSumBytes + slots;
+  const size_t epilogue = epilogueBytes<Tile>(kChained ? chain.slots : 0);
   const size_t shared = epilogue > Tile::kRingBytes ? epilogue : Tile::kRingBytes;
   if (shared > work.device.properties.sharedOfBlock)
     return {Code::kInternal, "A product needs more shared memory than this GPU has"};

@@ -176,7 +176,8 @@ class CudaRunner final : public Runner {
         return program(queue);
       }
       if (noted.graph != nullptr) destroyGraph(std::exchange(noted.graph, nullptr));
-      scratch_.begin();  // nothing may be given back while a graph is noted down
+      CLIPCID_TRY(
+          scratch_.settle(stream_));  // nothing may be taken or given back while a graph is noted down
       if (beginCapture(stream_).ok()) {
         scratch_.mayGrow(false);
         const Status status = program(queue);
@@ -307,13 +308,23 @@ Status Scratch::take(int64_t bytes, Stream stream, char** out) {
     if (!mayGrow_) return {Code::kInternal, "An operation takes more memory than the time before"};
     if (!block_.empty()) outgrown_.push_back(std::move(block_));
     block_ = Buffer<char>();
-    CLIPCID_TRY(block_.allocate(std::max(size, 2 * used_), stream));
+    CLIPCID_TRY(block_.allocate(std::max(most_, taken_ + size), stream));
     used_ = 0;
     ++generation_;
   }
   *out = block_.get() + used_;
   used_ += size;
+  taken_ += size;
+  most_ = std::max(most_, taken_);
   return {};
+}
+
+Status Scratch::settle(Stream stream) {
+  begin();
+  if (most_ <= block_.count()) return {};
+  block_ = Buffer<char>();
+  ++generation_;
+  return block_.allocate(most_, stream);
 }
 
 }  // namespace cuda

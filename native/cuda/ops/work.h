@@ -8,12 +8,13 @@
 
 namespace clipcid::cuda {
 
-// Memory of one operation at a time, on one stream: the next operation takes the same. It grows, and never shrinks.
+// Memory of one operation at a time, on one stream: the next operation takes the same. It grows, and never shrinks; an operation that
+// had it grow once finds all it takes in one block the next time `settle` was called before.
 class Scratch {
  public:
   // What was taken is free again for what is queued from here on.
   void begin() {
-    used_ = 0;
+    used_ = taken_ = 0;
     outgrown_.clear();
   }
   // 256-byte aligned. Fails where it would have to grow and may not.
@@ -25,6 +26,8 @@ class Scratch {
     *out = reinterpret_cast<T*>(memory);
     return {};
   }
+  // Makes the block as large as the most that an operation took so far; nothing that was taken is used any more.
+  Status settle(Stream stream);
   // While a graph is noted down, which keeps its addresses.
   void mayGrow(bool may) { mayGrow_ = may; }
   // Grows with each allocation: what was noted down before refers to memory that is gone.
@@ -33,7 +36,9 @@ class Scratch {
  private:
   Buffer<char> block_;
   std::vector<Buffer<char>> outgrown_;  // still in use by the operation at hand
-  int64_t used_ = 0;
+  int64_t used_ = 0;                    // of the block
+  int64_t taken_ = 0;  // by the operation at hand, of this block and of those that it outgrew
+  int64_t most_ = 0;   // of all operations
   int64_t generation_ = 0;
   bool mayGrow_ = true;
 };

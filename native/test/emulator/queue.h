@@ -12,6 +12,8 @@ void enqueue(cuda::Stream stream, std::function<void()> work);
 
 // How many graphs were launched so far.
 size_t graphsLaunched();
+// How many tensor maps were made.
+size_t tensorMaps();
 
 // Bytes of device memory in use on a device.
 size_t bytesInUse(int device);

@@ -58,6 +58,7 @@ struct State {
   std::list<std::shared_ptr<GuardedMemory>> retired;
   uint64_t count = 0;  // of allocations so far
   size_t graphs = 0;   // launched
+  size_t tensorMaps = 0;
 };
 
 State& state() {
@@ -164,6 +165,11 @@ size_t graphsLaunched() {
   return state().graphs;
 }
 
+size_t tensorMaps() {
+  const Lock lock(state().mutex);
+  return state().tensorMaps;
+}
+
 size_t bytesInUse(int device) {
   const Lock lock(state().mutex);
   return state().used[device];
@@ -221,11 +227,14 @@ bool hasSm90Kernels(int device) {
 
 Status encodeTensorMap(const TensorShape& shape, TensorMap* out) {
   if (!suitsTensorMap(shape)) return {Code::kInternal, "A matrix that TMA does not take"};
-  requireDevice(shape.data, static_cast<size_t>(shape.stride * shape.rows * shape.problems),
+  requireDevice(shape.data,
+                static_cast<size_t>(shape.stride * (shape.rows * shape.problems - 1) + shape.rowBytes),
                 "a tensor map of what is not the device's");
   *out = {};
   out->words[0] = kTensorMap;
   memcpy(&out->words[1], &shape, sizeof shape);
+  const Lock lock(state().mutex);
+  ++state().tensorMaps;
   return {};
 }
 

@@ -25,7 +25,7 @@ struct Box {
         char* chunk = to + r * cuda::kBoxBytes + (j ^ (r % 8)) * 16;
         const int64_t y = row + r, x = depth + 16 * j;
         const bool inside = problem >= 0 && problem < shape.problems && y >= 0 && y < shape.rows && x >= 0 &&
-                            x + 16 <= shape.stride;
+                            x + 16 <= shape.rowBytes;
         if (inside) {
           memcpy(chunk, matrix + y * shape.stride + x, 16);
         } else {
