@@ -475,7 +475,8 @@ Status run(const Work& work, const AttentionArgs& args) {
 Status run(const Work& work, const AttentionGradientArgs& args) {
   if (!fits(args.shape)) return attentionApart(work, args);
   if (args.shape.precision == Precision::kFloat32) return backward<HeadTile<64, 3, 32>>(work, args);
-  return args.shape.depth > 64 ? backward<HeadTile<128, 1, 32>>(work, args)
+  // 32 rows at once take more registers than ptxas finds for 10.0 and 12.0.
+  return args.shape.depth > 64 ? backward<HeadTile<128, 1, 16>>(work, args)
                                : backward<HeadTile<64, 1, 32>>(work, args);
 }
 
