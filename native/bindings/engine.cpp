@@ -48,20 +48,18 @@ Napi::Object wrap(Napi::Env env, std::shared_ptr<Engine> engine) {
 class Create final : public Operation {
  public:
   Create(Napi::Env env, const Napi::Value& context, const Napi::Value& parameters) : Operation(env, context) {
-    threads_ = static_cast<int>(integerOf(objectOf(context, "context").Get("threads"), "threads", 1, 4096));
     const Napi::Float32Array array = hold(arrayOf<float>(parameters, "parameters", 0));
     parameters_ = array.Data();
     count_ = static_cast<int64_t>(array.ElementLength());
   }
 
  protected:
-  Status run(const Context&) override {
-    return Engine::create(backend(), threads_, parameters_, count_, &engine_);
+  Status run(const Context& context) override {
+    return Engine::create(backend(), context, parameters_, count_, &engine_);
   }
   Napi::Value result(Napi::Env env) override { return wrap(env, std::move(engine_)); }
 
  private:
-  int threads_;
   const float* parameters_;
   int64_t count_;
   std::shared_ptr<Engine> engine_;

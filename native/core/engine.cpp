@@ -18,11 +18,15 @@ bool inside(const ProgramValue& value, int64_t bytes) {
 
 }  // namespace
 
-Status Engine::create(Backend& backend, int threads, const float* parameters, int64_t count,
+Status Engine::create(Backend& backend, const Context& context, const float* parameters, int64_t count,
                       std::shared_ptr<Engine>* out) {
   std::unique_ptr<Runner> runner;
-  CLIPCID_TRY(backend.runner(threads, &runner));
+  CLIPCID_TRY(backend.runner(context, &runner));
   std::shared_ptr<Engine> engine(new Engine(std::move(runner), count));
+  CLIPCID_TRY(engine->runner_->require(
+      4 * count * kFloat,
+      "Training of " + std::to_string(count) + " parameters, with gradients and two moments,",
+      "take a smaller model, or free memory of the GPU"));
   for (std::shared_ptr<char>* buffer :
        {&engine->parameters_, &engine->gradients_, &engine->first_, &engine->second_}) {
     CLIPCID_TRY(engine->runner_->allocate(count * kFloat, buffer));
@@ -53,6 +57,7 @@ Status Engine::load(ProgramSpec spec, int64_t* id) {
     for (const ProgramValue& value : *values) sound = sound && value.space == Space::kArena;
   }
   if (!sound) return {Code::kInternal, "A program's inputs or outputs are outside its memory"};
+  CLIPCID_TRY(requireMemory(spec));
   CLIPCID_TRY(runner_->allocate(constants, &loaded.constants));
   if (constants > 0) CLIPCID_TRY(runner_->write(loaded.constants.get(), spec.constants.data(), constants));
   loaded.spec = std::move(spec);
@@ -70,6 +75,19 @@ const ProgramSpec* Engine::spec(int64_t id) const {
   const std::lock_guard<std::mutex> lock(mutex_);
   const auto found = programs_.find(id);
   return found == programs_.end() ? nullptr : &found->second.spec;
+}
+
+// An arena for it, unless one is free, which those that are free make room for, and its constants.
+Status Engine::requireMemory(const ProgramSpec& spec) {
+  int64_t arena = bytesOf(spec), idle = 0;
+  for (const Arena& one : arenas_) {
+    if (one.memory.use_count() > 1) continue;
+    if (one.bytes >= bytesOf(spec)) arena = 0;
+    idle += one.bytes;
+  }
+  return runner_->require(std::max<int64_t>(arena - idle, 0) + static_cast<int64_t>(spec.constants.size()),
+                          "A pass over this batch",
+                          "take a smaller micro-batch, a limit to activations, or free memory of the GPU");
 }
 
 // The smallest that is free and large enough. One is free when nobody but the list holds it; those that are too small
@@ -212,6 +230,9 @@ Status Engine::update(const Context& context, AdamwArgs args, bool average,
   }
   std::shared_ptr<char> ema = ema_;
   if (average && !ema) {
+    CLIPCID_TRY(runner_->require(count_ * kFloat,
+                                 "The moving average of " + std::to_string(count_) + " parameters",
+                                 "train without it, take a smaller micro-batch, or free memory of the GPU"));
     CLIPCID_TRY(runner_->allocate(count_ * kFloat, &ema));
     CLIPCID_TRY(runner_->copy(ema.get(), parameters_.get(), count_ * kFloat));
   }

@@ -39,8 +39,8 @@ struct EngineClamp {
 // Calls come one at a time from any thread.
 class Engine {
  public:
-  // `parameters` are copied.
-  static Status create(Backend& backend, int threads, const float* parameters, int64_t count,
+  // `parameters` are copied. The context's limit to a GPU's memory holds for the engine's life.
+  static Status create(Backend& backend, const Context& context, const float* parameters, int64_t count,
                        std::shared_ptr<Engine>* out);
 
   int64_t count() const { return count_; }
@@ -89,6 +89,7 @@ class Engine {
   };
 
   Engine(std::unique_ptr<Runner> runner, int64_t count) : runner_(std::move(runner)), count_(count) {}
+  Status requireMemory(const ProgramSpec& spec);
   Status arena(int64_t bytes, std::shared_ptr<char>* out);
   Status runForward(const Context& context, Loaded& loaded, const std::vector<const void*>& inputs,
                     const StagedInputs* staged, char* arena, char* parameters);

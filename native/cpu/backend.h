@@ -30,7 +30,7 @@ class CpuBackend final : public Backend {
   Status distil(const Context& context, const DistilArgs& args) override;
   Status contrast(const Context& context, const ContrastArgs& args) override;
   Status adamw(const Context& context, const AdamwArgs& args) override;
-  Status runner(int threads, std::unique_ptr<Runner>* out) override;
+  Status runner(const Context& context, std::unique_ptr<Runner>* out) override;
 };
 
 }  // namespace clipcid

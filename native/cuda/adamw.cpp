@@ -19,6 +19,7 @@ Status AdamwTables::prepare(Stream stream, const AdamwArgs& args) {
     return a.begin == b.begin && a.length == b.length && a.group == b.group && a.frozen == b.frozen;
   };
   if (sums_.empty() || !std::equal(runs.begin(), runs.end(), runs_.begin(), runs_.end(), same)) {
+    ++generation_;
     sums_ = {};  // of the tables of before, should the new ones fail
     count_ = static_cast<int64_t>(runs.size());
     runs_ = std::move(runs);
@@ -27,18 +28,23 @@ Status AdamwTables::prepare(Stream stream, const AdamwArgs& args) {
     CLIPCID_TRY(sums_.allocate(count_ + 1, stream));
   }
   const auto groups = static_cast<int64_t>(args.groups.size());
-  if (scalars_.count() < groups) {
+  if (groups != groups_) {
+    ++generation_;
+    groups_ = 0;  // should these fail
     CLIPCID_TRY(scalars_.allocate(groups));
     CLIPCID_TRY(deviceScalars_.allocate(groups, stream));
+    groups_ = groups;
   }
   // The norm, by which gradients are scaled, is the device's.
   for (int64_t group = 0; group < groups; ++group)
     scalars_.get()[group] = adamwScalars(args, args.groups[static_cast<size_t>(group)], 0);
-  return copyToDevice(deviceScalars_.get(), scalars_.get(),
-                      static_cast<size_t>(groups) * sizeof(AdamwScalars), stream);
+  return {};
 }
 
-Status AdamwTables::step(Stream stream, const AdamwBuffers& buffers, double clip, const int32_t* fault) {
+Status AdamwTables::step(Stream stream, const AdamwBuffers& buffers, double clip,
+                         const int32_t* fault) const {
+  CLIPCID_TRY(copyToDevice(deviceScalars_.get(), scalars_.get(),
+                           static_cast<size_t>(groups_) * sizeof(AdamwScalars), stream));
   CLIPCID_TRY(squaresOfRuns(stream, deviceRuns_.get(), count_, buffers.gradients, sums_.get()));
   CLIPCID_TRY(normOfRuns(stream, sums_.get(), count_, sums_.get() + count_));
   return updateRuns(stream, deviceRuns_.get(), count_, deviceScalars_.get(), buffers, {norm(), clip, fault});

@@ -38,19 +38,23 @@ struct AdamwControl {
 Status updateRuns(Stream stream, const AdamwRun* runs, int64_t count, const AdamwScalars* scalars,
                   const AdamwBuffers& buffers, const AdamwControl& control);
 
-// A step's tables on the device, for one division into groups.
+// A step's tables on the device, for one division into groups. What differs from step to step - rates and corrections - comes from
+// pinned memory when `step` is done, so that a graph of it is good for all steps.
 class AdamwTables {
  public:
-  // Queues the tables' copies where they are others than before. The pinned memory of the scalars is read until the stream has come
-  // past it, for which somebody waits before the next call.
+  // The host's part: `step` is queued behind it, or a graph of one that was queued in the same generation. The pinned memory is read
+  // until the stream has come past the step, for which somebody waits before the next call.
   Status prepare(Stream stream, const AdamwArgs& args);
+  // Changes when the tables are others, in other places.
+  uint64_t generation() const { return generation_; }
   // Norm and update. `buffers` are the device's; the norm lies at norm() when the stream is there.
-  Status step(Stream stream, const AdamwBuffers& buffers, double clip, const int32_t* fault);
+  Status step(Stream stream, const AdamwBuffers& buffers, double clip, const int32_t* fault) const;
   const double* norm() const { return sums_.get() + count_; }
 
  private:
   std::vector<AdamwRun> runs_;
-  int64_t count_ = 0;
+  int64_t count_ = 0, groups_ = 0;
+  uint64_t generation_ = 0;
   Buffer<AdamwRun> deviceRuns_;
   Buffer<AdamwScalars> deviceScalars_;
   Pinned<AdamwScalars> scalars_;

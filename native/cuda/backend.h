@@ -34,7 +34,7 @@ class CudaBackend final : public Backend {
   Status contrast(const Context& context, const ContrastArgs& args) override;
   Status distil(const Context& context, const DistilArgs& args) override;
   Status adamw(const Context& context, const AdamwArgs& args) override;
-  Status runner(int threads, std::unique_ptr<Runner>* out) override;
+  Status runner(const Context& context, std::unique_ptr<Runner>* out) override;
 
  private:
   cuda::Device& device_;

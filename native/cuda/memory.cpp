@@ -10,6 +10,11 @@ constexpr double kShareOfFree = 0.9;
 // Pinned memory is dear to get; so much of it is kept.
 constexpr size_t kMostStaging = 4;
 
+constexpr int64_t kMebibyte = 1 << 20;
+std::string mebibytes(int64_t bytes) { return std::to_string(bytes / kMebibyte) + " MiB"; }
+// Of what is wanted: up to a whole one.
+std::string mebibytesOf(int64_t bytes) { return mebibytes(bytes + kMebibyte - 1); }
+
 }  // namespace
 
 Device* Device::get(int index, Status* status) {
@@ -100,6 +105,45 @@ Session::~Session() {
   // What failed has been told by then.
   (void)cuda::synchronise(stream_);
   device_->returnStream(stream_);
+}
+
+Status Budget::take(int64_t bytes) {
+  int64_t held = held_.load();
+  do {
+    if (most_ > 0 && bytes > most_ - held)
+      return {Code::kOutOfMemory, "Training holds " + mebibytesOf(held) + " of the GPU's memory and needs " +
+                                      mebibytesOf(bytes) + " more, which is over the " + mebibytes(most_) +
+                                      " of maxDeviceMemory"};
+  } while (!held_.compare_exchange_weak(held, held + bytes));
+  return {};
+}
+
+Status Budget::require(int64_t bytes, const std::string& what, const std::string& remedy) const {
+  size_t free = 0, total = 0;
+  CLIPCID_TRY(memoryOfDevice(&free, &total));
+  auto left = static_cast<int64_t>(free);
+  std::string there =
+      "the GPU has " + mebibytes(left) + " of " + mebibytes(static_cast<int64_t>(total)) + " free";
+  if (most_ > 0 && most_ - held_ < left) {
+    left = std::max<int64_t>(most_ - held_, 0);
+    there = "of the " + mebibytes(most_) + " of maxDeviceMemory " + mebibytes(left) + " are left";
+  }
+  if (bytes <= left) return {};
+  return {Code::kOutOfMemory,
+          what + " needs " + mebibytesOf(bytes) + " of the GPU's memory, and " + there + ": " + remedy};
+}
+
+Status BudgetedBuffer::allocate(const std::shared_ptr<Budget>& budget, int64_t bytes, Stream stream,
+                                Where where) {
+  *this = BudgetedBuffer();
+  CLIPCID_TRY(budget->take(bytes));
+  const Status status = buffer_.allocate(bytes, stream, where);
+  if (!status.ok()) {
+    budget->give(bytes);
+    return status;
+  }
+  budget_ = budget;
+  return {};
 }
 
 Status deviceBudget(const Context& context, int64_t* out) {

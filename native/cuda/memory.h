@@ -2,6 +2,7 @@
 // stream: what is given back may be handed out again as soon as the work queued before that is done.
 #pragma once
 
+#include <atomic>
 #include <functional>
 #include <map>
 #include <memory>
@@ -161,6 +162,52 @@ class OwnedEvent {
 
  private:
   Event event_ = nullptr;
+};
+
+// How much of a device's memory one of its users may hold. Of several threads.
+class Budget {
+ public:
+  // `most`: in bytes (Context::maxDeviceMemory); 0: whatever there is.
+  explicit Budget(int64_t most) : most_(most) {}
+
+  // kOutOfMemory, and nothing is taken, where it would be more than may be held.
+  Status take(int64_t bytes);
+  void give(int64_t bytes) { held_ -= bytes; }
+  // Fails where so many bytes more are not to be had: "<what> needs ... MiB of the GPU's memory, and ...: <remedy>".
+  Status require(int64_t bytes, const std::string& what, const std::string& remedy) const;
+
+ private:
+  const int64_t most_;
+  std::atomic<int64_t> held_{0};
+};
+
+// Memory that counts to a budget.
+class BudgetedBuffer {
+ public:
+  BudgetedBuffer() = default;
+  BudgetedBuffer(BudgetedBuffer&& other) noexcept { swap(other); }
+  BudgetedBuffer& operator=(BudgetedBuffer&& other) noexcept {
+    BudgetedBuffer(std::move(other)).swap(*this);
+    return *this;
+  }
+  ~BudgetedBuffer() {
+    if (budget_ != nullptr) budget_->give(buffer_.count());
+  }
+
+  // What it held is lost.
+  Status allocate(const std::shared_ptr<Budget>& budget, int64_t bytes, Stream stream,
+                  Where where = Where::here());
+  char* get() const { return buffer_.get(); }
+  int64_t bytes() const { return buffer_.count(); }
+
+ private:
+  void swap(BudgetedBuffer& other) {
+    std::swap(budget_, other.budget_);
+    std::swap(buffer_, other.buffer_);
+  }
+
+  std::shared_ptr<Budget> budget_;
+  Buffer<char> buffer_;
 };
 
 // Bytes of device memory that a call may hold: Context::maxDeviceMemory, or most of what the device has free.

@@ -32,7 +32,7 @@ inline double relativeError(const float* actual, const float* expected, int64_t 
 
 inline std::unique_ptr<Runner> runnerOf(Backend& backend) {
   std::unique_ptr<Runner> runner;
-  CHECK_OK(backend.runner(2, &runner));
+  CHECK_OK(backend.runner(contextOf(2), &runner));
   return runner;
 }
 

@@ -91,9 +91,20 @@ std::shared_ptr<Engine> engineOn(Backend& backend, bool exact, int64_t* id) {
   std::vector<float> start(kCount);
   for (size_t i = 0; i < start.size(); ++i) start[i] = noise(1, i) / 2;
   std::shared_ptr<Engine> engine;
-  CHECK_OK(Engine::create(backend, 2, start.data(), kCount, &engine));
+  CHECK_OK(Engine::create(backend, contextOf(2), start.data(), kCount, &engine));
   CHECK_OK(engine->load(specOf(exact), id));
   return engine;
+}
+
+AdamwArgs updateOf(int step) {
+  AdamwArgs args;
+  args.step = step;
+  args.rate = 0.05 / step;
+  args.decay = 0.1;
+  args.clip = 2;
+  args.emaDecay = 0.9;
+  args.groups = {{kMatrix, 1, 0}, {kCount - kMatrix - 4, 0.5, 1}, {4, 0, 0}};
+  return args;
 }
 
 // Some steps: two passes forward and backward each, a gradient that the caller adds, and an update with clipping, an average and a
@@ -124,13 +135,7 @@ State train(Backend& backend, bool exact, bool ahead, int steps) {
     }
     const float more[] = {0.25f, -0.5f};
     CHECK_OK(engine->addGradient(context, 3, more, 2));
-    AdamwArgs args;
-    args.step = step;
-    args.rate = 0.05;
-    args.decay = 0.1;
-    args.clip = 2;
-    args.emaDecay = 0.9;
-    args.groups = {{kMatrix, 1, 0}, {kCount - kMatrix - 4, 0.5, 1}, {4, 0, 0}};
+    AdamwArgs args = updateOf(step);
     args.gradientNorm = &state.norm;
     CHECK_OK(engine->update(context, args, true, {{2, 2, -0.1f, 0.1f}}));
   }
@@ -153,8 +158,8 @@ void trains() {
   const State wanted = train(cpuBackend(), true, false, 6);
   const size_t before = emulator::graphsLaunched();
   const State exact = train(emulatedBackend(), true, false, 6);
-  // Of six steps' two passes each way the first of each kind were not.
-  CHECK(emulator::graphsLaunched() - before >= 12);
+  // Of six steps' two passes each way and updates the first of each kind were not.
+  CHECK(emulator::graphsLaunched() - before >= 12 + 5);
   CHECK(largestDifference(wanted.outputs, exact.outputs) < 2e-5);
   CHECK(largestDifference(wanted.parameters, exact.parameters) < 2e-5);
   CHECK(largestDifference(wanted.ema, exact.ema) < 2e-5);
@@ -166,6 +171,111 @@ void trains() {
     CHECK(train(emulatedBackend(), true, false, 6) == exact);
     CHECK(train(emulatedBackend(), true, true, 6) == exact);
   });
+}
+
+// The update is a graph from its second step on, and does what it does as one operation after the other: beside an engine that goes
+// on, one begins anew for every step. Rates, corrections and gradients are others each time.
+void updates() {
+  int64_t id = 0;
+  const Context context = contextOf(2);
+  const std::shared_ptr<Engine> goesOn = engineOn(emulatedBackend(), true, &id);
+  State before;
+  for (int step = 1; step <= 5; ++step) {
+    const std::shared_ptr<Engine> begins = engineOn(emulatedBackend(), true, &id);
+    if (step > 1)
+      CHECK_OK(begins->restore(before.parameters.data(), before.first.data(), before.second.data(),
+                               before.ema.data()));
+    std::vector<float> gradient(kCount);
+    for (size_t i = 0; i < gradient.size(); ++i)
+      gradient[i] = noise(10 + static_cast<uint64_t>(step), i) * (step == 3 ? 10.0f : 0.01f);
+    State states[2];
+    for (const bool anew : {false, true}) {
+      State& state = states[anew];
+      const std::shared_ptr<Engine>& engine = anew ? begins : goesOn;
+      CHECK_OK(engine->addGradient(context, 0, gradient.data(), kCount));
+      AdamwArgs args = updateOf(step);
+      args.gradientNorm = &state.norm;
+      const size_t launched = emulator::graphsLaunched();
+      CHECK_OK(engine->update(context, args, true, {{2, 2, -0.1f, 0.1f}}));
+      CHECK(emulator::graphsLaunched() - launched == (anew || step == 1 ? 0 : 1));
+      for (std::vector<float>* values : {&state.parameters, &state.first, &state.second, &state.ema})
+        values->resize(kCount);
+      CHECK_OK(
+          engine->save(state.parameters.data(), state.first.data(), state.second.data(), state.ema.data()));
+    }
+    CHECK(states[0] == states[1]);
+    before = states[0];
+  }
+  // Another clipping is another graph.
+  const size_t launched = emulator::graphsLaunched();
+  AdamwArgs args = updateOf(6);
+  args.clip = 0.5;
+  CHECK_OK(goesOn->update(context, args, true, {}));
+  CHECK(emulator::graphsLaunched() == launched);
+  CHECK_OK(goesOn->update(context, args, true, {}));
+  CHECK(emulator::graphsLaunched() == launched + 1);
+}
+
+// Whatever goes between host and device goes through pieces of pinned memory, however small: nothing of its size stays behind.
+void pieces() {
+  const size_t usual = cuda::stagingBytes();
+  const State whole = train(emulatedBackend(), true, false, 3);
+  cuda::stagingBytes() = 64;
+  inAllWays([&] {
+    CHECK(train(emulatedBackend(), true, false, 3) == whole);
+    CHECK(train(emulatedBackend(), true, true, 3) == whole);
+  });
+  cuda::stagingBytes() = usual;
+  const size_t before = emulator::bytesInUse(0);
+  int64_t id = 0;
+  const std::shared_ptr<Engine> engine = engineOn(emulatedBackend(), true, &id);
+  // Four buffers of the parameters' size, no constants (which take a byte), and the place where a fault is noted.
+  CHECK(emulator::bytesInUse(0) - before == 4 * kCount * 4 + 1 + sizeof(cuda::DataFault));
+}
+
+// What does not fit is refused before anything runs, with what is needed and what there is.
+void memory() {
+  const auto refused = [](const Status& status, const std::vector<std::string>& words) {
+    CHECK(status.code == Code::kOutOfMemory);
+    for (const std::string& word : words) {
+      if (status.message.find(word) == std::string::npos)
+        check(false, status.message.c_str(), __FILE__, __LINE__);
+    }
+  };
+  Context context = contextOf(2);
+  const std::vector<float> parameters(kCount, 0.5f);
+  std::shared_ptr<Engine> engine;
+  context.maxDeviceMemory = 4 * kCount * 4 - 1;
+  refused(Engine::create(emulatedBackend(), context, parameters.data(), kCount, &engine),
+          {"Training of 120 parameters", "needs 1 MiB", "of the 0 MiB of maxDeviceMemory 0 MiB are left"});
+  ProgramSpec spec = specOf(true);
+  int64_t id = 0;
+  context.maxDeviceMemory = 4 * kCount * 4 + spec.arenaBytes - 1;
+  CHECK_OK(Engine::create(emulatedBackend(), context, parameters.data(), kCount, &engine));
+  refused(engine->load(spec, &id),
+          {"A pass over this batch needs", "maxDeviceMemory", "smaller micro-batch"});
+  // A limit that just takes a pass and the scratch memory of its products, but no average.
+  context.maxDeviceMemory = 4 * kCount * 4 + spec.arenaBytes + 40'000;
+  CHECK_OK(Engine::create(emulatedBackend(), context, parameters.data(), kCount, &engine));
+  CHECK_OK(engine->load(spec, &id));
+  std::vector<int64_t> ids = {0, 1, 2, 3, 4};
+  std::vector<float> y(kIds * kColumns), dy(y.size(), 1.0f);
+  // Inputs are sent ahead where there is room for it; a limit is no reason to fail.
+  for (int run = 0; run < 3; ++run) {
+    CHECK_OK(engine->forward(context, id, {ids.data()}, nullptr, {y.data()}, false, true));
+    CHECK_OK(engine->backward(context, id, {ids.data()}, nullptr, {dy.data()}));
+    CHECK_OK(engine->update(context, updateOf(run + 1), false, {}));
+  }
+  // Of the device itself, where there is no limit.
+  emulator::DeviceModel& device = emulator::options().devices[0];
+  const size_t all = device.memory;
+  device.memory = emulator::bytesInUse(0) + (3 << 19);
+  context.maxDeviceMemory = 0;
+  const std::vector<float> many(1 << 20);
+  std::shared_ptr<Engine> other;
+  refused(Engine::create(emulatedBackend(), context, many.data(), 1 << 20, &other),
+          {"Training of 1048576 parameters", "needs 16 MiB", "the GPU has 1 MiB of"});
+  device.memory = all;
 }
 
 // An operation that takes little and then much finds both in one block once it ran, and while a graph is noted down.
@@ -251,6 +361,9 @@ void faults() {
 
 int main() {
   trains();
+  updates();
+  pieces();
+  memory();
   scratch();
   faults();
   CHECK(emulator::bytesInUse(0) == 0);

@@ -88,7 +88,7 @@ void writesWhereItMay() {
 void engine() {
   const float start[] = {1, 2, 3, 4, 5, 6};
   std::shared_ptr<Engine> engine;
-  CHECK_OK(Engine::create(cpuBackend(), 2, start, 6, &engine));
+  CHECK_OK(Engine::create(cpuBackend(), test::contextOf(2), start, 6, &engine));
   // y[2, 6] = x[2, 6] + parameters; the gradient is the sum of dy's rows.
   ProgramSpec spec;
   const std::vector<double> add = operation("chain", {0, 2, 2, 6,  2, 0, 6,   1, 0, 0, 0, 0,  0, 1,  1,
@@ -147,7 +147,7 @@ void apart() {
   const float start[] = {1, 2, 3, 4, 5, 6};
   for (const int threads : {1, 2, 7}) {
     std::shared_ptr<Engine> engine;
-    CHECK_OK(Engine::create(cpuBackend(), threads, start, 6, &engine));
+    CHECK_OK(Engine::create(cpuBackend(), test::contextOf(threads), start, 6, &engine));
     // own = x + parameters, y = own + own, of four rows.
     ProgramSpec spec;
     spec.code = operation(

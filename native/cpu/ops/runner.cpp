@@ -108,9 +108,9 @@ class CpuRunner final : public Runner {
 
 }  // namespace
 
-Status CpuBackend::runner(int threads, std::unique_ptr<Runner>* out) {
+Status CpuBackend::runner(const Context& context, std::unique_ptr<Runner>* out) {
   return guarded([&]() -> Status {
-    *out = std::make_unique<CpuRunner>(threads);
+    *out = std::make_unique<CpuRunner>(context.threads);
     return {};
   });
 }

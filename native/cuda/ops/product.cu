@@ -103,16 +103,16 @@ Status multiply(const Work& work, const ProductArgs& args, const ProductResult& 
                 const ChainProgram& chain) {
   using LoaderA = MatrixLoader<kTransposeA>;
   using LoaderB = MatrixLoader<!kTransposeB>;
-  const int64_t rowB = args.packedB ? args.n : args.rowB;
   return queueProduct<LoaderA, LoaderB, true>(
       work, args.precision, paramsOf<kTransposeA>(args.a, args.rowA, args.batchA, args, args.m),
-      paramsOf<!kTransposeB>(args.b, rowB, args.batchB, args, args.n), args.batches[0] * args.batches[1],
+      paramsOf<!kTransposeB>(args.b, args.rowB, args.batchB, args, args.n), args.batches[0] * args.batches[1],
       args.m, args.n, args.k, result, chain);
 }
 
 }  // namespace
 
 Status run(const Work& work, const ProductArgs& args) {
+  if (args.packedB) return run(work, PackArgs{});
   ProductResult result;
   result.c = args.c;
   result.row = args.rowC;
@@ -135,28 +135,14 @@ Status run(const Work& work, const ProductArgs& args) {
     after = after || epilogueBytes(plan.shape, chain.slots) > work.device.properties.sharedOfBlock;
     if (after) chain = {};
   }
-  // What PackArgs makes is op(b) as it is.
-  const bool transposeB = args.transposeB && !args.packedB;
-  const auto multiplyAs = args.transposeA ? (transposeB ? multiply<true, true> : multiply<true, false>)
-                                          : (transposeB ? multiply<false, true> : multiply<false, false>);
+  const auto multiplyAs = args.transposeA
+                              ? (args.transposeB ? multiply<true, true> : multiply<true, false>)
+                              : (args.transposeB ? multiply<false, true> : multiply<false, false>);
   CLIPCID_TRY(multiplyAs(work, args, result, chain));
   return after ? run(work, ChainArgs{args.chain}) : Status();
 }
 
-// Rows of op(b), dense: products read them as they read any matrix.
-Status run(const Work& work, const PackArgs& args) {
-  CopyArgs copy;
-  copy.axes = 2;
-  copy.dims[0] = args.k;
-  copy.dims[1] = args.n;
-  copy.fromStrides[0] = args.transpose ? 1 : args.row;
-  copy.fromStrides[1] = args.transpose ? args.row : 1;
-  copy.toStrides[0] = args.n;
-  copy.toStrides[1] = 1;
-  copy.from = args.b;
-  copy.to = args.packed;
-  if (args.packedFloats < args.n * args.k) return {Code::kInternal, "A packed matrix has too little memory"};
-  return run(work, copy);
-}
+// Rounding and turning an operand on its way to shared memory costs nothing, so there is nothing to pack (Runner::packedFloats).
+Status run(const Work&, const PackArgs&) { return {Code::kInternal, "A GPU's products pack nothing"}; }
 
 }  // namespace clipcid::cuda

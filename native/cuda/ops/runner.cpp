@@ -2,11 +2,15 @@
 //
 // What comes again is queued as one graph: the first run of a name queues its operations one by one, and so finds out how much
 // scratch memory they take; the second is noted down as it queues them, and from then on the graph is launched. Where that fails,
-// operations are queued one by one for good. Bytes of the host go through pinned memory and a second stream to memory of the device that
-// nobody works on, and from there, in the order of the first stream, to where they belong: they travel while other work runs.
+// operations are queued one by one for good. So a step is three graphs: forward, backward, and the update, which several passes
+// backward may come before.
+//
+// Between host and device bytes go through pieces of pinned memory. Inputs that are sent ahead go on a second stream to memory of the
+// device that nobody works on, and from there, in the order of the first stream, to where they belong: they travel while other
+// work runs.
 #include <algorithm>
+#include <bit>
 #include <cmath>
-#include <cstring>
 #include <map>
 #include <mutex>
 
@@ -14,20 +18,20 @@
 #include "cuda/adamw_kernels.h"
 #include "cuda/backend.h"
 #include "cuda/ops/ops.h"
+#include "cuda/pieces.h"
 
 namespace clipcid {
 namespace {
 
 using namespace cuda;
 
-// Pinned memory that the host fills while the pieces before are under way.
-constexpr int64_t kPiece = 4 << 20;
-constexpr int kPieces = 4;
 constexpr size_t kMostGraphs = 64;
+// The first word of the names of graphs that are the runner's own; programs count from 1.
+constexpr uint64_t kOwnGraphs = 0;
 
 // Where bytes arrive.
 struct Landing {
-  Buffer<char> memory;
+  BudgetedBuffer memory;
   OwnedEvent arrived, taken;
 };
 
@@ -54,7 +58,12 @@ class CudaQueue final : public Queue {
 
 class CudaRunner final : public Runner {
  public:
-  explicit CudaRunner(Device& device) : device_(device) {}
+  CudaRunner(Device& device, int64_t maxDeviceMemory)
+      : device_(device),
+        budget_(std::make_shared<Budget>(maxDeviceMemory)),
+        scratch_(budget_),
+        pieces_(device),
+        sendingPieces_(device) {}
   ~CudaRunner() override {
     if (!setDevice(device_.index).ok()) return;
     for (const Stream stream : {sending_, stream_}) {
@@ -81,34 +90,35 @@ class CudaRunner final : public Runner {
     CLIPCID_TRY(fillBytes(fault_.get(), 0, sizeof(DataFault), stream_));
     CLIPCID_TRY(seen_.allocate(1));
     CLIPCID_TRY(norm_.allocate(1));
-    CLIPCID_TRY(known_.create());
-    CLIPCID_TRY(pinned_.allocate(kPiece * kPieces));
-    for (OwnedEvent& event : sent_) CLIPCID_TRY(event.create());
-    return {};
+    return known_.create();
   }
 
   Status allocate(int64_t bytes, std::shared_ptr<char>* out) override {
     return guarded([&]() -> Status {
       CLIPCID_TRY(setDevice(device_.index));
-      auto buffer = std::make_shared<Buffer<char>>();
-      CLIPCID_TRY(buffer->allocate(std::max<int64_t>(bytes, 1), stream_));
+      auto buffer = std::make_shared<BudgetedBuffer>();
+      CLIPCID_TRY(buffer->allocate(budget_, std::max<int64_t>(bytes, 1), stream_));
       *out = std::shared_ptr<char>(buffer, buffer->get());
       return {};
     });
   }
 
+  Status require(int64_t bytes, const std::string& what, const std::string& remedy) override {
+    CLIPCID_TRY(setDevice(device_.index));
+    return budget_->require(bytes, what, remedy);
+  }
+
   Status write(char* to, const void* from, int64_t bytes) override {
-    if (bytes == 0) return {};
-    std::shared_ptr<Sent> sent;
-    CLIPCID_TRY(send(from, bytes, &sent));
-    return land(*sent, to);
+    CLIPCID_TRY(setDevice(device_.index));
+    return pieces_.send(to, from, bytes, stream_);
   }
 
   Status read(void* to, const char* from, int64_t bytes) override {
     CLIPCID_TRY(setDevice(device_.index));
-    CLIPCID_TRY(copyToHost(to, from, static_cast<size_t>(bytes), stream_));
     CLIPCID_TRY(copyToHost(seen_.get(), fault_.get(), sizeof(DataFault), stream_));
-    CLIPCID_TRY(cuda::synchronise(stream_));
+    CLIPCID_TRY(record(known_.get(), stream_));
+    CLIPCID_TRY(pieces_.fetch(to, from, bytes, stream_));
+    CLIPCID_TRY(cuda::synchronise(known_.get()));
     return faultOfData();
   }
 
@@ -130,18 +140,7 @@ class CudaRunner final : public Runner {
       CLIPCID_TRY(setDevice(device_.index));
       std::shared_ptr<Landing> landing;
       CLIPCID_TRY(landingOf(bytes, &landing));
-      const char* source = static_cast<const char*>(from);
-      for (int64_t at = 0; at < bytes; at += kPiece) {
-        const auto length = static_cast<size_t>(std::min(kPiece, bytes - at));
-        const auto piece = static_cast<size_t>(nextPiece_);
-        nextPiece_ = (nextPiece_ + 1) % kPieces;
-        char* pinned = pinned_.get() + static_cast<int64_t>(piece) * kPiece;
-        if (used_[piece]) CLIPCID_TRY(cuda::synchronise(sent_[piece].get()));
-        memcpy(pinned, source + at, length);
-        CLIPCID_TRY(copyToDevice(landing->memory.get() + at, pinned, length, sending_));
-        CLIPCID_TRY(record(sent_[piece].get(), sending_));
-        used_[piece] = true;
-      }
+      CLIPCID_TRY(sendingPieces_.send(landing->memory.get(), from, bytes, sending_));
       CLIPCID_TRY(record(landing->arrived.get(), sending_));
       *out = std::make_shared<CudaSent>(std::move(landing), bytes);
       return {};
@@ -166,35 +165,8 @@ class CudaRunner final : public Runner {
       CLIPCID_TRY(setDevice(device_.index));
       const Work work = {device_, stream_, scratch_, fault_.get()};
       CudaQueue queue(work, context);
-      if (name == nullptr) return program(queue);
-      if (graphs_.size() >= kMostGraphs && graphs_.count(*name) == 0) forgetGraphs();
-      Noted& noted = graphs_[*name];
-      if (noted.graph != nullptr && noted.generation == scratch_.generation())
-        return launchGraph(noted.graph, stream_);
-      if (!noted.ran || noted.refused) {
-        noted.ran = true;
-        return program(queue);
-      }
-      if (noted.graph != nullptr) destroyGraph(std::exchange(noted.graph, nullptr));
-      CLIPCID_TRY(
-          scratch_.settle(stream_));  // nothing may be taken or given back while a graph is noted down
-      if (beginCapture(stream_).ok()) {
-        scratch_.mayGrow(false);
-        const Status status = program(queue);
-        scratch_.mayGrow(true);
-        const Status ended = endCapture(stream_, &noted.graph);
-        if (status.code == Code::kAborted) {
-          if (noted.graph != nullptr) destroyGraph(std::exchange(noted.graph, nullptr));
-          return status;
-        }
-        if (status.ok() && ended.ok()) {
-          noted.generation = scratch_.generation();
-          return launchGraph(noted.graph, stream_);
-        }
-        if (noted.graph != nullptr) destroyGraph(std::exchange(noted.graph, nullptr));
-      }
-      noted.refused = true;
-      return program(queue);
+      const auto queueAll = [&] { return program(queue); };
+      return name == nullptr ? queueAll() : asGraph(*name, queueAll);
     });
   }
 
@@ -205,17 +177,25 @@ class CudaRunner final : public Runner {
       if (context.cancelled()) return Status::aborted();
       CLIPCID_TRY(setDevice(device_.index));
       CLIPCID_TRY(tables_.prepare(stream_, args));
-      const AdamwBuffers buffers = {args.parameters, args.gradients, args.first, args.second, args.ema};
-      CLIPCID_TRY(tables_.step(stream_, buffers, args.clip, &fault_.get()->kind));
-      CLIPCID_TRY(copyToHost(norm_.get(), tables_.norm(), sizeof(double), stream_));
-      CLIPCID_TRY(copyToHost(seen_.get(), fault_.get(), sizeof(DataFault), stream_));
+      const auto word = [](const float* pointer) {
+        return static_cast<uint64_t>(reinterpret_cast<uintptr_t>(pointer));
+      };
+      // Buffers are the same for as long as the parameters' are, but for the average.
+      const RunName name = {kOwnGraphs, tables_.generation(), std::bit_cast<uint64_t>(args.clip),
+                            word(args.parameters), word(args.ema)};
+      CLIPCID_TRY(asGraph(name, [&]() -> Status {
+        const AdamwBuffers buffers = {args.parameters, args.gradients, args.first, args.second, args.ema};
+        CLIPCID_TRY(tables_.step(stream_, buffers, args.clip, &fault_.get()->kind));
+        CLIPCID_TRY(copyToHost(norm_.get(), tables_.norm(), sizeof(double), stream_));
+        return copyToHost(seen_.get(), fault_.get(), sizeof(DataFault), stream_);
+      }));
       CLIPCID_TRY(record(known_.get(), stream_));
       CLIPCID_TRY(cuda::synchronise(known_.get()));
       CLIPCID_TRY(faultOfData());
       if (!std::isfinite(*norm_.get())) {
         std::vector<float> gradients(static_cast<size_t>(args.length));
-        CLIPCID_TRY(copyToHost(gradients.data(), args.gradients, gradients.size() * sizeof(float), stream_));
-        CLIPCID_TRY(cuda::synchronise(stream_));
+        CLIPCID_TRY(pieces_.fetch(gradients.data(), reinterpret_cast<const char*>(args.gradients),
+                                  args.length * static_cast<int64_t>(sizeof(float)), stream_));
         return firstNotFinite(args, gradients.data());
       }
       if (args.gradientNorm != nullptr) *args.gradientNorm = *norm_.get();
@@ -223,7 +203,7 @@ class CudaRunner final : public Runner {
     });
   }
 
-  int64_t packedFloats(int64_t n, int64_t k, Precision) const override { return n * k; }
+  int64_t packedFloats(int64_t, int64_t, Precision) const override { return 0; }
 
  private:
   struct Noted {
@@ -231,6 +211,36 @@ class CudaRunner final : public Runner {
     int64_t generation = 0;
     bool ran = false, refused = false;
   };
+
+  // `queue` queues what is known by `name`; as a graph from the second time on.
+  template <typename QueueAll>
+  Status asGraph(const RunName& name, QueueAll queueAll) {
+    if (graphs_.size() >= kMostGraphs && graphs_.count(name) == 0) forgetGraphs();
+    Noted& noted = graphs_[name];
+    if (noted.graph != nullptr && noted.generation == scratch_.generation())
+      return launchGraph(noted.graph, stream_);
+    if (!noted.ran || noted.refused) {
+      noted.ran = true;
+      return queueAll();
+    }
+    if (noted.graph != nullptr) destroyGraph(std::exchange(noted.graph, nullptr));
+    // Nothing may be taken or given back while a graph is noted down.
+    CLIPCID_TRY(scratch_.settle(stream_));
+    if (beginCapture(stream_).ok()) {
+      scratch_.mayGrow(false);
+      const Status status = queueAll();
+      scratch_.mayGrow(true);
+      const Status ended = endCapture(stream_, &noted.graph);
+      if (status.ok() && ended.ok()) {
+        noted.generation = scratch_.generation();
+        return launchGraph(noted.graph, stream_);
+      }
+      if (noted.graph != nullptr) destroyGraph(std::exchange(noted.graph, nullptr));
+      if (status.code == Code::kAborted) return status;
+    }
+    noted.refused = true;
+    return queueAll();
+  }
 
   void forgetGraphs() {
     for (auto& [name, noted] : graphs_) {
@@ -244,9 +254,9 @@ class CudaRunner final : public Runner {
     std::shared_ptr<Landing> best;
     for (const std::shared_ptr<Landing>& landing : landings_) {
       if (landing.use_count() > 1) continue;
-      const bool fits = landing->memory.count() >= bytes;
+      const bool fits = landing->memory.bytes() >= bytes;
       if (best == nullptr ||
-          (fits && (best->memory.count() < bytes || landing->memory.count() < best->memory.count())))
+          (fits && (best->memory.bytes() < bytes || landing->memory.bytes() < best->memory.bytes())))
         best = landing;
     }
     // Two at least, so that one is filled while the other is emptied.
@@ -258,9 +268,9 @@ class CudaRunner final : public Runner {
     } else {
       CLIPCID_TRY(waitFor(sending_, best->taken.get()));
     }
-    if (best->memory.count() < bytes) {
+    if (best->memory.bytes() < bytes) {
       // By the order of the sending stream, which has waited for whoever took from it last.
-      CLIPCID_TRY(best->memory.allocate(bytes, sending_));
+      CLIPCID_TRY(best->memory.allocate(budget_, bytes, sending_));
     }
     // Taken in turns.
     landings_.erase(std::find(landings_.begin(), landings_.end(), best));
@@ -281,6 +291,7 @@ class CudaRunner final : public Runner {
 
   Device& device_;
   Stream stream_ = nullptr, sending_ = nullptr;
+  std::shared_ptr<Budget> budget_;
   Scratch scratch_;
   std::map<RunName, Noted> graphs_;
   Buffer<DataFault> fault_;
@@ -289,11 +300,10 @@ class CudaRunner final : public Runner {
   OwnedEvent known_;
   AdamwTables tables_;
 
+  Pieces pieces_;
+
   std::mutex sendingMutex_;
-  Pinned<char> pinned_;
-  OwnedEvent sent_[kPieces];
-  bool used_[kPieces] = {};
-  int nextPiece_ = 0;
+  Pieces sendingPieces_;
   std::vector<std::shared_ptr<Landing>> landings_;
 };
 
@@ -304,11 +314,11 @@ namespace cuda {
 Status Scratch::take(int64_t bytes, Stream stream, char** out) {
   constexpr int64_t kAlignment = 256;
   const int64_t size = (std::max<int64_t>(bytes, 1) + kAlignment - 1) / kAlignment * kAlignment;
-  if (used_ + size > block_.count()) {
+  if (used_ + size > block_.bytes()) {
     if (!mayGrow_) return {Code::kInternal, "An operation takes more memory than the time before"};
-    if (!block_.empty()) outgrown_.push_back(std::move(block_));
-    block_ = Buffer<char>();
-    CLIPCID_TRY(block_.allocate(std::max(most_, taken_ + size), stream));
+    if (block_.bytes() > 0) outgrown_.push_back(std::move(block_));
+    block_ = BudgetedBuffer();
+    CLIPCID_TRY(block_.allocate(budget_, std::max(most_, taken_ + size), stream));
     used_ = 0;
     ++generation_;
   }
@@ -321,17 +331,17 @@ Status Scratch::take(int64_t bytes, Stream stream, char** out) {
 
 Status Scratch::settle(Stream stream) {
   begin();
-  if (most_ <= block_.count()) return {};
-  block_ = Buffer<char>();
+  if (most_ <= block_.bytes()) return {};
+  block_ = BudgetedBuffer();
   ++generation_;
-  return block_.allocate(most_, stream);
+  return block_.allocate(budget_, most_, stream);
 }
 
 }  // namespace cuda
 
-Status CudaBackend::runner(int, std::unique_ptr<Runner>* out) {
+Status CudaBackend::runner(const Context& context, std::unique_ptr<Runner>* out) {
   return guarded([&]() -> Status {
-    auto runner = std::make_unique<CudaRunner>(device_);
+    auto runner = std::make_unique<CudaRunner>(device_, context.maxDeviceMemory);
     CLIPCID_TRY(runner->begin());
     *out = std::move(runner);
     return {};

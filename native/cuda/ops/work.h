@@ -12,6 +12,9 @@ namespace clipcid::cuda {
 // had it grow once finds all it takes in one block the next time `settle` was called before.
 class Scratch {
  public:
+  explicit Scratch(std::shared_ptr<Budget> budget = std::make_shared<Budget>(0))
+      : budget_(std::move(budget)) {}
+
   // What was taken is free again for what is queued from here on.
   void begin() {
     used_ = taken_ = 0;
@@ -34,9 +37,10 @@ class Scratch {
   int64_t generation() const { return generation_; }
 
  private:
-  Buffer<char> block_;
-  std::vector<Buffer<char>> outgrown_;  // still in use by the operation at hand
-  int64_t used_ = 0;                    // of the block
+  std::shared_ptr<Budget> budget_;
+  BudgetedBuffer block_;
+  std::vector<BudgetedBuffer> outgrown_;  // still in use by the operation at hand
+  int64_t used_ = 0;                      // of the block
   int64_t taken_ = 0;  // by the operation at hand, of this block and of those that it outgrew
   int64_t most_ = 0;   // of all operations
   int64_t generation_ = 0;

@@ -390,8 +390,8 @@ class Backend {
   virtual Status contrast(const Context& context, const ContrastArgs& args);
   virtual Status distil(const Context& context, const DistilArgs& args);
   virtual Status adamw(const Context& context, const AdamwArgs& args) = 0;
-  // What runs programs, on so many threads of the CPU.
-  virtual Status runner(int threads, std::unique_ptr<Runner>* out) = 0;
+  // What runs programs, within the context's threads or memory of a GPU.
+  virtual Status runner(const Context& context, std::unique_ptr<Runner>* out) = 0;
 };
 
 // The CPU's back end, one a process.

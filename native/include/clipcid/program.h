@@ -4,6 +4,7 @@
 #include <array>
 #include <functional>
 #include <memory>
+#include <string>
 #include <variant>
 
 #include "ops.h"
@@ -53,6 +54,10 @@ class Runner {
  public:
   virtual ~Runner() = default;
 
+  // Fails, where memory is not the host's, when so many bytes more are not to be had: "<what> needs ..., and ...: <remedy>".
+  virtual Status require(int64_t /*bytes*/, const std::string& /*what*/, const std::string& /*remedy*/) {
+    return {};
+  }
   // Memory of the device, 64-byte aligned and not cleared; it goes with the last reference.
   virtual Status allocate(int64_t bytes, std::shared_ptr<char>* out) = 0;
   // Between the host and the device; ordered with what runs.
@@ -83,7 +88,7 @@ class Runner {
   // How many indices of Queue::each run at the same time at most.
   virtual int lanes() const { return 1; }
 
-  // Floats of what PackArgs makes.
+  // Floats of what PackArgs makes; 0 where products read a right side as it lies, and nothing is packed.
   virtual int64_t packedFloats(int64_t n, int64_t k, Precision precision) const = 0;
 };
 

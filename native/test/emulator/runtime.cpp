@@ -106,6 +106,11 @@ bool isPinned(const void* pointer) {
   return of != nullptr && of->device < 0;
 }
 
+// A graph reads and writes the host's memory when it is launched, which only pinned memory is sure to be there for.
+void requirePinnedIfNoted(cuda::Stream stream, const void* pointer) {
+  if (stream->captures && !isPinned(pointer)) die("a copy of memory that is not pinned is noted down");
+}
+
 Status give(size_t bytes, int device, size_t alignment, void** out) {
   *out = nullptr;
   State& all = state();
@@ -317,6 +322,8 @@ Status waitFor(Stream stream, Event event, Where) {
 
 Status synchronise(Event event, Where) {
   const Lock lock(state().mutex);
+  if (event->stream != nullptr && event->stream->captures)
+    die("an event is waited for while a graph is noted down");
   if (event->stream != nullptr) runUpTo(event->stream, event->ticket);
   return {};
 }
@@ -364,6 +371,7 @@ Status copyRowsToDevice(void* to, size_t strideTo, const void* from, size_t stri
   if (rows == 0 || bytes == 0) return {};
   const Lock lock(state().mutex);
   requireDevice(to, (rows - 1) * strideTo + bytes, "a copy to the device that goes elsewhere");
+  requirePinnedIfNoted(stream, from);
   const auto copy = [=](const char* source, size_t stride) {
     for (size_t row = 0; row < rows; ++row)
       memcpy(static_cast<char*>(to) + row * strideTo, source + row * stride, bytes);
@@ -389,6 +397,7 @@ Status copyRowsToHost(void* to, size_t strideTo, const void* from, size_t stride
   if (rows == 0 || bytes == 0) return {};
   const Lock lock(state().mutex);
   requireDevice(from, (rows - 1) * strideFrom + bytes, "a copy from the device that comes from elsewhere");
+  requirePinnedIfNoted(stream, to);
   enqueue(stream, [=] {
     for (size_t row = 0; row < rows; ++row)
       memcpy(static_cast<char*>(to) + row * strideTo, static_cast<const char*>(from) + row * strideFrom,

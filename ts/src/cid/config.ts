@@ -152,8 +152,6 @@ const schema = z.strictObject({
   ...placeFields,
   /** Bytes that a comparison of embeddings may hold beyond its results. Defaults to what the device has to spare. */
   maxMemory: whole(16 * 2 ** 20).optional(),
-  /** Bytes of a GPU's memory that a comparison of embeddings may hold. Defaults to most of what is free. */
-  maxDeviceMemory: whole(2 ** 20).optional(),
   encoder: encoder.prefault({}),
   embed: embed.prefault({}),
   balance: balance.prefault({}),

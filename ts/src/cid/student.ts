@@ -189,13 +189,13 @@ function threadsOf(options: StageSettings): { threads?: number } {
 }
 
 function trainingSettings(options: StageSettings, label: string, seed: number): Partial<TrainingOptions> {
-  const { device, signal, onProgress, log } = options;
+  const { device, maxDeviceMemory, signal, onProgress, log } = options;
   const note = speedNotes();
   return {
     seed,
     stage: label,
     ...threadsOf(options),
-    ...defined({ device, signal }),
+    ...defined({ device, maxDeviceMemory, signal }),
     onStep: ({ step, steps, terms, speed }) =>
       onProgress?.({
         label,

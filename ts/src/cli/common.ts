@@ -114,12 +114,11 @@ export function memoryFlag(command: Command): Command {
     .addOption(
       bytes('--max-memory <size>', "most that comparing may hold, such as '1GiB' (default: what is free)"),
     )
-    .addOption(
-      bytes(
-        '--max-device-memory <size>',
-        "most of a GPU's memory that comparing may hold (default: what is free)",
-      ),
-    );
+    .addOption(deviceMemoryOption("most of a GPU's memory that comparing may hold (default: what is free)"));
+}
+
+export function deviceMemoryOption(description: string): Option {
+  return bytes('--max-device-memory <size>', description);
 }
 
 /** An option whose value is a list: commas between the entries. */

@@ -1,5 +1,5 @@
 import type { Command } from 'commander';
-import { bytes, type CommonFlags, number } from './common.ts';
+import { bytes, type CommonFlags, deviceMemoryOption, number } from './common.ts';
 
 /** Flags of every training. What has no flag (augmentation, sizes by number, …) is set in a configuration file. */
 export interface TrainerFlags extends CommonFlags {
@@ -64,6 +64,7 @@ export function trainerFlags(command: Command, batch: string): Command {
         "of a tower's micro-batch; below what it takes, part of the forward pass is run again (default: no limit)",
       ),
     )
+    .addOption(deviceMemoryOption("most of a GPU's memory that training may hold (default: what is free)"))
     .option(
       '--precision <name>',
       "of large products: 'float32', or 'bf16', where the processor has it: faster, another student (default: float32)",

@@ -301,13 +301,14 @@ function backboneOptions({ init, backbone, features, ...rest }: LearnerOptions):
 }
 
 function trainerSettings(options: TrainingStageOptions): TrainerOptions {
-  const { name, folder, seed = 0, device, threads, metrics, signal, onProgress, log } = options;
+  const { name, folder, seed = 0, device, threads, maxDeviceMemory, metrics } = options;
+  const { signal, onProgress, log } = options;
   const note = speedNotes();
   return {
     folder,
     seed,
     stage: name,
-    ...defined({ device, threads, metrics, signal }),
+    ...defined({ device, threads, maxDeviceMemory, metrics, signal }),
     onStep: ({ step, steps, terms, speed }) =>
       onProgress?.({
         label: name,

@@ -602,6 +602,6 @@ export interface NativeAddon {
   engineDispose(engine: NativeEngine): void;
   /** Names of operations, in the order of their numbers in a program's code. */
   engineOperations(): string[];
-  /** Elements that the packed right side of a product takes. */
+  /** Elements that the packed right side of a product takes; 0 where products read it as it lies. */
   enginePackedFloats(engine: NativeEngine, n: number, k: number, bfloat16: boolean): number;
 }

@@ -126,7 +126,7 @@ export function expectOptions(name: string, options: unknown, keys: readonly str
 }
 
 /** An error of the core as a CidError with a stack of this call; misuse that the core found stays what it is. */
-function fromNative(error: unknown): unknown {
+export function fromNative(error: unknown): unknown {
   if (error instanceof CidError || error instanceof TypeError || error instanceof RangeError) return error;
   if (!(error instanceof Error)) return new CidError('INTERNAL', String(error));
   const { code } = error as { code?: string };

@@ -42,6 +42,12 @@ export interface ExecutorOptions {
    */
   maxActivationMemory?: number;
   /**
+   * Bytes of a GPU's memory, at least 1 MiB, that parameters, their gradients, the optimiser's state and the values of a pass may take
+   * together. What does not fit is a `CidError` OUT_OF_MEMORY that says what is needed and what there is, before the pass begins.
+   * Defaults to what is free.
+   */
+  maxDeviceMemory?: number;
+  /**
    * Of the large products of training, and on a GPU of convolutions and attention too. Our own executor alone has 'bf16'. Defaults to
    * 'float32', for which a GPU takes six times as many products of bfloat16.
    */

@@ -14,7 +14,7 @@ export interface StageSettings {
   readonly threads?: number | undefined;
   /** Bytes that a comparison may hold beyond its results. Defaults to what the device has to spare. */
   readonly maxMemory?: number | undefined;
-  /** Bytes of a GPU's memory that a comparison may hold. Defaults to most of what is free. */
+  /** Bytes of a GPU's memory that a comparison, or training, may hold. Defaults to most of what is free. */
   readonly maxDeviceMemory?: number | undefined;
   readonly signal?: AbortSignal | undefined;
   readonly onProgress?: OnProgress | undefined;

@@ -5,6 +5,7 @@ import { failRange } from '../native/check.ts';
 import type { KernelOptions } from '../native/context.ts';
 import { CidError } from '../native/errors.ts';
 import { hashValue, type Json } from '../run/hash.ts';
+import { defined } from '../run/settings.ts';
 import { type ImageTextBatch, imageTextSource, imageTower, textTower } from './batches.ts';
 import { type CaptionTable, type TokenTable, tabulateCaptions } from './captions.ts';
 import { exportStudent } from './export.ts';
@@ -66,8 +67,8 @@ export function prepareData(
 }
 
 /** What the loss's kernels run with. Not the signal: a step that has begun is finished, so that its checkpoint can be written. */
-export function kernelOptions({ device, threads }: TrainingOptions): KernelOptions {
-  return { ...(device !== undefined && { device }), ...(threads !== undefined && { threads }) };
+export function kernelOptions({ device, threads, maxDeviceMemory }: TrainingOptions): KernelOptions {
+  return defined({ device, threads, maxDeviceMemory });
 }
 
 export interface FitOptions {

@@ -72,6 +72,7 @@ export async function optimise<Batch>(optimisation: Optimisation<Batch>): Promis
       ...(training.maxActivationMemory !== undefined && {
         maxActivationMemory: training.maxActivationMemory,
       }),
+      ...(options.maxDeviceMemory !== undefined && { maxDeviceMemory: options.maxDeviceMemory }),
       precision: training.precision,
     },
     training.executor,

@@ -63,6 +63,11 @@ export interface TrainerOptions {
    */
   maxActivationMemory?: number;
   /**
+   * Bytes of a GPU's memory that parameters with their state and a pass of a micro-batch may take, and the loss as much again. What does
+   * not fit is an error before it is begun. Defaults to what is free.
+   */
+  maxDeviceMemory?: number;
+  /**
    * Of the large products of training: 'bf16' rounds their operands to bfloat16 and adds in float32, in 0.6 to 0.7 of the time of a wide transformer on an AMD Zen 5, less gained for small ones. A
    * processor without instructions for it is an error. Parameters, checkpoints and the exported model are float32 either way. The student
    * is another one than in 'float32', so a run goes on in the precision that it was begun in. Our own executor alone has it. Defaults to 'float32'.

@@ -23,6 +23,8 @@ export const placeFields = {
     .default('auto'),
   /** Threads that kernels, ONNX Runtime and decoding share. Defaults to the cores that this process may use. */
   threads: whole(1).max(1024).optional(),
+  /** Bytes of a GPU's memory that a comparison of embeddings, or training, may hold. Defaults to most of what is free. */
+  maxDeviceMemory: whole(2 ** 20).optional(),
 };
 
 /** How a model folder is opened. */

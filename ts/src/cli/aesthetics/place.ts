@@ -38,6 +38,7 @@ export async function openAesthetics(
       existing,
       device: config.device as Device,
       threads: config.threads,
+      maxDeviceMemory: config.maxDeviceMemory,
       signal,
       onProgress,
       log,

@@ -10,6 +10,7 @@ export const NO_DEVICE: DeviceTraits = {
   operations: [],
   threads: 1,
   parts: true,
+  mostLines: Number.POSITIVE_INFINITY,
   packedFloats: (n, k, precision) => (precision === 'bf16' ? Math.ceil((n * k) / 2) : n * k),
 };
 

@@ -1,5 +1,11 @@
-import type { NativeAddon, NativeContext, NativeEngine, NativeStaged } from '../../native/addon.ts';
-import { runNative } from '../../native/context.ts';
+import type {
+  NativeAddon,
+  NativeContext,
+  NativeEngine,
+  NativeProgramSpec,
+  NativeStaged,
+} from '../../native/addon.ts';
+import { fromNative, runNative } from '../../native/context.ts';
 import { chooseDevice, type Device, threads as processThreads } from '../../native/devices.ts';
 import { CidError } from '../../native/errors.ts';
 import { loadAddon } from '../../native/loader.ts';
@@ -21,6 +27,9 @@ import { type DeviceTraits, type NativeProgram, planProgram } from './program.ts
 
 /** Inputs that are sent ahead of their calls: one arrives while another is used. */
 const MOST_AHEAD = 2;
+
+/** Rows, columns and pixels that a GPU's kernels number: in 31 bits, with room for a tile behind the last. */
+export const GPU_LINES = 2 ** 31 - 4097;
 
 /** Programs kept: a few shapes of a few graphs. */
 const LARGEST_CACHE = 24;
@@ -51,7 +60,7 @@ interface Staged {
  * first call that needs it, as `MODEL_UNSUPPORTED`.
  */
 export async function createNativeExecutor(options: ExecutorOptions): Promise<Executor> {
-  const { parameters, threads } = options;
+  const { parameters, threads, maxDeviceMemory } = options;
   const { device } = chooseDevice((options.device ?? 'cpu') as Device);
   checkOptions(options);
   const slots = layOut(parameters);
@@ -59,7 +68,15 @@ export async function createNativeExecutor(options: ExecutorOptions): Promise<Ex
   const values = new Float32Array(count);
   for (const [i, { offset }] of slots.entries()) values.set(parameters[i]!.value, offset);
   const call = <T>(work: (addon: NativeAddon, context: NativeContext) => Promise<T>): Promise<T> =>
-    runNative({ device: device as Device, ...(threads === undefined ? {} : { threads }) }, 0, work);
+    runNative(
+      {
+        device: device as Device,
+        ...(threads === undefined ? {} : { threads }),
+        ...(maxDeviceMemory === undefined ? {} : { maxDeviceMemory }),
+      },
+      0,
+      work,
+    );
   const engine = await call((addon, context) => addon.engineCreate(context, values));
   return new NativeExecutor(options, device, engine, call);
 }
@@ -106,6 +123,7 @@ class NativeExecutor implements Executor {
       parts: device === 'cpu',
       operations: addon.engineOperations(),
       threads: device === 'cpu' ? (options.threads ?? processThreads()) : 1,
+      mostLines: device === 'cpu' ? Number.POSITIVE_INFINITY : GPU_LINES,
       packedFloats: (n, k, precision) => addon.enginePackedFloats(engine, n, k, precision === 'bf16'),
     };
     this.#starts = startsOf(parameters);
@@ -347,7 +365,7 @@ class NativeExecutor implements Executor {
     }
     const { phases, forwardPhases, memory, code, constants, outputGradients } = program;
     let begin = 0;
-    const id = loadAddon().engineLoad(this.#engine, {
+    const id = this.#load({
       code,
       phases: phases.map(({ drafts, parts, apart }) => {
         const phase = { begin, end: begin + drafts.length, parts, apart };
@@ -371,6 +389,14 @@ class NativeExecutor implements Executor {
       loadAddon().engineUnload(this.#engine, first);
     }
     return loaded;
+  }
+
+  #load(program: NativeProgramSpec): number {
+    try {
+      return loadAddon().engineLoad(this.#engine, program);
+    } catch (error) {
+      throw fromNative(error);
+    }
   }
 }
 

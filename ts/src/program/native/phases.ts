@@ -297,6 +297,7 @@ function packedRights(drafts: readonly Draft[], traits: DeviceTraits): { packs: 
     let pack = packs.get(key);
     if (!pack) {
       const count = traits.packedFloats(n, k, precision);
+      if (count === 0) return draft;
       const storage: Storage = {
         type: 'float32',
         count,

@@ -17,6 +17,7 @@ import { phasesApart, phasesInTurn } from './phases.ts';
 import { recompute } from './recompute.ts';
 import { LOWERING_RULES } from './rules/index.ts';
 import { scatterIntoGradient } from './rules/layout.ts';
+import { checkSizes } from './sizes.ts';
 
 /** What a planner has to know of the device. */
 export interface DeviceTraits {
@@ -26,7 +27,9 @@ export interface DeviceTraits {
   readonly operations: readonly string[];
   /** How many parts run at the same time at most. */
   readonly threads: number;
-  /** Elements of a packed right side of [k, n]. */
+  /** How many rows or columns of a product, or pixels of a convolution, it numbers; no limit on the CPU. */
+  readonly mostLines: number;
+  /** Elements of a packed right side of [k, n]; 0 where products read it as it lies. */
   packedFloats(n: number, k: number, precision: Precision): number;
 }
 
@@ -164,6 +167,10 @@ function planParts(
   const backward = forward && phasesOf(lowered.backward, new Set());
   if (!forward || !backward) return undefined;
   const phases = [...forward, ...backward];
+  checkSizes(
+    phases.flatMap(({ drafts }) => drafts),
+    traits.mostLines,
+  );
   const inputs = graph.inputs.map(({ name }) => l.place(name).storage);
   const memory = planMemory(phases, forward.length, {
     inputs,
