@@ -1,24 +1,16 @@
-"""The peers' side of run.mjs: one peer doing one work, in a process that stays.
+"""The peers' side of run.mjs: one peer doing one work (side.py has the commands).
 
-The first argument is JSON: peer, threads, the work's parameters, and `files`, .npy files by name, which are read before anything is timed.
-Then one command a line on standard input, one line of JSON as the answer:
-
-    warm        a small part of the work, untimed: libraries load and allocate what they keep
-    run         the whole work: seconds, processor time of all threads, and extra_mb, the peak of resident memory over that before the call less the result itself;
-                for training one step, and memory over that before the model was built
-    save DIR    the last result as .npy files
-
-Rows are unit vectors already and no peer is asked to normalise what it gets as such.
+The job: peer, threads, the work's parameters, and `files`, .npy files by name, which are read before anything is timed. For training a run is
+one step, and memory is counted over that before the model was built. Rows are unit vectors already and no peer is asked to normalise what it
+gets as such.
 """
 
 import gc
-import json
-import sys
-import time
 
 import numpy as np
 
-job = json.loads(sys.argv[1])
+from side import job, serve
+
 threads = job["threads"]
 data = {name: np.load(path) for name, path in job["files"].items()}
 
@@ -210,35 +202,18 @@ def reset_peak():
         return False
 
 
-def answer(**fields):
-    print(json.dumps(fields), flush=True)
-
-
 # Resident memory that the work's extra is counted from, where it is not what is there before a run.
 base = None
-run, warm = PEERS[job["peer"]][job["op"]]()
-result = None
-answer(ready=True)
-for line in sys.stdin:
-    command, _, argument = line.strip().partition(" ")
-    if command == "warm":
-        warm()
-        answer()
-    elif command == "run":
-        result = None
-        gc.collect()
-        before = memory() if reset_peak() else None
-        start, busy = time.perf_counter(), time.process_time()
-        result = run()
-        seconds, busy = time.perf_counter() - start, time.process_time() - busy
-        after = memory()
-        size = sum(value.nbytes if hasattr(value, "nbytes") else value.nelement() * value.element_size() for value in result.values())
-        extra = None if before is None or after is None else max(0, after[1] - (base or before)[0] - size) / 1e6
-        answer(seconds=seconds, cpu_s=busy, extra_mb=extra)
-    elif command == "save":
-        for name, value in result.items():
-            array = np.asarray(value.numpy() if hasattr(value, "numpy") else value)
-            if array.dtype == np.int64:
-                array = array.astype(np.int32)
-            np.save(f"{argument}/{name}.npy", np.ascontiguousarray(array))
-        answer()
+
+
+def before():
+    gc.collect()
+    return memory() if reset_peak() else None
+
+
+def after(start, size):
+    now = memory()
+    return None if start is None or now is None else max(0, now[1] - (base or start)[0] - size) / 1e6
+
+
+serve(*PEERS[job["peer"]][job["op"]](), before, after)

@@ -5,10 +5,9 @@
 // A process a side stays for a work; its sides take turns, so that all see the same machine, and medians are compared.
 import { spawnSync } from 'node:child_process';
 import { mkdirSync } from 'node:fs';
-import { availableParallelism, cpus, tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { availableParallelism, cpus } from 'node:os';
 import { fileURLToPath } from 'node:url';
-import { parseArgs } from 'node:util';
+import { chooseWorks, start } from './arguments.mjs';
 import { printerFor } from './print.mjs';
 import { compareSides } from './sides.mjs';
 
@@ -43,69 +42,9 @@ const MODULES = {
   'scikit-learn': 'sklearn',
 };
 
-class Misuse extends Error {}
-
-function readArguments() {
-  try {
-    const { values, positionals } = parseArgs({
-      allowPositionals: true,
-      options: {
-        json: { type: 'boolean', default: false },
-        markdown: { type: 'boolean', default: false },
-        help: { type: 'boolean', default: false },
-        work: { type: 'string' },
-        spectrum: { type: 'string' },
-        rounds: { type: 'string' },
-        threads: { type: 'string', default: '2' },
-        seed: { type: 'string', default: '0' },
-        cache: { type: 'string', default: join(tmpdir(), 'clip-cid-bench') },
-        python: { type: 'string', default: '/usr/bin/python3' },
-      },
-    });
-    if (values.help) {
-      process.stdout.write(USAGE);
-      return undefined;
-    }
-    const [op] = positionals;
-    if (positionals.length !== 1 || ![...OPS, 'all'].includes(op)) {
-      throw new Misuse(
-        `Expected one of ${OPS.join(', ')}, all but received ${positionals.join(' ') || 'nothing'}`,
-      );
-    }
-    if (values.json && values.markdown) throw new Misuse('Expected --json or --markdown but received both');
-    const number = (name, least, most) => {
-      const value = Number(values[name]);
-      if (!/^\d+$/.test(values[name]) || value < least || value > most) {
-        throw new Misuse(
-          `Expected a whole number from ${least} to ${most} for --${name} but received ${values[name]}`,
-        );
-      }
-      return value;
-    };
-    return {
-      ...values,
-      op,
-      rounds: values.rounds === undefined ? undefined : number('rounds', 1, 1000),
-      threads: number('threads', 1, 1024),
-      seed: number('seed', 0, Number.MAX_SAFE_INTEGER),
-    };
-  } catch (error) {
-    if (!(error instanceof Misuse) && !error.code?.startsWith('ERR_PARSE_ARGS')) throw error;
-    process.stderr.write(`error: ${error.message}\n(--help shows the usage)\n`);
-    process.exitCode = 2;
-    return undefined;
-  }
-}
-
-async function main({ op, work: only, spectrum, cache, ...options }) {
+async function main({ cache, ...options }) {
   const { WORKS } = await import('./works.mjs');
-  const works = WORKS.filter((work) => (op === 'all' || work.op === op) && (only ?? work.name) === work.name);
-  if (works.length === 0) return misuse(`Expected a work of ${op} for --work but received ${only}`);
-  const pairs = works.flatMap((work) =>
-    work.spectra.filter((name) => (spectrum ?? name) === name).map((name) => ({ work, spectrum: name })),
-  );
-  if (pairs.length === 0) return misuse(`Expected data of this work for --spectrum but received ${spectrum}`);
-
+  const { works, pairs } = chooseWorks(WORKS, options);
   const absent = absentModules(options.python, works);
   let complete = absent.size === 0;
   mkdirSync(cache, { recursive: true });
@@ -123,11 +62,6 @@ async function main({ op, work: only, spectrum, cache, ...options }) {
   }
   printer.end();
   return complete ? 0 : 1;
-}
-
-function misuse(message) {
-  process.stderr.write(`error: ${message}\n(--help shows the usage)\n`);
-  return 2;
 }
 
 const modulesOf = (work, peer) => [MODULES[peer], ...(work.modules ?? [])];
@@ -176,5 +110,4 @@ const about = ({ threads, seed }) => ({
 });
 
 // Last, when everything above is there.
-const settings = readArguments();
-if (settings !== undefined) process.exitCode = await main(settings);
+await start({ usage: USAGE, ops: OPS, defaults: { threads: '2', python: '/usr/bin/python3' }, main });

@@ -71,7 +71,7 @@ test('another name, and a device that nothing trains on', async () => {
   await expect(createExecutor(small, 'torch' as ExecutorName)).rejects.toThrow(
     'Expected one of auto, native, onnxruntime for executor but received "torch"',
   );
-  await expect(createExecutor({ ...small, device: 'cuda' })).rejects.toMatchObject({
+  await expect(createExecutor({ ...small, device: 'cuda:63' })).rejects.toMatchObject({
     code: 'DEVICE_UNAVAILABLE',
   });
 });
