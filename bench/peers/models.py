@@ -63,6 +63,12 @@ class Text(nn.Module):
         return self.projection(self.norm(x[torch.arange(len(x)), tokens.argmax(1)]))
 
 
+class Clip(nn.Module):
+    def __init__(self, image, text):
+        super().__init__()
+        self.image, self.text = image, text
+
+
 def torchvision(name, **options):
     import torchvision.models
 
@@ -72,6 +78,8 @@ def torchvision(name, **options):
 MODELS = {
     "vit-w192": lambda out: Vit(64, 8, 192, 6, 3, out),
     "vit-w512": lambda out: Vit(64, 8, 512, 6, 8, out),
+    "clip-w192": lambda out: Clip(Vit(64, 8, 192, 6, 3, out), Text(49_408, 77, 192, 6, 3, out)),
+    "clip-b-32": lambda out: Clip(Vit(224, 32, 768, 12, 12, out), Text(49_408, 77, 512, 12, 8, out)),
     "text-w512": lambda out: Text(49_408, 77, 512, 12, 8, out),
     "resnet18": lambda out: torchvision("resnet18", num_classes=out),
     "mobilenetv3-small": lambda out: torchvision("mobilenet_v3_small", num_classes=out, dropout=0),
@@ -92,27 +100,49 @@ def load(model, names, values):
         at += value.numel()
 
 
-def training(job, data, channels_last, bfloat16):
-    """A step on one batch: forward, CLIP's loss between embeddings and targets, backward, AdamW. Returns the loss. With bfloat16 the
-    model is run under autocast, which rounds what products multiply; parameters stay float32."""
-    target = torch.from_numpy(data["target"])
-    values = torch.from_numpy(data["input"])
+def training(job, data, device="cpu", channels_last=False, bfloat16=False):
+    """A step on one batch: forward, CLIP's loss between embeddings and targets, or those of two towers, backward, AdamW. Returns the loss. With
+    bfloat16 the model is run under autocast, which rounds what products multiply; parameters stay float32. Where `microBatch` is below the
+    batch, embeddings come first, and each part is run again for its gradients."""
     layout = torch.channels_last if channels_last else torch.contiguous_format
-    if values.dtype == torch.float32:
-        values = values.contiguous(memory_format=layout)
-    model = MODELS[job["model"]](target.shape[1])
+    model = MODELS[job["model"]](job["width"])
     load(model, job["names"], data["parameters"])
-    model = model.to(memory_format=layout)
+    model = model.to(device, memory_format=layout)
+    inputs = {}
+    for name in job["towers"]:
+        values = torch.from_numpy(data[name])
+        inputs[name] = values.to(device, memory_format=layout if values.dim() == 4 else torch.contiguous_format)
+    towers = {name: model if name == "model" else getattr(model, name) for name in inputs}
+    target = torch.from_numpy(data["target"]).to(device) if "target" in data else None
+    batch = len(next(iter(inputs.values())))
+    micro = job.get("microBatch") or batch
     optimiser = torch.optim.AdamW(model.parameters(), job["rate"], weight_decay=job["decay"])
-    labels = torch.arange(len(target))
+    labels = torch.arange(batch, device=device)
+    kind = torch.device(device).type
+
+    def run(name, part):
+        with torch.autocast(kind, torch.bfloat16, enabled=bfloat16):
+            return towers[name](part).float()
+
+    def loss_of(embeddings):
+        first, *second = (F.normalize(rows, dim=1) for rows in embeddings)
+        scores = job["scale"] * first @ (second[0] if second else target).T
+        return (F.cross_entropy(scores, labels) + F.cross_entropy(scores.T, labels)) / 2
 
     def step():
         optimiser.zero_grad(set_to_none=True)
-        with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
-            embeddings = model(values)
-        scores = job["scale"] * F.normalize(embeddings.float(), dim=1) @ target.T
-        loss = (F.cross_entropy(scores, labels) + F.cross_entropy(scores.T, labels)) / 2
-        loss.backward()
+        if micro >= batch:
+            loss = loss_of([run(name, values) for name, values in inputs.items()])
+            loss.backward()
+        else:
+            with torch.no_grad():
+                parts = [torch.cat([run(name, part) for part in values.split(micro)]) for name, values in inputs.items()]
+            leaves = [rows.requires_grad_() for rows in parts]
+            loss = loss_of(leaves)
+            loss.backward()
+            for (name, values), leaf in zip(inputs.items(), leaves):
+                for part, gradient in zip(values.split(micro), leaf.grad.split(micro)):
+                    run(name, part).backward(gradient)
         optimiser.step()
         return loss.item()
 

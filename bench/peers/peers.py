@@ -156,7 +156,7 @@ def train_torch(channels_last=False, bfloat16=False):
 
     global base
     base = memory()
-    step = training(job, data, channels_last, bfloat16)
+    step = training(job, data, "cpu", channels_last, bfloat16)
     losses = []
 
     def run():

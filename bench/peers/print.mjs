@@ -24,11 +24,14 @@ function cells(line) {
     agrees,
   } = line;
   const { plan } = line;
-  const time = (seconds) => (seconds < 1 ? `${(1000 * seconds).toFixed(1)} ms` : `${seconds.toFixed(2)} s`);
+  const time = (seconds) =>
+    seconds === null ? '' : seconds < 1 ? `${(1000 * seconds).toFixed(1)} ms` : `${seconds.toFixed(2)} s`;
   const size = (megabytes) => (megabytes === null ? '?' : megabytes.toFixed(0));
+  const items = (who) => line[`${who}_items_per_second`]?.toFixed(0);
   const notes = [
     ...(teacher === undefined ? [] : [`teacher ${teacher}`]),
     ...(precision === undefined ? [] : [`ours in ${precision}`]),
+    ...(items('ours') === undefined ? [] : [`${items('ours')} pairs a second, the peer ${items('peer')}`]),
     ...(agrees ? [] : ['RESULTS DIFFER']),
     ...(line.peer_wrong_pairs ? [`the peer gets ${line.peer_wrong_pairs} of ${line.pairs} pairs wrong`] : []),
     ...(line.peer_wrong_queries ? [`the peer gets ${line.peer_wrong_queries} queries wrong`] : []),
@@ -37,12 +40,12 @@ function cells(line) {
   return [
     work,
     spectrum,
-    peer,
+    peer ?? '',
     time(ours_s),
     time(peer_s),
-    `${ratio.toFixed(1)}×`,
+    ratio === null ? '' : `${ratio.toFixed(1)}×`,
     size(ours_extra_mb),
-    size(peer_extra_mb),
+    peer === null ? '' : size(peer_extra_mb),
     notes.join('; '),
   ];
 }

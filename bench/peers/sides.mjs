@@ -11,14 +11,14 @@ import { fileURLToPath } from 'node:url';
 const PAUSE = 100;
 
 /**
- * One work on one kind of data: the lines of its table, one for each pair of a variant of ours and a peer.
+ * One work on one kind of data: the lines of its table, one for each pair of a variant of ours and a peer; without peers one for each variant.
  *
  * @param options.peer What starts a peer's process for a job and a work: `{ script, environment }`.
  * @param options.job What a job says beyond the work's own.
  */
 export async function compareSides(work, spectrum, peers, options) {
   const { seed, threads, python, cache, rounds = work.rounds, peer: startOf } = options;
-  const files = await work.files(cache, spectrum, seed);
+  const files = await work.files({ cache, spectrum, seed, python, device: options.job?.device });
   const job = { ...work.job, op: work.op, files, threads, seed, ...options.job };
   const scratch = mkdtempSync(join(tmpdir(), 'clip-cid-peers-'));
   const sides = [];
@@ -46,8 +46,10 @@ export async function compareSides(work, spectrum, peers, options) {
       folders.set(side, folder);
     }
     const others = sides.filter((side) => side.peer !== undefined);
+    const variants = sides.filter((side) => side.variant !== undefined);
+    if (others.length === 0) return variants.map((own) => ({ ...ownLine(work, spectrum, own), ...NOBODY }));
     const lines = [];
-    for (const own of sides.filter((side) => side.variant !== undefined)) {
+    for (const own of variants) {
       const report = await work.compare({
         ours: folders.get(own),
         peers: Object.fromEntries(others.map((side) => [side.peer, folders.get(side)])),
@@ -64,29 +66,36 @@ export async function compareSides(work, spectrum, peers, options) {
   }
 }
 
-function compareLine(work, spectrum, own, other, report) {
-  const seconds = (side) => side.runs.map((run) => run.seconds);
-  const busy = (side) => median(side.runs.map((run) => run.cpu_s));
-  const [ours, peer] = [median(seconds(own)), median(seconds(other))];
+/** Of a line without a peer. */
+const NOBODY = { peer: null, peer_s: null, ratio: null, peer_extra_mb: null, agrees: true };
+
+function ownLine(work, spectrum, side) {
+  const { plan } = side.runs[0];
   return {
     work: work.name,
-    ...own.variant,
-    peer: other.peer,
     spectrum,
-    ours_s: ours,
-    peer_s: peer,
-    ratio: peer / ours,
+    ...side.variant,
+    ...figures('ours', work, side),
+    rounds: side.runs.length,
+    ...(plan === undefined ? {} : { plan }),
+  };
+}
+
+function compareLine(work, spectrum, own, other, report) {
+  const [ours, peer] = [ownLine(work, spectrum, own), figures('peer', work, other)];
+  return { ...ours, peer: other.peer, ...peer, ratio: peer.peer_s / ours.ours_s, ...report };
+}
+
+function figures(who, { op, job }, { runs }) {
+  const seconds = runs.map((run) => run.seconds);
+  return {
+    [`${who}_s`]: median(seconds),
+    [`${who}_spread`]: [Math.min(...seconds), Math.max(...seconds)],
+    ...(op === 'train' && job.batch ? { [`${who}_items_per_second`]: job.batch / median(seconds) } : {}),
     // Of the first run: later ones find the pages that it left.
-    ours_extra_mb: own.runs[0].extra_mb,
-    peer_extra_mb: other.runs[0].extra_mb,
-    ours_spread: [Math.min(...seconds(own)), Math.max(...seconds(own))],
-    peer_spread: [Math.min(...seconds(other)), Math.max(...seconds(other))],
+    [`${who}_extra_mb`]: runs[0].extra_mb,
     // Over all threads, spinning included. With one thread it says more than the clock while other work is on the machine.
-    ours_cpu_s: busy(own),
-    peer_cpu_s: busy(other),
-    rounds: own.runs.length,
-    ...(own.runs[0].plan === undefined ? {} : { plan: own.runs[0].plan }),
-    ...report,
+    [`${who}_cpu_s`]: median(runs.map((run) => run.cpu_s)),
   };
 }
 

@@ -4,7 +4,7 @@ import { mkdir, rename } from 'node:fs/promises';
 import { join } from 'node:path';
 import { makeRows, RowSource, SPECTRA } from '../../dist/bench/data.js';
 import { lossBatch, startingCentres } from '../../dist/bench/inputs.js';
-import { BENCH_MODELS } from '../../dist/bench/models.js';
+import { BENCH_MODELS, EMBEDDING } from '../../dist/bench/models.js';
 import { SCALE, trainingData, UPDATE } from '../../dist/bench/training.js';
 import { readNpy, writeNpy } from '../../dist/data/npy.js';
 import { devices } from '../../dist/native/devices.js';
@@ -22,7 +22,7 @@ const TUNED = {
 };
 
 /** A part of the data's file names: to be raised when the same sizes and seed give other data. */
-const VERSION = 1;
+const VERSION = 2;
 
 const dedup = (name, rows, rounds) => ({
   name,
@@ -32,31 +32,47 @@ const dedup = (name, rows, rounds) => ({
   peers: ['torch', 'torch-bf16'],
   ours: [{}],
   job: { threshold: 0.9 },
-  files: (cache, spectrum, seed) => rowFiles(cache, { spectrum, seed, dim: 512, parts: { rows } }),
+  files: ({ cache, spectrum, seed }) => rowFiles(cache, { spectrum, seed, dim: 512, parts: { rows } }),
   compare: samePairs,
 });
 
-/** In bf16 too where the model has large products of matrices, and the processor the instructions. */
-const train = (model, rounds, peers, modules) => ({
+/** Steps of training. `precisions` of ours; `batch` defaults to the model's, `microBatch` to the batch. */
+export const training = (model, { rounds, peers, precisions, batch, microBatch }) => ({
   name: model,
   op: 'train',
   spectra: ['random'],
   rounds,
   peers,
-  modules,
-  ours: peers.includes('torch-bf16') && devices().devices[0].bfloat16 ? [{}, { precision: 'bf16' }] : [{}],
+  ours: precisions.map((precision) => (precision === 'float32' ? {} : { precision })),
   job: {
     model,
+    ...(batch === undefined ? {} : { batch }),
+    ...(microBatch === undefined ? {} : { microBatch }),
     // Memory is taken behind some steps, when all is there that stays.
     warm: 3,
-    names: BENCH_MODELS[model]().graph.parameters.map(({ name }) => name),
+    names: BENCH_MODELS[model]().towers.flatMap(({ graph }) => graph.parameters.map(({ name }) => name)),
+    towers: TOWERS[BENCH_MODELS[model]().towers.length - 1],
+    width: EMBEDDING,
     scale: SCALE,
     rate: UPDATE.rate,
     decay: UPDATE.decay,
   },
-  files: (cache, _, seed) => trainingFiles(cache, model, seed),
-  environment: TUNED,
+  files: ({ cache, seed }) => trainingFiles(cache, { model, batch, seed }),
   compare: sameLosses,
+});
+/** As trainingData names one, or two. */
+const TOWERS = [['model'], ['image', 'text']];
+
+/** In bf16 too where the model has large products of matrices, and the processor the instructions. */
+const train = (model, rounds, peers, modules) => ({
+  ...training(model, {
+    rounds,
+    peers,
+    precisions:
+      peers.includes('torch-bf16') && devices().devices[0].bfloat16 ? ['float32', 'bf16'] : ['float32'],
+  }),
+  modules,
+  environment: TUNED,
 });
 
 const LAYOUTS = ['torch', 'torch-channels-last'];
@@ -72,7 +88,7 @@ export const WORKS = [
     peers: ['scikit-learn', 'faiss'],
     ours: [{}],
     job: { iterations: 10 },
-    files: async (cache, spectrum, seed) => {
+    files: async ({ cache, spectrum, seed }) => {
       const files = await rowFiles(cache, { spectrum, seed, dim: 256, parts: { rows: 100_000 } });
       const centres = files.rows.replace(/\.npy$/, '-centres1000.npy');
       if (!existsSync(centres)) {
@@ -92,7 +108,7 @@ export const WORKS = [
     // With frozen centres the teacher's softmax over them is a constant of the data set, which ours takes as an input.
     ours: [{ teacher: 'computed' }, { teacher: 'cached' }],
     job: { temperature: 0.05, scale: 1 / 0.07 },
-    files: (cache, spectrum, seed) =>
+    files: ({ cache, spectrum, seed }) =>
       batchFiles(cache, { spectrum, seed, batch: 1024, dim: 512, clusters: 20_000 }),
     compare: sameBatch,
   },
@@ -104,7 +120,7 @@ export const WORKS = [
     peers: ['faiss', 'torch'],
     ours: [{}],
     job: { k: 10 },
-    files: (cache, spectrum, seed) =>
+    files: ({ cache, spectrum, seed }) =>
       rowFiles(cache, { spectrum, seed, dim: 512, parts: { rows: 100_000, queries: 10_000 } }),
     compare: sameNeighbours,
   },
@@ -116,31 +132,31 @@ export const WORKS = [
 ];
 
 /** What the peers train on; ours makes the same from the seed. */
-async function trainingFiles(cache, model, seed) {
-  const folder = join(cache, `train-v${VERSION}-${model}-seed${seed}`);
+async function trainingFiles(cache, { model, batch, seed }) {
+  const folder = join(cache, `train-v${VERSION}-${model}-${batch ?? 'own'}-seed${seed}`);
+  const names = ['parameters', ...TOWERS[BENCH_MODELS[model]().towers.length - 1]];
+  if (names.length === 2) names.push('target');
   if (!existsSync(folder)) {
-    const data = trainingData({ model, seed });
+    const data = trainingData({ model, batch, seed });
     const unfinished = `${folder}.${process.pid}`;
     await mkdir(unfinished, { recursive: true });
+    const write = (name, values, dims) => writeNpy(join(unfinished, `${name}.npy`), values, dims);
     const values = new Float32Array(data.parameters.reduce((sum, { value }) => sum + value.length, 0));
     let at = 0;
     for (const { value } of data.parameters) {
       values.set(value, at);
       at += value.length;
     }
-    await writeNpy(join(unfinished, 'parameters.npy'), values, [values.length]);
-    await writeNpy(join(unfinished, 'input.npy'), data.input.data, data.input.dims);
-    const rows = data.input.dims[0];
-    await writeNpy(join(unfinished, 'target.npy'), data.target, [rows, data.target.length / rows]);
+    await write('parameters', values, [values.length]);
+    for (const { name, input } of data.towers) await write(name, input.data, input.dims);
+    if (data.target) await write('target', data.target, [data.batch, EMBEDDING]);
     await rename(unfinished, folder);
   }
-  return Object.fromEntries(
-    ['parameters', 'input', 'target'].map((name) => [name, join(folder, `${name}.npy`)]),
-  );
+  return Object.fromEntries(names.map((name) => [name, join(folder, `${name}.npy`)]));
 }
 
 /** Consecutive parts of one source's rows, a file each. */
-export async function rowFiles(cache, { spectrum, seed, dim, parts }) {
+async function rowFiles(cache, { spectrum, seed, dim, parts }) {
   const key = `rows-v${VERSION}-${spectrum}-${dim}-seed${seed}`;
   const files = {};
   let from = 0;
@@ -155,7 +171,7 @@ export async function rowFiles(cache, { spectrum, seed, dim, parts }) {
   return files;
 }
 
-export async function batchFiles(cache, { spectrum, seed, batch, dim, clusters }) {
+async function batchFiles(cache, { spectrum, seed, batch, dim, clusters }) {
   const folder = join(cache, `batch-v${VERSION}-${spectrum}-${batch}x${dim}-${clusters}-seed${seed}`);
   const names = ['image', 'text', 'teacherImage', 'teacherText', 'centroids', 'labels'];
   if (!existsSync(folder)) {

@@ -1,12 +1,9 @@
-"""The peers' side of gpu/run.mjs: one peer doing one work on a device of torch, in a process that stays.
+"""The peers' side of gpu/run.mjs: one peer doing one work on a device of torch (side.py has the commands).
 
-The first argument is JSON: peer, op, torch's device, the work's parameters, `vendor`, a folder with packages in plain Python, and `files`, .npy
-files by name, which are on the device before anything is timed. Then one command a line on standard input, one line of JSON as the answer:
-
-    warm        a small part of the work and the whole of it, untimed: kernels are compiled and tuned, libraries allocate what they keep
-    run         the whole work until the device has done it: seconds, processor time, and extra_mb, the peak of what torch has allocated over that
-                before the call less the result itself (None on the CPU)
-    save DIR    the last result as .npy files
+The job: peer, op, torch's device, the work's parameters, `vendor`, a folder with packages in plain Python, and `files`, .npy files by name, which
+are on the device before anything is timed. To warm up is a small part of the work and the whole of it: kernels are compiled and tuned, libraries
+allocate what they keep. A run ends when the device has done it; extra_mb is the peak of what torch has allocated over that before the call less
+the result itself (None on the CPU). Before it, the device's second-level cache is filled with something else.
 
 With `probe` in place of a peer: says of each of the peers why it cannot be had, null where it can, and ends.
 
@@ -16,12 +13,14 @@ arithmetic; none of them has been tuned on one.
 
 import importlib
 import json
+import os
 import sys
-import time
 
 import numpy as np
 
-job = json.loads(sys.argv[1])
+sys.path.insert(0, os.path.join(os.path.dirname(__file__), ".."))
+from side import job, serve  # noqa: E402
+
 sys.path.insert(0, job["vendor"])
 
 
@@ -91,7 +90,9 @@ on_gpu = device.type == "cuda"
 if on_gpu:
     # float32 is float32 unless the peer's name says otherwise.
     torch.backends.cuda.matmul.allow_tf32 = job["peer"] == "torch-tf32"
-data = {name: torch.from_numpy(np.load(path)).to(device) for name, path in job["files"].items()}
+# Training has its inputs where it builds the model.
+data = {} if job["op"] == "train" else {name: torch.from_numpy(np.load(path)).to(device) for name, path in job["files"].items()}
+bfloat16 = job["peer"] == "torch-bf16"
 
 
 def synchronise():
@@ -122,34 +123,50 @@ def dedup(dtype=torch.float32, height=8192, width=16384):
     return run, lambda: run(4096)
 
 
-def assign(rows, centres, height=16384):
-    half = centres.square().sum(1) / 2
-    return torch.cat([(part @ centres.T - half).argmax(1) for part in rows.split(height)])
+BLOCK = 1 << 28  # elements of a block of scores
+
+
+def assign(rows, centres):
+    """Labels [B, N] of rows [B, N, D] among centres [B, K, D]."""
+    half = centres.square().sum(2)[:, None] / 2
+    height = max(1, BLOCK // (centres.shape[0] * centres.shape[1]))
+    return torch.cat([(part @ centres.mT - half).argmax(2) for part in rows.split(height, 1)], 1)
+
+
+def problems(count=None):
+    """Rows and first centres by problem; with a count fewer of both."""
+    rows, centres = (data[name].reshape(job["batch"], -1, data[name].shape[1]) for name in ("rows", "centres"))
+    return (rows, centres) if count is None else (rows[:, :count], centres[:, : max(1, count // 64)])
 
 
 def kmeans_torch():
     """Lloyd: blocks of products and their best centre, sums by index_add."""
 
-    def run(rows=data["rows"], centres=data["centres"]):
+    def run(count=None):
+        rows, centres = problems(count)
+        batch, clusters, dim = centres.shape
+        first = torch.arange(batch, device=device)[:, None] * clusters
         for _ in range(job["iterations"]):
-            labels = assign(rows, centres)
-            sums = torch.zeros_like(centres).index_add_(0, labels, rows)
-            sizes = torch.bincount(labels, minlength=len(centres))
-            centres = torch.where(sizes[:, None] > 0, sums / sizes.clamp(min=1)[:, None], centres)
+            labels = (assign(rows, centres) + first).flatten()
+            sums = torch.zeros(batch * clusters, dim, device=device).index_add_(0, labels, rows.reshape(-1, dim))
+            sizes = torch.bincount(labels, minlength=batch * clusters)[:, None]
+            means = sums / sizes.clamp(min=1)
+            centres = torch.where(sizes > 0, means, centres.reshape(-1, dim)).reshape(batch, clusters, dim)
         # Ours returns the labels of the final centres too.
-        return {"labels": assign(rows, centres).int(), "centres": centres}
+        return {"labels": assign(rows, centres).flatten().int(), "centres": centres.reshape(-1, dim)}
 
-    return run, lambda: run(data["rows"][:4096], data["centres"][:64])
+    return run, lambda: run(4096)
 
 
 def kmeans_of(function):
     """Packages that take [B, N, D] and begin from given centres. Their labels are those before the last update, and are made anew outside the clock."""
 
-    def run(rows=data["rows"], centres=data["centres"]):
-        out = function(rows[None], len(centres), max_iters=job["iterations"], tol=0.0, init_centroids=centres[None])
-        return {"centres": out[1].reshape(-1, rows.shape[1])}
+    def run(count=None):
+        rows, centres = problems(count)
+        out = function(rows, centres.shape[1], max_iters=job["iterations"], tol=0.0, init_centroids=centres)
+        return {"centres": out[1].reshape(-1, rows.shape[2])}
 
-    return run, lambda: run(data["rows"][:4096], data["centres"][:64])
+    return run, lambda: run(4096)
 
 
 def nearest_torch(height=2048, width=131072):
@@ -187,34 +204,34 @@ def contrast(scores, targets):
     return (F.cross_entropy(scores, targets) + F.cross_entropy(scores.T, targets)) / 2
 
 
-def loss_terms(i, t, teacher_image, teacher_text, centres, labels, targets, clip_scale, instance_scale):
-    """As clusterInstanceLoss, with autograd; teacher and centres are unit rows already."""
-    terms, tau = job["terms"], job["temperature"]
-    i, t = F.normalize(i, dim=1), F.normalize(t, dim=1)
-    loss = 0
-    if terms in ("all", "contrast"):
-        loss = contrast(clip_scale.exp() * i @ t.T, targets)
-    if terms in ("all", "clusters"):
-        log_q = (i @ centres.T / tau).log_softmax(1)
-        loss = loss + F.nll_loss(log_q, labels)
-    if terms == "all":
+def cluster_terms(i, teacher_image, centres, labels, rows):
+    """Of some rows of a batch of `rows`."""
+    tau = job["temperature"]
+    log_q = (i @ centres.T / tau).float().log_softmax(1)
+    loss = F.nll_loss(log_q, labels, reduction="sum")
+    if job["terms"] == "all":
         with torch.no_grad():
-            soft = (teacher_image @ centres.T / tau).softmax(1)
-        loss = loss + F.kl_div(log_q, soft, reduction="batchmean")
+            soft = (teacher_image @ centres.T / tau).float().softmax(1)
+        loss = loss + F.kl_div(log_q, soft, reduction="sum")
+    return loss / rows
+
+
+def contrast_terms(i, t, teacher_image, teacher_text, targets, clip_scale, instance_scale):
+    loss = contrast(clip_scale.exp() * i @ t.T, targets)
+    if job["terms"] == "all":
         loss = loss + contrast(instance_scale.exp() * i @ teacher_image.T, targets) / 2
         loss = loss + contrast(instance_scale.exp() * t @ teacher_text.T, targets) / 2
     return loss
 
 
 def loss_with(work):
-    """work(image, text, count, scale) is a loss of raw embeddings, that gradients of both are asked of."""
+    """work(image, text, count, scales) is a loss of raw embeddings that gradients of both are asked of; it may have asked for some of them already."""
 
     def run(count=None):
         image, text = (data[name][:count].clone().requires_grad_() for name in ("image", "text"))
         scales = [torch.tensor(job["scale"], device=device).log().requires_grad_() for _ in range(2)]
-        loss = work(image, text, count, scales)
-        loss.backward()
-        result = {"total": loss.detach().float().reshape(1), "image": image.grad}
+        total = work(image, text, count, scales)
+        result = {"total": total.detach().float().reshape(1), "image": image.grad}
         if text.grad is not None:
             result["text"] = text.grad
         return result
@@ -223,15 +240,51 @@ def loss_with(work):
 
 
 def loss_torch(compile_it=False):
-    terms = compiled()(loss_terms) if compile_it else loss_terms
+    """As clusterInstanceLoss, with autograd; teacher and centres are unit rows already. `chunk`: the terms over the centres take so many rows at a time,
+    forward and backward, so that their logits fit."""
+    by_clusters, by_pairs = (compiled()(terms) if compile_it else terms for terms in (cluster_terms, contrast_terms))
     labels = data["labels"].long()
     own = torch.arange(len(labels), device=device)
+    terms = job["terms"]
 
     def work(image, text, count, scales):
-        teachers = data["teacherImage"][:count], data["teacherText"][:count]
-        return terms(image, text, *teachers, data["centroids"], labels[:count], own[:count], *scales)
+        rows = len(image)
+        centres, targets = data["centroids"], labels[:count]
+        if "sample" in data:
+            sample = data["sample"].long()
+            centres, targets = centres[sample], torch.searchsorted(sample, targets)
+        teacher_image, teacher_text = data["teacherImage"][:count], data["teacherText"][:count]
+        i, t = F.normalize(image, dim=1), F.normalize(text, dim=1)
+        total, gradient = 0, None
+        with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
+            if terms != "contrast":
+                leaf = i.detach().requires_grad_()
+                parts = [part.split(job.get("chunk") or rows) for part in (leaf, teacher_image, targets)]
+                for part, teacher, target in zip(*parts):
+                    loss = by_clusters(part, teacher, centres, target, rows)
+                    loss.backward()
+                    total = total + loss.detach()
+                gradient = leaf.grad
+            if terms != "clusters":
+                loss = by_pairs(i, t, teacher_image, teacher_text, own[:count], *scales)
+                total = total + loss.detach()
+                loss.backward(retain_graph=gradient is not None)
+        if gradient is not None:
+            i.backward(gradient)
+        return total
 
     return loss_with(work)
+
+
+def backwards(work):
+    """A loss that is asked for all its gradients at once."""
+
+    def both(*args):
+        loss = work(*args)
+        loss.backward()
+        return loss
+
+    return loss_with(both)
 
 
 def loss_clusters(cross_entropy):
@@ -242,7 +295,7 @@ def loss_clusters(cross_entropy):
         rows = (F.normalize(image, dim=1) / job["temperature"]).bfloat16()
         return cross_entropy(rows, centres, labels[:count])
 
-    return loss_with(work)
+    return backwards(work)
 
 
 def loss_liger():
@@ -263,13 +316,26 @@ def loss_inf():
         scale = scales[0].exp()
         return (flash(i, t, scale=scale) + flash(t, i, scale=scale)) / 2
 
-    return loss_with(work)
+    return backwards(work)
+
+
+def train_torch():
+    from models import training
+
+    step = training(job, {name: np.load(path) for name, path in job["files"].items()}, job["device"], bfloat16=bfloat16)
+    losses = []
+
+    def run():
+        losses.append(step())
+        return {"losses": np.array(losses, np.float32)}
+
+    return run, lambda: [run() for _ in range(job["warm"])]
 
 
 WORKS = {
     "torch": {"dedup": dedup, "kmeans": kmeans_torch, "nearest": nearest_torch, "loss": loss_torch},
-    "torch-tf32": {"dedup": dedup, "kmeans": kmeans_torch, "nearest": nearest_torch},
-    "torch-bf16": {"dedup": lambda: dedup(torch.bfloat16)},
+    "torch-tf32": {"dedup": dedup, "kmeans": kmeans_torch, "nearest": nearest_torch, "loss": loss_torch},
+    "torch-bf16": {"dedup": lambda: dedup(torch.bfloat16), "loss": loss_torch, "train": train_torch},
     "torch-compile": {"loss": lambda: loss_torch(compile_it=True)},
     "flash-kmeans": {"kmeans": lambda: kmeans_of(NEEDS["flash-kmeans"]())},
     "flashlib": {"kmeans": lambda: kmeans_of(NEEDS["flashlib"]()), "nearest": nearest_flashlib},
@@ -279,41 +345,41 @@ WORKS = {
 }
 
 
-def answer(**fields):
-    print(json.dumps(fields), flush=True)
+run, warm_up = WORKS[job["peer"]][job["op"]]()
+# Over the second-level cache of any GPU.
+other = torch.empty(1 << 28 if on_gpu else 1, dtype=torch.uint8, device=device)
 
 
-run, warm = WORKS[job["peer"]][job["op"]]()
-result = None
-answer(ready=True)
-for line in sys.stdin:
-    command, _, argument = line.strip().partition(" ")
-    if command == "warm":
-        warm()
-        run()
-        synchronise()
-        answer()
-    elif command == "run":
-        result = None
-        synchronise()
-        if on_gpu:
-            torch.cuda.reset_peak_memory_stats()
-            before = torch.cuda.memory_allocated()
-        start, busy = time.perf_counter(), time.process_time()
-        result = run()
-        synchronise()
-        seconds, busy = time.perf_counter() - start, time.process_time() - busy
-        extra = None
-        if on_gpu:
-            size = sum(value.nelement() * value.element_size() for value in result.values())
-            extra = max(0, torch.cuda.max_memory_allocated() - before - size) / 1e6
-        answer(seconds=seconds, cpu_s=busy, extra_mb=extra)
-    elif command == "save":
-        if job["op"] == "kmeans" and "labels" not in result:
-            result["labels"] = assign(data["rows"], result["centres"].to(data["rows"].dtype)).int()
-        for name, value in result.items():
-            array = (value.float() if value.dtype == torch.bfloat16 else value).cpu().numpy()
-            if array.dtype == np.int64:
-                array = array.astype(np.int32)
-            np.save(f"{argument}/{name}.npy", np.ascontiguousarray(array))
-        answer()
+def done():
+    result = run()
+    synchronise()
+    return result
+
+
+def warm():
+    warm_up()
+    if job["op"] != "train":
+        done()
+    synchronise()
+
+
+def before():
+    other.add_(1)
+    synchronise()
+    if not on_gpu:
+        return None
+    torch.cuda.reset_peak_memory_stats()
+    return torch.cuda.memory_allocated()
+
+
+def after(start, size):
+    return max(0, torch.cuda.max_memory_allocated() - start - size) / 1e6 if on_gpu else None
+
+
+def complete(result):
+    if job["op"] == "kmeans" and "labels" not in result:
+        centres = result["centres"].to(data["rows"].dtype).reshape(job["batch"], -1, data["rows"].shape[1])
+        result["labels"] = assign(problems()[0], centres).flatten().int()
+
+
+serve(done, warm, before, after, complete)

@@ -4,13 +4,19 @@ import type { Parameter, Tensor } from '../program/executor.ts';
 import type { Graph } from '../program/graph.ts';
 import { Random, streams } from '../student/random.ts';
 
-/** A model whose training is measured. Its parameters are named as PyTorch names them; linear weights are [in, out], as exporters leave them. */
-export interface BenchModel {
+/** A graph from `input` to `embedding`, and what it is given. */
+export interface BenchTower {
   readonly graph: Graph;
-  /** Pairs in a batch by default. */
-  readonly batch: number;
   /** Of a batch. */
   input(batch: number, random: Random): Tensor;
+}
+
+/** A model whose training is measured. Its parameters are named as PyTorch names them; linear weights are [in, out], as exporters leave them. */
+export interface BenchModel {
+  /** One that is trained towards given rows, or two that are trained towards each other. */
+  readonly towers: readonly BenchTower[];
+  /** Pairs in a batch by default. */
+  readonly batch: number;
 }
 
 /** Width of the embeddings. */
@@ -23,64 +29,87 @@ interface TransformerSize {
 }
 
 const vit = (size: TransformerSize, batch: number) => () => ({
-  graph: vitGraph({ image: 64, patch: 8, ...size }),
+  towers: [{ graph: vitGraph({ image: 64, patch: 8, ...size }), input: pixels(64) }],
   batch,
-  input: pixels(64),
 });
 
 const images = (graph: (image: number) => Graph) => () => ({
-  graph: graph(64),
+  towers: [{ graph: graph(64), input: pixels(64) }],
   batch: 32,
-  input: pixels(64),
 });
 
-/** Models by name: the sizes of students that a CPU can train. */
+/** Over CLIP's tokens. */
+const text = (size: TransformerSize, prefix?: string) => {
+  const [vocabulary, length] = [49_408, 77];
+  return { graph: textGraph({ vocabulary, length, ...size }, prefix), input: tokens(vocabulary, length) };
+};
+
+const clip =
+  (image: TransformerSize & { image: number; patch: number }, texts: TransformerSize, batch: number) =>
+  () => ({
+    towers: [{ graph: vitGraph(image, 'image.'), input: pixels(image.image) }, text(texts, 'text.')],
+    batch,
+  });
+
+/** CLIP's text transformer. */
+const CLIP_TEXT = { width: 512, depth: 12, heads: 8 };
+
+/** Models by name: the sizes of students that a CPU can train, and CLIP ViT-B/32 with its text tower for a GPU. */
 export const BENCH_MODELS: Readonly<Record<string, () => BenchModel>> = {
   'vit-w192': vit({ width: 192, depth: 6, heads: 3 }, 64),
   'vit-w512': vit({ width: 512, depth: 6, heads: 8 }, 32),
-  'text-w512': () => {
-    const [vocabulary, length] = [49_408, 77];
-    return {
-      graph: textGraph({ vocabulary, length, width: 512, depth: 12, heads: 8 }),
-      batch: 32,
-      input: tokens(vocabulary, length),
-    };
-  },
+  'text-w512': () => ({ towers: [text(CLIP_TEXT)], batch: 32 }),
+  'clip-w192': clip(
+    { image: 64, patch: 8, width: 192, depth: 6, heads: 3 },
+    { width: 192, depth: 6, heads: 3 },
+    64,
+  ),
+  'clip-b-32': clip({ image: 224, patch: 32, width: 768, depth: 12, heads: 12 }, CLIP_TEXT, 4096),
   resnet18: images(resnet18),
   'mobilenetv3-small': images(mobilenetV3Small),
 };
 
 /** What the models begin from: normal weights that keep the size of what they multiply, ones for scales, zeros for biases. */
-export function startingParameters(graph: Graph, seed: number): Parameter[] {
+export function startingParameters(graphs: readonly Graph[], seed: number): Parameter[] {
   const random = new Random(seed, streams.benchmark, 1);
-  return graph.parameters.map(({ name, dims }) => {
-    const value = new Float32Array(product(dims));
-    const running = /running_(mean|var)$/.test(name);
-    if (dims.length === 1) {
-      value.fill(/weight$|running_var$/.test(name) ? 1 : 0);
-    } else {
-      // [in, out] of a linear layer, [out, in, height, width] of a convolution; tables of rows are small.
-      const fan = /embedding|token$/.test(name)
-        ? 2500
-        : dims.length === 2
-          ? dims[0]!
-          : value.length / dims[0]!;
-      const deviation = Math.sqrt(1 / fan);
-      for (let i = 0; i < value.length; i++) value[i] = deviation * random.normal();
-    }
-    return { name, dims, value, decay: true, trainable: !running };
-  });
+  return graphs
+    .flatMap(({ parameters }) => parameters)
+    .map(({ name, dims }) => {
+      const value = new Float32Array(product(dims));
+      const running = /running_(mean|var)$/.test(name);
+      if (dims.length === 1) {
+        value.fill(/weight$|running_var$/.test(name) ? 1 : 0);
+      } else {
+        // [in, out] of a linear layer, [out, in, height, width] of a convolution; tables of rows are small.
+        const fan = /embedding|token$/.test(name)
+          ? 2500
+          : dims.length === 2
+            ? dims[0]!
+            : value.length / dims[0]!;
+        const deviation = Math.sqrt(1 / fan);
+        for (let i = 0; i < value.length; i++) value[i] = deviation * random.normal();
+      }
+      return { name, dims, value, decay: true, trainable: !running };
+    });
 }
+
+/** Images that are drawn; later ones of a large batch have the same values, beginning elsewhere. */
+const DRAWN = 64;
 
 const pixels =
   (image: number) =>
   (batch: number, random: Random): Tensor => {
     const dims = [batch, 3, image, image];
-    return {
-      type: 'float32',
-      dims,
-      data: Float32Array.from({ length: product(dims) }, () => random.normal()),
-    };
+    const data = new Float32Array(product(dims));
+    const drawn = data.subarray(0, Math.min(batch, DRAWN) * 3 * image * image);
+    for (let i = 0; i < drawn.length; i++) drawn[i] = random.normal();
+    for (let at = drawn.length; at < data.length; at += drawn.length) {
+      const begin = random.below(drawn.length);
+      data.set(drawn.subarray(begin).subarray(0, data.length - at), at);
+      const behind = at + drawn.length - begin;
+      if (behind < data.length) data.set(drawn.subarray(0, begin).subarray(0, data.length - behind), behind);
+    }
+    return { type: 'float32', dims, data };
   };
 
 /** Texts of 8 tokens and more behind a first one; the largest token ends a text, zeros follow. */
@@ -100,18 +129,25 @@ const tokens =
 /** Layers as exporters write them. */
 class Layers {
   readonly b: GraphBuilder;
+  readonly #prefix: string;
 
-  constructor(name: string) {
+  /** @param prefix Of the parameters' names. */
+  constructor(name: string, prefix = '') {
     this.b = new GraphBuilder(name);
+    this.#prefix = prefix;
+  }
+
+  parameter(name: string, dims: number[]): string {
+    return this.b.parameter(`${this.#prefix}${name}`, dims);
   }
 
   linear(x: string, name: string, from: number, to: number): string {
-    const y = this.b.op('MatMul', [x, this.b.parameter(`${name}.weight`, [from, to])]);
-    return this.b.op('Add', [y, this.b.parameter(`${name}.bias`, [to])]);
+    const y = this.b.op('MatMul', [x, this.parameter(`${name}.weight`, [from, to])]);
+    return this.b.op('Add', [y, this.parameter(`${name}.bias`, [to])]);
   }
 
   layerNorm(x: string, name: string, width: number): string {
-    const parameters = ['weight', 'bias'].map((part) => this.b.parameter(`${name}.${part}`, [width]));
+    const parameters = ['weight', 'bias'].map((part) => this.parameter(`${name}.${part}`, [width]));
     return this.b.op('LayerNormalization', [x, ...parameters], { epsilon: 1e-5 });
   }
 
@@ -158,14 +194,14 @@ class Layers {
   ): string {
     const { b } = this;
     const [name, norm] = names;
-    const y = b.op('Conv', [x, b.parameter(`${name}.weight`, [to, from / group, kernel, kernel])], {
+    const y = b.op('Conv', [x, this.parameter(`${name}.weight`, [to, from / group, kernel, kernel])], {
       kernel_shape: [kernel, kernel],
       strides: [stride, stride],
       pads: [kernel >> 1, kernel >> 1, kernel >> 1, kernel >> 1],
       group,
     });
     const parts = ['weight', 'bias', 'running_mean', 'running_var'];
-    return b.op('BatchNormalization', [y, ...parts.map((part) => b.parameter(`${norm}.${part}`, [to]))], {
+    return b.op('BatchNormalization', [y, ...parts.map((part) => this.parameter(`${norm}.${part}`, [to]))], {
       epsilon,
     });
   }
@@ -177,34 +213,37 @@ class Layers {
 }
 
 /** A vision transformer whose first token is the embedding: `input` [batch, 3, image, image] → `embedding`. */
-function vitGraph(size: TransformerSize & { image: number; patch: number }): Graph {
+function vitGraph(size: TransformerSize & { image: number; patch: number }, prefix?: string): Graph {
   const { image, patch, width, depth } = size;
-  const layers = new Layers('vit');
+  const layers = new Layers('vit', prefix);
   const { b } = layers;
   const count = (image / patch) ** 2;
   const input = b.input('input', 'float32', ['batch', 3, image, image]);
-  const kernel = [b.parameter('patch.weight', [width, 3, patch, patch]), b.parameter('patch.bias', [width])];
+  const kernel = [
+    layers.parameter('patch.weight', [width, 3, patch, patch]),
+    layers.parameter('patch.bias', [width]),
+  ];
   const grid = b.op('Conv', [input, ...kernel], { kernel_shape: [patch, patch], strides: [patch, patch] });
   const rows = b.op('Transpose', [b.op('Reshape', [grid, b.ints([0, width, count])])], { perm: [0, 2, 1] });
   const batch = b.op('Slice', [b.op('Shape', [input]), b.ints([0]), b.ints([1])]);
   const shape = b.op('Concat', [batch, b.ints([1, width])], { axis: 0 });
-  const token = b.op('Expand', [b.parameter('token', [1, 1, width]), shape]);
-  const position = b.parameter('position_embedding', [1, count + 1, width]);
+  const token = b.op('Expand', [layers.parameter('token', [1, 1, width]), shape]);
+  const position = layers.parameter('position_embedding', [1, count + 1, width]);
   let x = b.op('Add', [b.op('Concat', [token, rows], { axis: 1 }), position]);
   for (let i = 0; i < depth; i++) x = layers.block(x, `blocks.${i}`, size);
   const first = b.constant({ type: 'int64', dims: [], data: BigInt64Array.of(0n) });
   const pooled = b.op('Gather', [layers.layerNorm(x, 'norm', width), first], { axis: 1 });
-  return layers.build(b.op('MatMul', [pooled, b.parameter('projection.weight', [width, EMBEDDING])]));
+  return layers.build(b.op('MatMul', [pooled, layers.parameter('projection.weight', [width, EMBEDDING])]));
 }
 
 /** A causal transformer whose embedding is read at the largest token: `input` [batch, length] → `embedding`. */
-function textGraph(size: TransformerSize & { vocabulary: number; length: number }): Graph {
+function textGraph(size: TransformerSize & { vocabulary: number; length: number }, prefix?: string): Graph {
   const { vocabulary, length, width, depth } = size;
-  const layers = new Layers('text');
+  const layers = new Layers('text', prefix);
   const { b } = layers;
   const input = b.input('input', 'int64', ['batch', length]);
-  const embedded = b.op('Gather', [b.parameter('token_embedding.weight', [vocabulary, width]), input]);
-  let x = b.op('Add', [embedded, b.parameter('position_embedding', [length, width])]);
+  const embedded = b.op('Gather', [layers.parameter('token_embedding.weight', [vocabulary, width]), input]);
+  let x = b.op('Add', [embedded, layers.parameter('position_embedding', [length, width])]);
   const hidden = (_: unknown, at: number) => (at % length > Math.floor(at / length) ? -1e9 : 0);
   const data = Float32Array.from({ length: length * length }, hidden);
   const mask = b.constant({ type: 'float32', dims: [length, length], data });
@@ -215,7 +254,7 @@ function textGraph(size: TransformerSize & { vocabulary: number; length: number 
   const row = b.op('Unsqueeze', [b.op('Range', [scalar(0n), batch, scalar(1n)]), b.ints([1])]);
   const places = b.op('Concat', [row, end], { axis: 1 });
   const pooled = b.op('GatherND', [layers.layerNorm(x, 'norm', width), places]);
-  return layers.build(b.op('MatMul', [pooled, b.parameter('projection.weight', [width, EMBEDDING])]));
+  return layers.build(b.op('MatMul', [pooled, layers.parameter('projection.weight', [width, EMBEDDING])]));
 }
 
 /** torchvision's resnet18 with {@link EMBEDDING} outputs (He et al., 2015). */
@@ -263,9 +302,13 @@ function mobilenetV3Small(image: number): Graph {
   const { b } = layers;
   const epsilon = 1e-3;
   const pointwise = (x: string, name: string, from: number, to: number) =>
-    b.op('Conv', [x, b.parameter(`${name}.weight`, [to, from, 1, 1]), b.parameter(`${name}.bias`, [to])], {
-      kernel_shape: [1, 1],
-    });
+    b.op(
+      'Conv',
+      [x, layers.parameter(`${name}.weight`, [to, from, 1, 1]), layers.parameter(`${name}.bias`, [to])],
+      {
+        kernel_shape: [1, 1],
+      },
+    );
   const input = b.input('input', 'float32', ['batch', 3, image, image]);
   const stem = layers.conv(input, ['features.0.0', 'features.0.1'], [3, 16, 3, 2], epsilon);
   let x = b.op('HardSwish', [stem]);

@@ -7,12 +7,10 @@ import { expectInteger } from '../native/check.ts';
 import type { KernelOptions } from '../native/context.ts';
 import { chooseDevice } from '../native/devices.ts';
 import { loadAddon } from '../native/loader.ts';
-import type { ExecutorName } from '../program/create.ts';
 import { forwardProducts } from '../program/native/costs.ts';
-import type { Precision } from '../program/precision.ts';
 import { makeRows, RowSource } from './data.ts';
 import { type InputOptions, lossBatch, startingCentres } from './inputs.ts';
-import { Training, trainingData } from './training.ts';
+import { Training, type TrainingSettings, trainingData } from './training.ts';
 
 /** Something to measure: data in memory, and what is done with it. */
 export interface Work {
@@ -140,26 +138,28 @@ export async function lossWork(
  * One step of training a model: forward, CLIP's loss, backward, AdamW. Brute force: the products of the model's forward pass three times, once for the
  * outputs and once for each of the gradients.
  */
-export function trainWork(options: {
-  readonly model: string;
-  readonly batch: number | undefined;
-  readonly seed: number;
-  readonly executor: ExecutorName;
-  readonly precision: Precision;
-}): Work {
+export function trainWork(
+  options: TrainingSettings & {
+    readonly model: string;
+    readonly batch: number | undefined;
+    readonly seed: number;
+  },
+): Work {
   const data = trainingData(options);
+  const { batch, towers } = data;
   const parameters = data.parameters.reduce((sum, { value }) => sum + value.length, 0);
-  const operations = 3 * forwardProducts(data.graph, { input: data.input.dims });
+  const products = towers.map(({ graph, input }) => forwardProducts(graph, { input: input.dims }));
+  const operations = 3 * products.reduce((sum, own) => sum + own, 0);
   let training: Training | undefined;
   let free: number | undefined;
   return {
     op: 'train',
-    shape: { batch: data.input.dims[0]!, parameters },
-    items: data.input.dims[0]!,
+    shape: { batch, parameters },
+    items: batch,
     async run(kernel) {
       const { device } = chooseDevice(kernel.device ?? 'cpu');
       free ??= loadAddon().freeMemory(device);
-      training ??= await Training.start(data, kernel, options.executor, options.precision);
+      training ??= await Training.start(data, kernel, options);
       await training.step();
       const plan = `${training.executor.kind} executor`;
       if (device === 'cpu') return { operations, plan };

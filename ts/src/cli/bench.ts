@@ -6,7 +6,15 @@ import { expectInteger, expectNumber, expectOneOf } from '../native/check.ts';
 import type { KernelOptions } from '../native/context.ts';
 import type { Device } from '../native/devices.ts';
 import { loaderBench } from './bench-loader.ts';
-import { type CommonFlags, number, outputFlags, runCommand, type Session, simdFlag } from './common.ts';
+import {
+  type CommonFlags,
+  deviceMemoryOption,
+  number,
+  outputFlags,
+  runCommand,
+  type Session,
+  simdFlag,
+} from './common.ts';
 
 /** Flags of every operation: where, and how often. */
 interface TimingFlags extends CommonFlags {
@@ -158,7 +166,7 @@ function operation(bench: Command, name: string, description: string): Command {
     )
     .addOption(number('--prefix <n>', 'coordinates that the filter compares, 0 for all (default: chosen)'))
     .addOption(number('--max-memory <bytes>', 'memory that a call may hold beyond inputs and results'))
-    .addOption(number('--max-device-memory <bytes>', "a GPU's memory that a call may hold"));
+    .addOption(deviceMemoryOption("most of a GPU's memory that a call may hold (default: what is free)"));
 }
 
 type Works = typeof import('../bench/works.ts');
@@ -219,14 +227,22 @@ async function time(
 interface TrainFlags {
   model: string;
   batch?: number;
+  microBatch?: number;
+  maxDeviceMemory?: number;
   executor: string;
   precision: string;
 }
 
 function trainOperation(bench: Command): void {
   timing(bench, 'train', "one step of training: forward, CLIP's loss, backward and AdamW")
-    .option('--model <name>', 'vit-w192, vit-w512, text-w512, resnet18 or mobilenetv3-small', 'vit-w192')
-    .addOption(number('--batch <b>', "pairs in the batch (default: the model's, 32 or 64)"))
+    .option(
+      '--model <name>',
+      'vit-w192, vit-w512, text-w512, resnet18, mobilenetv3-small, clip-w192 or clip-b-32',
+      'vit-w192',
+    )
+    .addOption(number('--batch <b>', "pairs in the batch (default: the model's, 32 to 4,096)"))
+    .addOption(number('--micro-batch <b>', 'rows that run through a tower at once (default: the batch)'))
+    .addOption(deviceMemoryOption("most of a GPU's memory that training may hold (default: what is free)"))
     .option('--executor <name>', "what runs it: 'auto', 'native' or 'onnxruntime'", 'auto')
     .option('--precision <name>', "of large products: 'float32' or 'bf16'", 'float32')
     .addHelpText(
@@ -237,6 +253,7 @@ Examples:
   $ clip-cid bench train --model resnet18 --batch 64
   $ clip-cid bench train --model vit-w512 --precision bf16
   $ clip-cid bench train --model vit-w512 --precision bf16 --batch 256 --device cuda
+  $ clip-cid bench train --model clip-b-32 --micro-batch 1024 --precision bf16 --device cuda
   $ clip-cid bench train --model text-w512 --executor onnxruntime --json
 
 GFLOP/s count the products of the forward pass three times. Memory is what a GPU holds from step to step.`,
@@ -244,13 +261,20 @@ GFLOP/s count the products of the forward pass three times. Memory is what a GPU
     .action((flags: TimingFlags & TrainFlags) =>
       runCommand(flags, async (session) => {
         const { EXECUTORS } = await import('../program/create.ts');
-        const { model, batch, seed } = flags;
+        const { model, batch, microBatch, maxDeviceMemory, seed } = flags;
         const executor = expectOneOf('executor', flags.executor, EXECUTORS);
         const { PRECISIONS } = await import('../program/precision.ts');
         const precision = expectOneOf('precision', flags.precision, PRECISIONS);
         const prepare = async (works: Works) =>
-          works.trainWork({ model, batch, seed: expectInteger('seed', seed), executor, precision });
-        await time({ ...flags, device: flags.device ?? 'cpu' }, session, {}, prepare, { model, precision });
+          works.trainWork({
+            ...{ model, batch, microBatch, executor, precision },
+            seed: expectInteger('seed', seed),
+          });
+        const kernel = maxDeviceMemory === undefined ? {} : { maxDeviceMemory };
+        await time({ ...flags, device: flags.device ?? 'cpu' }, session, kernel, prepare, {
+          model,
+          precision,
+        });
       }),
     );
 }

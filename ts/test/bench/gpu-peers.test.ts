@@ -13,15 +13,16 @@ const withTorch = spawnSync(PYTHON, ['-c', 'import torch'], { stdio: 'ignore' })
 const withoutGpu = !devices().devices.some(({ device, usable }) => device.startsWith('cuda') && usable);
 
 test.each<[string[], RegExp]>([
-  [[], /Expected one of dedup, kmeans, nearest, loss, all but received nothing/],
-  [['train'], /but received train/],
+  [[], /Expected one of dedup, kmeans, nearest, loss, train, all but received nothing/],
+  [['fly'], /but received fly/],
   [['dedup', '--device', 'gpu'], /Expected 'cuda', 'cuda:N' or 'cpu' for --device but received gpu/],
   [['dedup', '--scale', '0'], /for --scale but received 0/],
   [['dedup', '--rounds', 'many'], /for --rounds but received many/],
-  [['dedup', '--work', 'kmeans-1m'], /Expected a work of dedup for --work but received kmeans-1m/],
+  [['dedup', '--work', 'kmeans-10m'], /Expected a work of dedup for --work but received kmeans-10m/],
   [['loss', '--spectrum', 'flat'], /Expected data of this work for --spectrum but received flat/],
   [['all', '--json', '--markdown'], /--json or --markdown but received both/],
   [['all', '--fast'], /'--fast'/],
+  [['loss', '--peers', 'torch,jax'], /Expected some of torch, .*inf-cl.* for --peers but received jax/],
 ])('misuse %j ends with 2', (args, message) => {
   const { status, stdout, stderr } = run(...args);
   expect(stderr).toMatch(message);
@@ -63,14 +64,17 @@ const PACKAGES = {
   'flash_kmeans/__init__.py': `
 def batch_kmeans_Euclid(x, n_clusters, max_iters=100, tol=0.0, init_centroids=None, verbose=False):
     import torch
-    assert x.dim() == 3 and init_centroids.shape == (1, n_clusters, x.shape[2]) and tol == 0
-    rows, centres = x[0], init_centroids[0]
-    for _ in range(max_iters):
-        labels = torch.cdist(rows, centres).argmin(1)
-        sums = torch.zeros_like(centres).index_add_(0, labels, rows)
-        sizes = torch.bincount(labels, minlength=n_clusters)
-        centres = torch.where(sizes[:, None] > 0, sums / sizes.clamp(min=1)[:, None], centres)
-    return labels[None], centres[None], max_iters
+    assert x.dim() == 3 and init_centroids.shape == (len(x), n_clusters, x.shape[2]) and tol == 0
+    all_labels, all_centres = [], []
+    for rows, centres in zip(x, init_centroids):
+        for _ in range(max_iters):
+            labels = torch.cdist(rows, centres).argmin(1)
+            sums = torch.zeros_like(centres).index_add_(0, labels, rows)
+            sizes = torch.bincount(labels, minlength=n_clusters)
+            centres = torch.where(sizes[:, None] > 0, sums / sizes.clamp(min=1)[:, None], centres)
+        all_labels.append(labels)
+        all_centres.append(centres)
+    return torch.stack(all_labels), torch.stack(all_centres), max_iters
 `,
   'flashlib/__init__.py': 'from flash_kmeans import batch_kmeans_Euclid as flash_kmeans\n',
   'flashlib/primitives/__init__.py': '',
@@ -125,12 +129,21 @@ test.runIf(withTorch)('every peer gets its tensors, and agrees', { timeout: 300_
       'dedup-100k torch-bf16',
       'dedup-1m torch',
       'dedup-1m torch-bf16',
-      'kmeans-1m torch',
-      'kmeans-1m flash-kmeans',
-      'kmeans-1m flashlib',
+      'balance-10m null',
+      'kmeans-32x131k torch',
+      'kmeans-32x131k flash-kmeans',
+      'kmeans-32x131k flashlib',
+      'kmeans-10m torch',
+      'kmeans-10m flash-kmeans',
+      'kmeans-10m flashlib',
       'nearest-10k-1m torch',
       'nearest-10k-1m flashlib',
       'loss-4096x20k torch',
+      'loss-4096x20k torch-bf16',
+      'loss-8192x1m torch',
+      'loss-8192x1m torch-bf16',
+      'loss-8192x1m-sampled torch',
+      'loss-8192x1m-sampled torch-bf16',
       'contrast-16k torch',
       'contrast-16k inf-cl',
       'clusters-4096x100k torch',
@@ -142,3 +155,26 @@ test.runIf(withTorch)('every peer gets its tensors, and agrees', { timeout: 300_
     rmSync(folder, { recursive: true, force: true });
   }
 });
+
+test.runIf(withTorch && devices().devices[0]!.bfloat16)(
+  'two towers in micro-batches lose what torch does',
+  { timeout: 300_000 },
+  () => {
+    const cache = mkdtempSync(join(tmpdir(), 'clip-cid-gpu-peers-test-'));
+    try {
+      const { stdout } = run(
+        ...['train', '--device', 'cpu', '--scale', '1000', '--rounds', '1', '--json'],
+        ...['--python', PYTHON, '--threads', '2', '--cache', cache],
+      );
+      expect(JSON.parse(stdout)).toMatchObject({
+        work: 'clip-w192',
+        precision: 'bf16',
+        peer: 'torch-bf16',
+        agrees: true,
+        ours_items_per_second: expect.any(Number),
+      });
+    } finally {
+      rmSync(cache, { recursive: true, force: true });
+    }
+  },
+);
