@@ -40,9 +40,8 @@ class Loss final : public Operation {
     result_.image = output(env, "image", args_.batch * args_.dim);
     result_.text = output(env, "text", args_.batch * args_.dim);
     const int64_t projection = args_.dim * args_.teacherDim;
-    if (args_.imageProjection != nullptr)
-      result_.imageProjection = output(env, "imageProjection", projection);
-    if (args_.textProjection != nullptr) result_.textProjection = output(env, "textProjection", projection);
+    if (args_.imageProjection) result_.imageProjection = output(env, "imageProjection", projection);
+    if (args_.textProjection) result_.textProjection = output(env, "textProjection", projection);
     if (args_.learned) result_.centroids = output(env, "centroids", args_.clusters * args_.teacherDim);
   }
 
@@ -85,7 +84,7 @@ class Loss final : public Operation {
       args_.centroids = floats(object, "centroids", args_.clusters * args_.teacherDim);
     } else {
       centroids_ = unwrapMatrix(centroids, "centroids");
-      args_.centroidsOnDevice = centroids_.get();
+      args_.centroids = centroids_.get();
     }
     // Indices are copied: they are checked before they lead into other buffers, and must not change in
     // between.

@@ -1,4 +1,5 @@
-// The three-part loss of a batch and its gradients, over the primitives of a back end.
+// The three-part loss of a batch and its gradients, of steps on a device's memory (core/loss_steps.h): matrices that lie there
+// are read, and gradients made, in place; those of the host are brought there once and back.
 //
 // Rows with a hat are normalised. x, y: student image and text, [B, Ds]; s, r: their projections, [B, Dt]; t,
 // u: teacher image and text, [B, Dt]; c: the centres of the sample; e^a, e^b: the two learned scales.
@@ -27,29 +28,49 @@ namespace clipcid {
 
 enum class Pairing : uint8_t { kSame, kCross, kBoth };
 
+// A matrix that the loss takes: the host's, dense, or one of float32 on its device, which is read where it lies.
+struct LossMatrix {
+  const float* data = nullptr;
+  const DeviceMatrix* device = nullptr;
+
+  LossMatrix() = default;
+  LossMatrix(const float* data) : data(data) {}               // NOLINT: as good as its data
+  LossMatrix(const DeviceMatrix* device) : device(device) {}  // NOLINT
+  explicit operator bool() const { return data != nullptr || device != nullptr; }
+};
+
+// Where it puts a gradient: the same.
+struct LossGradient {
+  float* data = nullptr;
+  DeviceMatrix* device = nullptr;
+
+  LossGradient() = default;
+  LossGradient(float* data) : data(data) {}               // NOLINT
+  LossGradient(DeviceMatrix* device) : device(device) {}  // NOLINT
+  explicit operator bool() const { return data != nullptr || device != nullptr; }
+};
+
 struct LossArgs {
   int64_t batch = 0;
   int64_t dim = 0;
-  const float* image = nullptr;  // [B, Ds]
-  const float* text = nullptr;   // [B, Ds]
+  LossMatrix image;  // [B, Ds]
+  LossMatrix text;   // [B, Ds]
 
   // A weight of 0 leaves the term, and all that it alone needs, out.
   double clipWeight = 0;
   double clipLogScale = 0;
 
   int64_t teacherDim = 0;
-  const float* teacherImage = nullptr;     // [B, Dt]
-  const float* teacherText = nullptr;      // [B, Dt]
-  const float* imageProjection = nullptr;  // [Ds, Dt], or null for the identity: then Ds = Dt
-  const float* textProjection = nullptr;
+  LossMatrix teacherImage;     // [B, Dt]
+  LossMatrix teacherText;      // [B, Dt]
+  LossMatrix imageProjection;  // [Ds, Dt], or null for the identity: then Ds = Dt
+  LossMatrix textProjection;
 
   double ceWeight = 0;
   double klWeight = 0;
   double temperature = 1;
   double teacherTemperature = 1;
-  const float* centroids = nullptr;  // [K, Dt]
-  // Instead: float32 on the back end's device, which stay there. Then they are not learned.
-  const DeviceMatrix* centroidsOnDevice = nullptr;
+  LossMatrix centroids;  // [K, Dt]
   int64_t clusters = 0;
   const int32_t* labels = nullptr;  // [B]; not needed when ceWeight is 0
   const int32_t* sample = nullptr;  // ascending centres of this step, or null for all
@@ -71,15 +92,19 @@ struct LossArgs {
 struct LossResult {
   double total = 0, clip = 0, clusterCe = 0, clusterKl = 0, instance = 0;
   double clipLogScale = 0, instanceLogScale = 0;
-  float* image = nullptr;            // [B, Ds]
-  float* text = nullptr;             // [B, Ds]
-  float* imageProjection = nullptr;  // [Ds, Dt], when there is a projection
-  float* textProjection = nullptr;
-  float* centroids = nullptr;  // [K, Dt], when learned
+  LossGradient image;            // [B, Ds]
+  LossGradient text;             // [B, Ds]
+  LossGradient imageProjection;  // [Ds, Dt], when there is a projection
+  LossGradient textProjection;
+  LossGradient centroids;  // [K, Dt], when learned
 };
+
+class LossSteps;
 
 // kInvalidArgument for lengths and indices that would lead outside a buffer, kInvalidData for rows that
 // cannot be normalised.
+Status clusterInstanceLoss(LossSteps& steps, const LossArgs& args, LossResult* result);
+// With steps of the back end's own.
 Status clusterInstanceLoss(Backend& backend, const Context& context, const LossArgs& args,
                            LossResult* result);
 

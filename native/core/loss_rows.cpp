@@ -23,12 +23,16 @@ void forRows(const Context& context, int64_t rows, const std::function<void(int6
   });
 }
 
+Status faultyRow(const std::string& name, int64_t row) {
+  return {Code::kInvalidData, "Row " + std::to_string(row) + " of " + name + " is zero, NaN or infinite"};
+}
+
 Status checkNorms(const std::string& name, const std::vector<double>& norms, const int32_t* indices,
                   int64_t firstRow) {
   for (size_t i = 0; i < norms.size(); ++i) {
     if (norms[i] > 0 && std::isfinite(norms[i])) continue;
     const int64_t row = indices != nullptr ? indices[i] : firstRow + static_cast<int64_t>(i);
-    return {Code::kInvalidData, "Row " + std::to_string(row) + " of " + name + " is zero, NaN or infinite"};
+    return faultyRow(name, row);
   }
   return {};
 }
@@ -55,15 +59,15 @@ Status normaliseRows(Backend& backend, const Context& context, const std::string
   return {};
 }
 
-void throughNormalise(const Context& context, const UnitRows& unit, const float* gradient, float factor,
-                      bool add, float* out) {
+void throughNormalise(const Context& context, const UnitView& unit, const float* gradient, bool add,
+                      float* out) {
   const int64_t dim = unit.dim;
   forRows(context, unit.rows, [&](int64_t i) {
     const float* u = unit.row(i);
     const float* g = gradient + i * dim;
     float* target = out + i * dim;
     const auto along = static_cast<float>(canonicalDot(g, u, dim));
-    const auto scale = static_cast<float>(factor / unit.norms[static_cast<size_t>(i)]);
+    const auto scale = static_cast<float>(1 / unit.norms[i]);
     if (add) {
       for (int64_t k = 0; k < dim; ++k) target[k] += (g[k] - along * u[k]) * scale;
     } else {

@@ -10,6 +10,16 @@
 
 namespace clipcid {
 
+// Rows over their norms, and these.
+struct UnitView {
+  const float* unit = nullptr;    // [rows, dim]
+  const double* norms = nullptr;  // [rows]
+  int64_t rows = 0;
+  int64_t dim = 0;
+
+  const float* row(int64_t index) const { return unit + index * dim; }
+};
+
 struct UnitRows {
   AlignedArray<float> unit;   // [rows, dim]
   std::vector<double> norms;  // [rows]
@@ -18,10 +28,12 @@ struct UnitRows {
 
   const float* data() const { return unit.get(); }
   const float* row(int64_t index) const { return unit.get() + index * dim; }
-  SoftmaxSide side() const { return {unit.get(), rows, nullptr, nullptr, nullptr}; }
+  UnitView view() const { return {unit.get(), norms.data(), rows, dim}; }
 };
 
-// kInvalidData: "Row 3 of <name> is zero, NaN or infinite", the first such row by its norm. The rows are those with
+// kInvalidData: "Row 3 of <name> is zero, NaN or infinite".
+Status faultyRow(const std::string& name, int64_t row);
+// The first such row by its norm. The rows are those with
 // these indices, or the ones from `firstRow` on.
 Status checkNorms(const std::string& name, const std::vector<double>& norms, const int32_t* indices,
                   int64_t firstRow = 0);
@@ -30,13 +42,13 @@ Status checkNorms(const std::string& name, const std::vector<double>& norms, con
 Status normaliseRows(Backend& backend, const Context& context, const std::string& name, const float* raw,
                      int64_t rows, int64_t dim, UnitRows* out, int64_t firstRow = 0);
 
-// Gradient of the raw rows from the gradient of the unit rows, factor * gradient: (g - (g . u) u) / norm.
-// Adds to `out` or overwrites it; `out` may be `gradient`.
-void throughNormalise(const Context& context, const UnitRows& unit, const float* gradient, float factor,
-                      bool add, float* out);
+// Gradient of the raw rows from the gradient of the unit rows: (g - (g . u) u) / norm. Adds to `out` or overwrites it;
+// `out` may be `gradient`.
+void throughNormalise(const Context& context, const UnitView& unit, const float* gradient, bool add,
+                      float* out);
 
-// The same in place, for rows that are `raw` over their norms, and lie in `gradient` as they do in `raw`: by their
-// indices, or the first.
+// The same in place of factor * gradient, for rows that are `raw` over their norms, and lie in `gradient` as they do in `raw`: by
+// their indices, or the first.
 void throughNormalise(const Context& context, const SoftmaxSide& raw, int64_t dim, float factor,
                       float* gradient);
 

@@ -9,6 +9,7 @@
 #include "cuda/devices.h"
 #include "cuda/iterate.h"
 #include "cuda/join.h"
+#include "cuda/loss_steps.h"
 #include "cuda/peak.h"
 #include "cuda/prepared.h"
 #include "cuda/softmax_loss.h"
@@ -140,6 +141,10 @@ Status CudaBackend::softmaxGradient(const Context& context, const SoftmaxGradien
 
 Status CudaBackend::contrast(const Context& context, const ContrastArgs& args) {
   return guarded([&] { return contrastOf(device_, context, args); });
+}
+
+Status CudaBackend::lossSteps(const Context& context, std::unique_ptr<LossSteps>* out) {
+  return guarded([&] { return cuda::lossSteps({.device = device_, .owner = this}, context, out); });
 }
 
 Status CudaBackend::distil(const Context& context, const DistilArgs& args) {

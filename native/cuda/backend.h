@@ -33,6 +33,7 @@ class CudaBackend final : public Backend {
   Status softmaxGradient(const Context& context, const SoftmaxGradientArgs& args) override;
   Status contrast(const Context& context, const ContrastArgs& args) override;
   Status distil(const Context& context, const DistilArgs& args) override;
+  Status lossSteps(const Context& context, std::unique_ptr<LossSteps>* out) override;
   Status adamw(const Context& context, const AdamwArgs& args) override;
   Status runner(const Context& context, std::unique_ptr<Runner>* out) override;
 

@@ -60,7 +60,7 @@ class LogitsEpilogue {
     for (int r = 0; r < Fragment::kRows; ++r) {
       const int row = scores.row(r);
       if (row >= at.rows) continue;
-      const int32_t target = params_.targets[at.row + row] - at.column;
+      const int32_t target = params_.targets[at.row + row] - params_.firstKey - at.column;
       if (target < 0 || target >= at.columns) continue;
 #pragma unroll
       for (int c = 0; c < Fragment::kColumns; ++c) {

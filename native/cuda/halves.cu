@@ -2,16 +2,13 @@
 //
 // A block takes tiles of 64 x 64 elements through shared memory: read, and written in both orders, 16 bytes a thread, those
 // next to each other by threads next to each other. Bound by memory: 4 bytes read and 4 or 8 written an element. Not yet measured.
-#include <algorithm>
 #include <cmath>
 
 #include "cuda/halves.cuh"
-#include "cuda/launch.cuh"
+#include "cuda/warps.cuh"
 
 namespace clipcid::cuda {
 namespace {
-
-constexpr int kBlocksOfMultiprocessor = 8;
 
 __global__ void __launch_bounds__(kHalvesThreads, 4) encodeHalvesKernel(EncodeHalvesArgs args) {
   auto& tile = *reinterpret_cast<HalvesFloats*>(sharedMemory());
@@ -79,9 +76,8 @@ Status encodeHalves(const Device& device, Stream stream, const EncodeHalvesArgs&
   const int64_t tiles =
       (args.count + kHalvesTile - 1) / kHalvesTile * ((args.dim + kHalvesTile - 1) / kHalvesTile);
   if (tiles == 0) return {};
-  const int64_t most = int64_t{kBlocksOfMultiprocessor} * device.properties.multiprocessors;
   return CLIPCID_LAUNCH(encodeHalvesKernel,
-                        {.grid = static_cast<unsigned>(std::min(tiles, most)),
+                        {.grid = blocksFor(device, tiles, 1),
                          .block = kHalvesThreads,
                          .shared = sizeof(HalvesFloats),
                          .stream = stream},
@@ -92,11 +88,8 @@ Status gatherFloats(const Device& device, Stream stream, const float* from, int6
                     const int32_t* indices, int64_t count, float* out) {
   if (count == 0) return {};
   constexpr int64_t kWarps = kHalvesThreads / kWarp;
-  const int64_t most = int64_t{kBlocksOfMultiprocessor} * device.properties.multiprocessors;
   return CLIPCID_LAUNCH(gatherFloatsKernel,
-                        {.grid = static_cast<unsigned>(std::min((count + kWarps - 1) / kWarps, most)),
-                         .block = kHalvesThreads,
-                         .stream = stream},
+                        {.grid = blocksFor(device, count, kWarps), .block = kHalvesThreads, .stream = stream},
                         from, stride, indices, count, out);
 }
 

@@ -3,8 +3,8 @@
 //
 // Both products go through the mainloop. The logits of a strip stay in memory between them, as far as they are wanted twice:
 // the strip is as small as the caller makes it. Weights are halves like everything that is multiplied, and take the place of
-// the logits they are made from, tile by tile. Few tiles of sums, of a deep product, are split along the depth, into parts that
-// are added in order. So every number has one order of additions, whatever runs when. Not yet measured.
+// the logits they are made from, tile by tile. Deep sums are split along the depth, into parts that are added in order. So every
+// number has one order of additions, whatever runs when, and however many keys or queries are there at a time. Not yet measured.
 //
 // By logit, D wide: 6 D operations twice; 4 bytes written and 4 read of logits, 4 written and 4 D / 128 read of weights.
 #include <algorithm>
@@ -14,25 +14,14 @@
 #include "cuda/halves.cuh"
 #include "cuda/launch_mainloop.cuh"
 #include "cuda/softmax_kernels.h"
+#include "cuda/softmax_plan.h"
+#include "cuda/warps.cuh"
 
 namespace clipcid::cuda {
 namespace {
 
 constexpr int kThreads = 128;
 constexpr int kWarps = kThreads / kWarp;
-constexpr int kBlocksOfMultiprocessor = 8;
-
-unsigned blocksFor(const Device& device, int64_t items, int64_t perBlock) {
-  const int64_t most = int64_t{kBlocksOfMultiprocessor} * device.properties.multiprocessors;
-  return static_cast<unsigned>(std::clamp<int64_t>((items + perBlock - 1) / perBlock, 1, most));
-}
-
-// The same in all lanes, whatever their order.
-CLIPCID_DEVICE double sumOfWarp(double value) {
-#pragma unroll
-  for (int by = 16; by > 0; by /= 2) value += __shfl_xor_sync(kAllLanes, value, by);
-  return value;
-}
 
 CLIPCID_DEVICE void putSums(const SoftmaxSums& out, int64_t at, float maximum, double sum, float weight) {
   out.maxima[at] = maximum;
@@ -42,21 +31,26 @@ CLIPCID_DEVICE void putSums(const SoftmaxSums& out, int64_t at, float maximum, d
 
 // A warp a query.
 __global__ void __launch_bounds__(kThreads)
-    mergeQueryPartsKernel(const SoftmaxPart* parts, int64_t count, int32_t partsOfQuery, float weight,
-                          SoftmaxSums out) {
+    mergeQueryPartsKernel(const SoftmaxPart* parts, int64_t count, int32_t partsOfQuery, int32_t atOnce,
+                          bool first, float weight, SoftmaxSums out) {
   const int lane = static_cast<int>(threadIdx.x % kWarp);
   const int64_t step = static_cast<int64_t>(gridDim.x) * kWarps;
   for (int64_t at = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / kWarp; at < count; at += step) {
     const SoftmaxPart* own = parts + at * partsOfQuery;
-    float most = -HUGE_VALF;
-    for (int32_t part = lane; part < partsOfQuery; part += kWarp) most = fmaxf(most, own[part].maximum);
+    float most = first ? -HUGE_VALF : out.maxima[at];
+    double total = first ? 0 : out.sums[at];
+    for (int32_t from = 0; from < partsOfQuery; from += atOnce) {
+      const int32_t end = from + atOnce < partsOfQuery ? from + atOnce : partsOfQuery;
+      const float before = most;
+      for (int32_t part = from + lane; part < end; part += kWarp) most = fmaxf(most, own[part].maximum);
 #pragma unroll
-    for (int by = 16; by > 0; by /= 2) most = fmaxf(most, __shfl_xor_sync(kAllLanes, most, by));
-    double sum = 0;
-    for (int32_t part = lane; part < partsOfQuery; part += kWarp)
-      sum += static_cast<double>(own[part].sum * exp2f(own[part].maximum - most));
-    sum = sumOfWarp(sum);
-    if (lane == 0) putSums(out, at, most, sum, weight);
+      for (int by = 16; by > 0; by /= 2) most = fmaxf(most, __shfl_xor_sync(kAllLanes, most, by));
+      double sum = 0;
+      for (int32_t part = from + lane; part < end; part += kWarp)
+        sum += static_cast<double>(own[part].sum * exp2f(own[part].maximum - most));
+      total = total * static_cast<double>(exp2f(before - most)) + sumOfWarp(sum);
+    }
+    if (lane == 0) putSums(out, at, most, total, weight);
   }
 }
 
@@ -64,17 +58,22 @@ __global__ void __launch_bounds__(kThreads)
 __global__ void __launch_bounds__(kThreads)
     mergeKeyPartsKernel(const SoftmaxPart* parts, int32_t partsOfKey, int64_t count, bool first, float weight,
                         SoftmaxSums out) {
+  constexpr int32_t kAtOnce = kStripUnit / kPartQueries;
   const int64_t step = static_cast<int64_t>(gridDim.x) * kThreads;
   for (int64_t key = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; key < count; key += step) {
-    const float before = first ? -HUGE_VALF : out.maxima[key];
-    float most = before;
-    for (int32_t part = 0; part < partsOfKey; ++part) most = fmaxf(most, parts[part * count + key].maximum);
-    double sum = first ? 0 : out.sums[key] * static_cast<double>(exp2f(before - most));
-    for (int32_t part = 0; part < partsOfKey; ++part) {
-      const SoftmaxPart one = parts[part * count + key];
-      sum += static_cast<double>(one.sum * exp2f(one.maximum - most));
+    float most = first ? -HUGE_VALF : out.maxima[key];
+    double total = first ? 0 : out.sums[key];
+    for (int32_t from = 0; from < partsOfKey; from += kAtOnce) {
+      const int32_t end = from + kAtOnce < partsOfKey ? from + kAtOnce : partsOfKey;
+      const float before = most;
+      for (int32_t part = from; part < end; ++part) most = fmaxf(most, parts[part * count + key].maximum);
+      total *= static_cast<double>(exp2f(before - most));
+      for (int32_t part = from; part < end; ++part) {
+        const SoftmaxPart one = parts[part * count + key];
+        total += static_cast<double>(one.sum * exp2f(one.maximum - most));
+      }
     }
-    putSums(out, key, most, sum, weight);
+    putSums(out, key, most, total, weight);
   }
 }
 
@@ -98,7 +97,7 @@ struct Weigher {
       maximum2 = params.second.maxima[row];
       factor2 = params.second.factors[row];
     }
-    if (params.targets != nullptr) target = params.targets[row];
+    if (params.targets != nullptr) target = params.targets[row] - params.firstKey;
   }
   CLIPCID_DEVICE Floats4 four(int64_t column) {
     const Floats4 none = {0, 0, 0, 0};
@@ -171,15 +170,20 @@ __global__ void __launch_bounds__(kHalvesThreads, 4) weighKernel(const __grid_co
 
 // A warp a query.
 __global__ void __launch_bounds__(kThreads)
-    addQuerySumsKernel(const float* sums, int64_t count, int64_t tiles, double* out) {
+    addQuerySumsKernel(const float* sums, int64_t count, int64_t tiles, int64_t atOnce, bool add,
+                       double* out) {
   const int lane = static_cast<int>(threadIdx.x % kWarp);
   const int64_t step = static_cast<int64_t>(gridDim.x) * kWarps;
   for (int64_t at = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / kWarp; at < count; at += step) {
-    double sum = 0;
-    for (int64_t tile = lane; tile < tiles; tile += kWarp)
-      sum += static_cast<double>(sums[at * tiles + tile]);
-    sum = sumOfWarp(sum);
-    if (lane == 0) out[at] = sum;
+    double total = add ? out[at] : 0;
+    for (int64_t from = 0; from < tiles; from += atOnce) {
+      const int64_t end = from + atOnce < tiles ? from + atOnce : tiles;
+      double sum = 0;
+      for (int64_t tile = from + lane; tile < end; tile += kWarp)
+        sum += static_cast<double>(sums[at * tiles + tile]);
+      total += sumOfWarp(sum);
+    }
+    if (lane == 0) out[at] = total;
   }
 }
 
@@ -190,8 +194,8 @@ __global__ void __launch_bounds__(kThreads)
   for (int64_t at = (static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x) * 4; at < elements;
        at += step) {
     auto& to = *reinterpret_cast<Floats4*>(out + at);
-    Floats4 sum = add ? to : Floats4{0, 0, 0, 0};
-    for (int32_t part = 0; part < parts; ++part) {
+    Floats4 sum = add ? to : *reinterpret_cast<const Floats4*>(partial + at);
+    for (int32_t part = add ? 0 : 1; part < parts; ++part) {
       const Floats4 x = *reinterpret_cast<const Floats4*>(partial + part * elements + at);
       sum = {sum.x + x.x, sum.y + x.y, sum.z + x.z, sum.w + x.w};
     }
@@ -215,10 +219,11 @@ Status makeLogits(const Device& device, Stream stream, const HalvesView& queries
 }
 
 Status mergeQueryParts(const Device& device, Stream stream, const SoftmaxPart* parts, int64_t count,
-                       int32_t partsOfQuery, float weight, const SoftmaxSums& out) {
+                       int32_t partsOfQuery, int32_t atOnce, bool first, float weight,
+                       const SoftmaxSums& out) {
   return CLIPCID_LAUNCH(mergeQueryPartsKernel,
                         {.grid = blocksFor(device, count, kWarps), .block = kThreads, .stream = stream},
-                        parts, count, partsOfQuery, weight, out);
+                        parts, count, partsOfQuery, atOnce, first, weight, out);
 }
 
 Status mergeKeyParts(const Device& device, Stream stream, const SoftmaxPart* parts, int32_t partsOfKey,
@@ -239,37 +244,43 @@ Status weighLogits(const Device& device, Stream stream, const WeighParams& param
 }
 
 Status addQuerySums(const Device& device, Stream stream, const float* sums, int64_t count, int64_t tiles,
-                    double* out) {
+                    int64_t atOnce, bool add, double* out) {
   return CLIPCID_LAUNCH(addQuerySumsKernel,
                         {.grid = blocksFor(device, count, kWarps), .block = kThreads, .stream = stream}, sums,
-                        count, tiles, out);
+                        count, tiles, atOnce, add, out);
 }
 
 Status sumValues(const Device& device, Stream stream, const ValueSumsArgs& args) {
   MainloopParams loop;
-  const int64_t ofPart = args.depth / args.parts;
-  loop.queries = {args.weights.words, args.weights.stride(), static_cast<int32_t>(args.count)};
-  loop.keys = {args.values.words + 4 * args.values0, args.values.stride(), static_cast<int32_t>(args.dim),
-               args.values.stride() - 4 * args.values0};
-  loop.depths = static_cast<int32_t>(4 * ofPart / kDepthBytes);
-  loop.schedule.problems = args.parts;
-  loop.partsOfDepth = args.parts > 1;
+  loop.depths = static_cast<int32_t>(4 * args.partDepth / kDepthBytes);
   loop.schedule.rowEnd = tilesOf(args.count, HalvesTile::kRows);
   loop.schedule.columnEnd = tilesOf(args.dim, HalvesTile::kColumns);
-  const bool split = args.parts > 1;
   SumsParams sums;
   sums.unscale = args.unscale;
   sums.factor = args.factor;
-  sums.add = args.add && !split;
-  sums.out = split ? args.partial : args.out;
+  sums.goOn = args.goOn;
   sums.stride = args.outStride;
   sums.problemStride = args.count * args.outStride;
-  CLIPCID_TRY((launchTile<HalvesTile, SumsEpilogue>(device, stream, loop, sums)));
-  if (!split) return {};
-  return CLIPCID_LAUNCH(
-      addPartsKernel,
-      {.grid = blocksFor(device, sums.problemStride, 4 * kThreads), .block = kThreads, .stream = stream},
-      args.partial, sums.problemStride, args.parts, args.add, args.out);
+  for (int64_t from = 0; from < args.parts; from += args.partsAtOnce) {
+    const int64_t parts = std::min(args.partsAtOnce, args.parts - from);
+    const int64_t skipped = 4 * from * args.partDepth, skippedValues = skipped + 4 * args.values0;
+    loop.queries = {args.weights.words + skipped, args.weights.stride(), static_cast<int32_t>(args.count),
+                    args.weights.stride() - skipped};
+    loop.keys = {args.values.words + skippedValues, args.values.stride(), static_cast<int32_t>(args.dim),
+                 args.values.stride() - skippedValues};
+    loop.schedule.problems = static_cast<int32_t>(parts);
+    loop.partsOfDepth = parts > 1;
+    const bool add = args.add || from > 0;
+    sums.add = add && parts == 1;
+    sums.out = parts > 1 ? args.partial : args.out;
+    CLIPCID_TRY((launchTile<HalvesTile, SumsEpilogue>(device, stream, loop, sums)));
+    if (parts == 1) continue;
+    CLIPCID_TRY(CLIPCID_LAUNCH(
+        addPartsKernel,
+        {.grid = blocksFor(device, sums.problemStride, 4 * kThreads), .block = kThreads, .stream = stream},
+        args.partial, sums.problemStride, static_cast<int32_t>(parts), add, args.out));
+  }
+  return {};
 }
 
 }  // namespace clipcid::cuda

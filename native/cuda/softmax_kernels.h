@@ -25,8 +25,9 @@ struct LogitsParams {
   SoftmaxPart* queryParts = nullptr;  // [M, parts of the keys], or null
   SoftmaxPart* keyParts = nullptr;    // [parts of the queries, N], or null
   int32_t keys = 0;                   // N
-  const int32_t* targets = nullptr;   // [M] keys, or null
-  float* targetLogits = nullptr;      // [M]
+  const int32_t* targets = nullptr;   // [M] keys, the first of these being `firstKey`; or null
+  int32_t firstKey = 0;
+  float* targetLogits = nullptr;  // [M]
 };
 Status makeLogits(const Device& device, Stream stream, const HalvesView& queries, int64_t queryCount,
                   const HalvesView& keys, int64_t keyCount, const LogitsParams& params);
@@ -37,10 +38,11 @@ struct SoftmaxSums {
   double* sums = nullptr;
   float* factors = nullptr;
 };
-// Of parts [count, parts], in their order.
+// Of parts [count, parts], so many at a time, behind what is in `out` unless these are the first.
 Status mergeQueryParts(const Device& device, Stream stream, const SoftmaxPart* parts, int64_t count,
-                       int32_t partsOfQuery, float weight, const SoftmaxSums& out);
-// Of parts [parts, count], in their order, behind what is in `out` unless these are the first.
+                       int32_t partsOfQuery, int32_t atOnce, bool first, float weight,
+                       const SoftmaxSums& out);
+// Of parts [parts, count], a strip's least number of them at a time, behind what is in `out` unless these are the first.
 Status mergeKeyParts(const Device& device, Stream stream, const SoftmaxPart* parts, int32_t partsOfKey,
                      int64_t count, bool first, float weight, const SoftmaxSums& out);
 
@@ -58,7 +60,8 @@ struct WeighParams {
   } first, second;
   const float* keyMaxima = nullptr;
   const float* keyFactors = nullptr;
-  const int32_t* targets = nullptr;
+  const int32_t* targets = nullptr;  // the first of the keys being `firstKey`
+  int32_t firstKey = 0;
   float targetWeight = 0;
   float scale = 1;
   HalvesView rows;     // [M] of depth `stride`; may lie where `first.logits` do
@@ -68,22 +71,25 @@ struct WeighParams {
   float* querySums = nullptr;
 };
 Status weighLogits(const Device& device, Stream stream, const WeighParams& params);
-// out[i] = the sum of sums [count, tiles] in order, in float64.
+// out[i] (+)= the sum of sums [count, tiles], so many tiles at a time, in float64.
 Status addQuerySums(const Device& device, Stream stream, const float* sums, int64_t count, int64_t tiles,
-                    double* out);
+                    int64_t atOnce, bool add, double* out);
 
-// out[i, d] (+)= unscale factor sum_k weights[i, k] values[d, k], of rows of weights and of values' transpose, `parts` of equal depth. With
-// more than one, `partial` has room for parts * count * outStride floats.
+// out[i, d] = unscale factor sum_k weights[i, k] values[d, k], of rows of weights and of values' transpose, in parts of equal depth
+// that are added in order; so many are apart in memory meanwhile, `partial`, with room for as many times count * outStride floats
+// where there are more than one.
 struct ValueSumsArgs {
   HalvesView weights;
   int64_t count = 0;
   HalvesView values;    // [dim], from the first element that counts
   int64_t values0 = 0;  // elements of the depth before it
   int64_t dim = 0;
-  int64_t depth = 0;  // that counts, of both: a multiple of parts * kHalvesDepth
-  int32_t parts = 1;
+  int64_t partDepth = 0;  // a multiple of kHalvesDepth
+  int64_t parts = 1, partsAtOnce = 1;
   float unscale = 1, factor = 1;
-  bool add = false;
+  // What is in `out` comes first: as a part of its own, or as the first summand of a chain, made with the same `unscale` and a
+  // factor of 1.
+  bool add = false, goOn = false;
   float* out = nullptr;   // [count, outStride]
   int64_t outStride = 0;  // a multiple of 4
   float* partial = nullptr;

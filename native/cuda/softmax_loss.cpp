@@ -1,15 +1,12 @@
-// Softmaxes over keys, and the weighted sums of their gradients, for rows of the host (SoftmaxArgs, SoftmaxGradientArgs).
+// The softmax primitives, and the terms of the loss, for rows of the host: brought to the device once a call, and the results back.
 #include "cuda/softmax_loss.h"
 
 #include <cmath>
 
-#include "cuda/softmax_sweep.h"
+#include "cuda/loss_passes.h"
 
 namespace clipcid::cuda {
 namespace {
-
-constexpr double kLn2 = 0.69314718055994531;
-constexpr double kLog2e = 1.4426950408889634;
 
 using Sums = SoftmaxSweep::Sums;
 
@@ -31,7 +28,9 @@ struct HostSums {
 Status softmaxOfSet(SoftmaxSweep& sweep, const SoftmaxArgs& args, const SoftmaxArgs::Queries& set,
                     const SoftmaxSweep::Side& keys) {
   SoftmaxSweep::Side queries;
-  CLIPCID_TRY(sweep.bring(set.rows, {.rows = true}, &queries));
+  PassRows rows;
+  CLIPCID_TRY(passRows(set.rows, &rows));
+  CLIPCID_TRY(sweep.bring(rows, {.rows = true}, &queries));
   Sums byQuery, byKey;
   CLIPCID_TRY(byQuery.allocate(queries.count, sweep.stream()));
   if (args.columnLse != nullptr) CLIPCID_TRY(byKey.allocate(keys.count, sweep.stream()));
@@ -64,8 +63,8 @@ Status softmaxOfSet(SoftmaxSweep& sweep, const SoftmaxArgs& args, const SoftmaxA
   CLIPCID_TRY(sweep.eachStrip(queries.count, [&](int64_t begin, int64_t count) -> Status {
     CLIPCID_TRY(sweep.logits(0, begin, count, logits));
     if (!valued) return {};
-    CLIPCID_TRY(sweep.weigh(begin, count, weights));
-    return sweep.sumOverKeys(begin, count, keys, 1, values.get());
+    CLIPCID_TRY(sweep.weigh(begin, count, keys, weights));
+    return sweep.sumOverKeys(begin, count, keys, 1, false, values.get());
   }));
   HostSums ofQueries, ofKeys;
   std::vector<float> found;
@@ -118,10 +117,14 @@ Status softmaxOver(Device& device, const Context& context, const SoftmaxArgs& ar
   shape.sums = valued;
   shape.byKey = args.columnLse != nullptr;
   shape.keyTransposes = valued ? 1 : 0;
-  SoftmaxSweep sweep(device, context, shape);
+  Session session(&device);
+  CLIPCID_TRY(session.begin());
+  SoftmaxSweep sweep({device, context, session.stream()}, shape);
   CLIPCID_TRY(sweep.begin());
   SoftmaxSweep::Side keys;
-  CLIPCID_TRY(sweep.bring(args.keys, {.rows = true, .columns = valued, .depth = sweep.keyDepth()}, &keys));
+  PassRows rows;
+  CLIPCID_TRY(passRows(args.keys, &rows));
+  CLIPCID_TRY(sweep.bring(rows, {.rows = true, .columns = valued, .depth = sweep.chunkKeys()}, &keys));
   for (const SoftmaxArgs::Queries& set : args.queries) CLIPCID_TRY(softmaxOfSet(sweep, args, set, keys));
   return {};
 }
@@ -141,13 +144,20 @@ Status softmaxGradientOver(Device& device, const Context& context, const Softmax
   shape.dim = args.dim;
   shape.sums = true;
   shape.keyTransposes = 1;
-  SoftmaxSweep sweep(device, context, shape);
+  Session session(&device);
+  CLIPCID_TRY(session.begin());
+  SoftmaxSweep sweep({device, context, session.stream()}, shape);
   CLIPCID_TRY(sweep.begin());
   SoftmaxSweep::Side queries, keys, values;
-  CLIPCID_TRY(sweep.bring(args.queries, {.rows = true}, &queries));
-  CLIPCID_TRY(
-      sweep.bring(args.keys, {.rows = true, .columns = !ownValues, .depth = sweep.keyDepth()}, &keys));
-  if (ownValues) CLIPCID_TRY(sweep.bring(args.values, {.columns = true, .depth = sweep.keyDepth()}, &values));
+  const auto bring = [&](const SoftmaxSide& side, bool asRows, bool asColumns,
+                         SoftmaxSweep::Side* out) -> Status {
+    PassRows rows;
+    CLIPCID_TRY(passRows(side, &rows));
+    return sweep.bring(rows, {.rows = asRows, .columns = asColumns, .depth = sweep.chunkKeys()}, out);
+  };
+  CLIPCID_TRY(bring(args.queries, true, false, &queries));
+  CLIPCID_TRY(bring(args.keys, true, !ownValues, &keys));
+  if (ownValues) CLIPCID_TRY(bring(args.values, false, true, &values));
   Sums byQuery, byKey;
   SoftmaxSweep::Weights weights;
   weights.most = 0;
@@ -185,8 +195,8 @@ Status softmaxGradientOver(Device& device, const Context& context, const Softmax
   logits.stored = true;
   CLIPCID_TRY(sweep.eachStrip(count, [&](int64_t begin, int64_t strip) -> Status {
     CLIPCID_TRY(sweep.logits(0, begin, strip, logits));
-    CLIPCID_TRY(sweep.weigh(begin, strip, weights));
-    return sweep.sumOverKeys(begin, strip, ownValues ? values : keys, 1, sums.get());
+    CLIPCID_TRY(sweep.weigh(begin, strip, keys, weights));
+    return sweep.sumOverKeys(begin, strip, ownValues ? values : keys, 1, false, sums.get());
   }));
   std::vector<double> gradients;
   if (args.logitGradient != nullptr) CLIPCID_TRY(sweep.download(along.get(), count, &gradients));
@@ -194,6 +204,111 @@ Status softmaxGradientOver(Device& device, const Context& context, const Softmax
   CLIPCID_TRY(sweep.finish());
   for (const double gradient : gradients) *args.logitGradient += gradient * kLn2;
   return {};
+}
+
+namespace {
+
+// Dense rows of the host, dim wide, as the passes take them.
+Status bringRows(const PassSite& site, const float* from, int64_t count, int64_t dim, Buffer<float>* out) {
+  CLIPCID_TRY(out->allocate(count * deviceStride(Dtype::kFloat32, dim), site.stream));
+  Uploader uploader(site.context, site.device);
+  return uploader.rows(HostRows(Rows(floatView(from, count, dim))), 0, count,
+                       reinterpret_cast<char*>(out->get()), site.stream);
+}
+
+Status bringRows(const PassSite& site, const Buffer<float>& rows, int64_t count, int64_t dim, float* out) {
+  const auto bytes = static_cast<size_t>(dim) * sizeof(float);
+  return copyRowsToHost(out, bytes, rows.get(),
+                        static_cast<size_t>(deviceStride(Dtype::kFloat32, dim)) * sizeof(float), bytes,
+                        static_cast<size_t>(count), site.stream);
+}
+
+}  // namespace
+
+Status contrastOf(Device& device, const Context& context, const ContrastArgs& args) {
+  if (args.rows < 1 || args.dim < 1) return {Code::kInvalidArgument, "A contrast of no rows or of no width"};
+  Session session(&device);
+  CLIPCID_TRY(session.begin());
+  const PassSite site = {device, context, session.stream()};
+  ContrastPass pass;
+  Buffer<float> x, y, dx, dy;
+  Buffer<double> terms;
+  CLIPCID_TRY(bringRows(site, args.x, args.rows, args.dim, &x));
+  CLIPCID_TRY(bringRows(site, args.y, args.rows, args.dim, &y));
+  CLIPCID_TRY(bringRows(site, args.dx, args.rows, args.dim, &dx));
+  if (args.dy != nullptr) CLIPCID_TRY(bringRows(site, args.dy, args.rows, args.dim, &dy));
+  CLIPCID_TRY(terms.allocate(2, site.stream));
+  pass.x = x.get();
+  pass.y = y.get();
+  pass.rows = args.rows;
+  pass.dim = args.dim;
+  pass.scale = args.scale;
+  pass.weight = args.weight;
+  pass.columns = args.columns;
+  pass.dx = dx.get();
+  pass.dy = dy.get();
+  pass.terms = terms.get();
+  CLIPCID_TRY(contrast(site, pass));
+  CLIPCID_TRY(bringRows(site, dx, args.rows, args.dim, args.dx));
+  if (args.dy != nullptr) CLIPCID_TRY(bringRows(site, dy, args.rows, args.dim, args.dy));
+  double found[2] = {};
+  CLIPCID_TRY(copyToHost(found, terms.get(), sizeof found, site.stream));
+  CLIPCID_TRY(session.synchronise());
+  *args.value = found[0];
+  *args.logScaleGradient = found[1];
+  return {};
+}
+
+Status distilOf(Device& device, const Context& context, const DistilArgs& args) {
+  if (args.rows < 1 || args.dim < 1 || args.keys.count < 1)
+    return {Code::kInvalidArgument, "A distillation of no rows, over no keys or of no width"};
+  Session session(&device);
+  CLIPCID_TRY(session.begin());
+  const PassSite site = {device, context, session.stream()};
+  const bool targeted = args.targets != nullptr && args.targetLogit != nullptr;
+  const bool diverges = args.teacher != nullptr && args.divergence != nullptr;
+  Buffer<float> student, teacher, sums;
+  Buffer<int32_t> targets;
+  Buffer<double> lse, targetLogit, divergence;
+  DistilPass pass;
+  CLIPCID_TRY(passRows(args.keys, &pass.keys));
+  CLIPCID_TRY(bringRows(site, args.student, args.rows, args.dim, &student));
+  if (args.teacher != nullptr) CLIPCID_TRY(bringRows(site, args.teacher, args.rows, args.dim, &teacher));
+  if (targeted) {
+    CLIPCID_TRY(targets.allocate(args.rows, site.stream));
+    CLIPCID_TRY(copyToDevice(targets.get(), args.targets, targets.bytes(), site.stream));
+    CLIPCID_TRY(targetLogit.allocate(args.rows, site.stream));
+  }
+  if (diverges) CLIPCID_TRY(divergence.allocate(args.rows, site.stream));
+  CLIPCID_TRY(lse.allocate(args.rows, site.stream));
+  CLIPCID_TRY(sums.allocate(student.count(), site.stream));
+  pass.student = student.get();
+  pass.teacher = teacher.get();
+  pass.rows = args.rows;
+  pass.dim = args.dim;
+  pass.scale = args.scale;
+  pass.teacherScale = args.teacherScale;
+  pass.targets = targets.get();
+  pass.studentWeight = args.studentWeight;
+  pass.teacherWeight = args.teacherWeight;
+  pass.lse = lse.get();
+  pass.targetLogit = targetLogit.get();
+  pass.divergence = divergence.get();
+  pass.sums = sums.get();
+  if (args.keySums != nullptr) {
+    pass.keySums = [&](SoftmaxSweep& sweep, const SoftmaxSweep::Side& keys, float* from) -> Status {
+      const bool listed = args.keys.indices != nullptr;
+      return sweep.downloadRows(from, keys.count, listed ? args.keys.indices + keys.first : nullptr, false,
+                                listed ? args.keySums : args.keySums + keys.first * args.dim);
+    };
+  }
+  CLIPCID_TRY(distil(site, pass));
+  CLIPCID_TRY(bringRows(site, sums, args.rows, args.dim, args.sums));
+  CLIPCID_TRY(copyToHost(args.lse, lse.get(), lse.bytes(), site.stream));
+  if (targeted)
+    CLIPCID_TRY(copyToHost(args.targetLogit, targetLogit.get(), targetLogit.bytes(), site.stream));
+  if (diverges) CLIPCID_TRY(copyToHost(args.divergence, divergence.get(), divergence.bytes(), site.stream));
+  return session.synchronise();
 }
 
 }  // namespace clipcid::cuda

@@ -65,7 +65,8 @@ void plans() {
     for (const int64_t keys : {1, 65, 20'000, 1'000'000, 50'000'000}) {
       for (const int64_t dim : {1, 64, 512, 1024}) {
         for (const int64_t budget : {kGigabyte / 64, kGigabyte, 80 * kGigabyte, 1000 * kGigabyte}) {
-          for (const bool all : {false, true}) {
+          for (const int what : {0, 1, 2}) {
+            const bool all = what > 0;
             cuda::SoftmaxShape shape;
             shape.queries = queries;
             shape.keys = keys;
@@ -73,25 +74,34 @@ void plans() {
             shape.sides = all ? 2 : 1;
             shape.sums = true;
             shape.keySums = shape.byKey = all;
+            shape.chunked = what == 2;
             shape.queryMatrices = shape.sides;
             shape.keyTransposes = 1;
             shape.queryTransposes = all ? 1 : 0;
             cuda::SoftmaxPlan plan;
-            const Status status = cuda::planSoftmax(shape, 132, budget, &plan);
+            const Status status = cuda::planSoftmax(shape, 132, budget, 0, &plan);
+            const int64_t resident = shape.chunked ? std::min<int64_t>(keys, 2112) : keys;
             if (!status.ok()) {
-              CHECK(status.code == Code::kOutOfMemory && 8 * (queries + keys) * (dim + 64) * 4 > budget / 4);
+              CHECK(status.code == Code::kOutOfMemory &&
+                    8 * (queries + resident) * (dim + 64) * 4 + 8 * keys > budget / 4);
               continue;
             }
             CHECK(plan.bytes <= budget);
             CHECK(plan.stripRows >= 64 && plan.stripRows % 64 == 0 && plan.stripRows < queries + 64);
-            CHECK(plan.keyDepth >= keys && plan.keyDepth % (plan.parts * cuda::kHalvesDepth) == 0);
-            CHECK(plan.keyDepth - cuda::halvesDepth(keys) < plan.parts * cuda::kHalvesDepth);
-            CHECK(plan.parts == 1 || plan.keyDepth / plan.parts >= 512);
+            CHECK(plan.partKeys % cuda::kHalvesDepth == 0 && plan.chunkKeys % plan.partKeys == 0);
+            CHECK(plan.partKeys <= 2112 || plan.partKeys < keys / 15);
+            CHECK(plan.chunkKeys < keys + plan.partKeys);
+            CHECK(shape.chunked || plan.chunkKeys >= keys);
+            CHECK(plan.partsAtOnce >= 1 && plan.partsAtOnce * plan.partKeys <= plan.chunkKeys);
+            // What is added up at a time, which is seen in the bits, is the same whatever room there is.
+            cuda::SoftmaxPlan other;
+            CHECK_OK(cuda::planSoftmax(shape, 7, 2 * budget, 0, &other));
+            CHECK(other.partKeys == plan.partKeys);
             // 64 rows of a strip there must be.
             const double linear = 4.0 * static_cast<double>(queries + keys) * static_cast<double>(dim + 64);
             CHECK(static_cast<double>(plan.bytes) < 8 * linear + 0.4e9 + 1400.0 * static_cast<double>(keys));
             // Logits of a strip are counted by the launches in 32 bits.
-            CHECK((plan.stripRows + 127) / 128 * ((keys + 127) / 128) < INT32_MAX);
+            CHECK((plan.stripRows + 127) / 128 * ((plan.chunkKeys + 127) / 128) < INT32_MAX);
           }
         }
       }
@@ -173,7 +183,8 @@ struct LossCase {
   Pairing pairing;
 };
 
-Outcome lossOf(Backend& backend, const LossCase& what) {
+// The loss on a device; `resident`: of matrices that are there, which get their gradients there.
+Outcome lossOf(Backend& backend, const LossCase& what, int64_t maxDeviceMemory = 0, bool resident = false) {
   const auto [batch, dim, teacherDim, clusters, projected, sampled, cached, learned, temperature, logScale,
               pairing] = what;
   std::mt19937 random(12);
@@ -237,7 +248,36 @@ Outcome lossOf(Backend& backend, const LossCase& what) {
   result.imageProjection = room(&out.imageProjection, dim * teacherDim);
   result.textProjection = room(&out.textProjection, dim * teacherDim);
   result.centroids = room(&out.centroids, clusters * teacherDim);
-  CHECK_OK(clusterInstanceLoss(backend, contextOf(2), args, &result));
+  Context context = contextOf(2);
+  context.maxDeviceMemory = maxDeviceMemory;
+  std::vector<std::shared_ptr<DeviceMatrix>> matrices;
+  const auto put = [&](const float* data, int64_t rows, int64_t width) {
+    matrices.emplace_back();
+    CHECK_OK(backend.upload(context, Rows(floatView(data, rows, width)), &matrices.back()));
+    return matrices.back().get();
+  };
+  struct Placed {
+    LossGradient* gradient;
+    std::vector<float>* values;
+    int64_t rows, width;
+  };
+  std::vector<Placed> placed;
+  if (resident) {
+    args.image = put(image.data(), batch, dim);
+    args.text = put(text.data(), batch, dim);
+    args.teacherText = put(teacherText.data(), batch, teacherDim);
+    args.centroids = put(centroids.data(), clusters, teacherDim);
+    placed = {{&result.image, &out.image, batch, dim}, {&result.text, &out.text, batch, dim}};
+    if (learned) placed.push_back({&result.centroids, &out.centroids, clusters, teacherDim});
+    if (projected) {
+      args.imageProjection = put(first.data(), dim, teacherDim);
+      placed.push_back({&result.imageProjection, &out.imageProjection, dim, teacherDim});
+    }
+    for (const Placed& one : placed) *one.gradient = put(one.values->data(), one.rows, one.width);
+  }
+  CHECK_OK(clusterInstanceLoss(backend, context, args, &result));
+  for (const Placed& one : placed)
+    CHECK_OK(backend.download(context, *one.gradient->device, one.values->data()));
   out.numbers = {result.total,    result.clip,         result.clusterCe,       result.clusterKl,
                  result.instance, result.clipLogScale, result.instanceLogScale};
   return out;
@@ -269,7 +309,7 @@ void losses(const LossCase& what) {
 
 const LossCase kPlain = {40, 24, 36, 150, true, false, false, true, 0.1, 2, Pairing::kBoth};
 
-// Whatever runs when, for the same strips and parts.
+// Whatever runs when, and however many queries and keys go by at a time.
 void sameBits() {
   std::vector<Outcome> outcomes;
   inAllWays(
@@ -280,7 +320,108 @@ void sameBits() {
         }
       },
       {0, 5});
-  for (size_t at = 2; at < outcomes.size(); ++at) CHECK(outcomes[at] == outcomes[at % 2]);
+  for (const Outcome& outcome : outcomes) CHECK(outcome == outcomes[0]);
+}
+
+// Centres in chunks, on a device that has no more memory than they are given: learned or not, of a sample or all, with the teacher's
+// pass or without.
+void chunks() {
+  struct Tight {
+    LossCase what;
+    std::vector<int64_t> kilobytes;
+  };
+  const Tight cases[] = {
+      {{140, 24, 36, 3000, true, false, false, true, 0.1, 2, Pairing::kSame}, {4000, 3000, 2300}},
+      {{40, 33, 33, 9000, false, true, false, true, 0.05, 3, Pairing::kSame}, {3000, 2000, 1700}},
+      {{40, 33, 33, 3000, false, false, true, false, 0.05, 3, Pairing::kCross}, {2000, 1500, 1200}}};
+  for (const auto& [what, kilobytes] : cases) {
+    const Outcome whole = lossOf(emulatedBackend(), what);
+    const int64_t keys = what.sampled ? what.clusters / 3 : what.clusters;
+    cuda::SoftmaxShape shape;
+    shape.queries = what.batch;
+    shape.keys = keys;
+    shape.dim = what.teacherDim;
+    shape.sides = shape.queryMatrices = what.cached ? 1 : 2;
+    shape.sums = shape.chunked = true;
+    shape.keySums = what.learned;
+    shape.keyTransposes = 1;
+    shape.queryTransposes = what.learned ? 1 : 0;
+    int runs = 0;
+    for (const int64_t each : kilobytes) {
+      const int64_t memory = 1000 * each;
+      cuda::SoftmaxPlan plan;
+      CHECK_OK(cuda::planSoftmax(shape, 3, memory, 0, &plan));
+      runs += plan.chunkKeys < keys ? 1 : 0;
+      const emulator::Options before = emulator::options();
+      emulator::options().devices[0].memory = static_cast<size_t>(memory);
+      CHECK(lossOf(emulatedBackend(), what, memory) == whole);
+      emulator::options() = before;
+    }
+    CHECK(runs > 1);
+  }
+  // Of the primitive, against float64.
+  const emulator::Options before = emulator::options();
+  emulator::options().devices[0].memory = size_t{2} << 20;
+  distil(emulatedBackend(), {70, 1500, 33, 50, true, false, true, true}, 2);
+  distil(emulatedBackend(), {70, 1500, 33, 20, false, true, true, false}, 2);
+  emulator::options() = before;
+}
+
+// Matrices that are on the device take no part of the way to the host and back; the bits are the same.
+void resident() {
+  for (const bool projected : {false, true}) {
+    for (const bool sampled : {false, true}) {
+      const LossCase what = {20,  21, projected ? 34 : 21, 90, projected, sampled, false, true,
+                             0.1, 2,  Pairing::kBoth};
+      for (Backend* backend : {&cpuBackend(), &emulatedBackend()})
+        CHECK(lossOf(*backend, what) == lossOf(*backend, what, 0, true));
+    }
+  }
+  const LossCase cached = {20, 24, 24, 90, false, false, true, false, 0.1, 2, Pairing::kSame};
+  CHECK(lossOf(emulatedBackend(), cached) == lossOf(emulatedBackend(), cached, 0, true));
+}
+
+// Rows that cannot be normalised are told of by the first of them, in the order in which the CPU looks at them.
+void faults() {
+  constexpr int64_t kBatch = 6, kDim = 5, kClusters = 9;
+  struct Broken {
+    int matrix;
+    int64_t row;
+    float value;
+    const char* message;
+  };
+  for (const auto& [matrix, row, value, message] :
+       {Broken{0, 3, 0, "Row 3 of image is"}, Broken{1, 5, INFINITY, "Row 5 of text is"},
+        Broken{2, 1, NAN, "Row 1 of teacherImage is"}, Broken{3, 8, 0, "Row 8 of centroids is"}}) {
+    std::mt19937 random(13);
+    std::vector<float> rows[4];
+    for (std::vector<float>& one : rows) one = draw(random, kClusters * kDim);
+    // Two of them, and one in a matrix that is looked at later.
+    for (const int64_t at : {row, int64_t{kClusters} - 1})
+      std::fill_n(rows[matrix].begin() + at * kDim, kDim, value);
+    std::fill_n(rows[3].begin() + 8 * kDim, kDim, 0.0f);
+    std::vector<int32_t> labels(kBatch), sample = {0, 2, 5, 8};
+    std::vector<float> dImage(kBatch * kDim), dText(kBatch * kDim);
+    LossArgs args;
+    args.batch = kBatch;
+    args.dim = args.teacherDim = kDim;
+    args.image = rows[0].data();
+    args.text = rows[1].data();
+    args.teacherImage = rows[2].data();
+    args.centroids = rows[3].data();
+    args.clusters = kClusters;
+    args.labels = labels.data();
+    args.sample = sample.data();
+    args.sampleCount = 4;
+    args.clipWeight = args.ceWeight = args.klWeight = 1;
+    LossResult result;
+    result.image = dImage.data();
+    result.text = dText.data();
+    for (Backend* backend : {&cpuBackend(), &emulatedBackend()}) {
+      const Status status = clusterInstanceLoss(*backend, contextOf(2), args, &result);
+      CHECK(status.code == Code::kInvalidData && status.message.find(message) == 0);
+    }
+  }
 }
 
 // The mainloop of 9.0 makes the same products as that of 8.0: on the emulated device all bits are the same.
@@ -374,6 +515,9 @@ int main() {
   losses({30, 20, 20, 200, false, false, true, false, 0.02, 4.6, Pairing::kCross});
   losses({3, 700, 700, 5, false, false, false, true, 0.1, 2, Pairing::kSame});
   sameBits();
+  chunks();
+  resident();
+  faults();
   hopper();
   troubles();
   emulator::options() = before;

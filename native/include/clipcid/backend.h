@@ -344,6 +344,8 @@ struct DeviceMemory {
   size_t free = 0;
 };
 
+class LossSteps;  // core/loss_steps.h
+
 // One object a device. Calls may come from several threads at once; no exception leaves it.
 class Backend {
  public:
@@ -389,6 +391,9 @@ class Backend {
   // Unless a back end knows better, of passes of the two above (core/loss_passes.cpp).
   virtual Status contrast(const Context& context, const ContrastArgs& args);
   virtual Status distil(const Context& context, const DistilArgs& args);
+  // Of the loss of a batch, on memory of the device; on the host's, of the primitives above, where a back end does not know
+  // better. They go before the context does.
+  virtual Status lossSteps(const Context& context, std::unique_ptr<LossSteps>* out);
   virtual Status adamw(const Context& context, const AdamwArgs& args) = 0;
   // What runs programs, within the context's threads or memory of a GPU.
   virtual Status runner(const Context& context, std::unique_ptr<Runner>* out) = 0;

@@ -143,8 +143,9 @@ const OPTIONS = [
  *
  * Deterministic for one build and instruction set, whatever the number of threads, or for one build and GPU. Products have float32's
  * accuracy; a processor with AMX makes them of two bfloat16 halves of each element, right to 3 · 2⁻¹⁸ = 1.2e-5 of the sum of their
- * absolute summands, a GPU of two float16 halves, right to 2⁻¹⁹ = 2e-6. There `maxDeviceMemory` must have room for the batch and the
- * centres twice; centres that stay from call to call are best uploaded once.
+ * absolute summands, a GPU of two float16 halves, right to 2⁻¹⁹ = 2e-6. There `maxDeviceMemory` must have room for the batch; centres
+ * that do not fit beside it go through the device in chunks, twice, with the same results to the bit. Those that stay from call to call
+ * are best uploaded once.
  *
  * @throws TypeError or RangeError for arguments; CidError INVALID_DATA that names the input and its first row that is zero, NaN or
  *   infinite; CidError OUT_OF_MEMORY that says what is needed and what there is; CidError ABORTED.
