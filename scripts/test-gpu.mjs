@@ -199,8 +199,10 @@ function conformance() {
 function training({ devices }) {
   const entry = join(root, 'dist', 'cli', 'main.js');
   if (!existsSync(entry)) return `there is no ${entry}: run npm run build:ts`;
-  const problem = suite(join('ts', 'test', 'program', 'native.test.ts'));
-  if (problem !== undefined) return problem;
+  for (const file of [join('program', 'native.test.ts'), join('student', 'device-loss.test.ts')]) {
+    const problem = suite(join('ts', 'test', file));
+    if (problem !== undefined) return problem;
+  }
   for (const device of devices) {
     for (const precision of ['float32', 'bf16']) {
       const options = ['--device', device, '--precision', precision, '--repeat', '10'];

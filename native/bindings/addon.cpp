@@ -46,6 +46,8 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   define("engineStage", engineStage);
   define("engineStages", engineStages);
   define("engineAddGradient", engineAddGradient);
+  define("engineConcatenate", engineConcatenate);
+  define("engineRead", engineRead);
   define("engineUpdate", engineUpdate);
   define("engineSave", engineSave);
   define("engineRestore", engineRestore);

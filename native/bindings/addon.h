@@ -39,6 +39,8 @@ Napi::Value freeMemory(const Napi::CallbackInfo& info);
 Napi::Value engineStage(const Napi::CallbackInfo& info);
 Napi::Value engineStages(const Napi::CallbackInfo& info);
 Napi::Value engineAddGradient(const Napi::CallbackInfo& info);
+Napi::Value engineConcatenate(const Napi::CallbackInfo& info);
+Napi::Value engineRead(const Napi::CallbackInfo& info);
 Napi::Value engineUpdate(const Napi::CallbackInfo& info);
 Napi::Value engineSave(const Napi::CallbackInfo& info);
 Napi::Value engineRestore(const Napi::CallbackInfo& info);

@@ -1,5 +1,5 @@
 // Engines: what training keeps on a device, and the programs that run on it.
-#include "core/engine.h"
+#include "bindings/engine.h"
 
 #include "bindings/addon.h"
 #include "bindings/arguments.h"
@@ -23,14 +23,6 @@ Handle* handleOf(const Napi::Value& value) {
     throwExpected(value.Env(), "an engine", "engine");
   }
   return static_cast<Handle*>(handle);
-}
-
-std::shared_ptr<Engine> engineOf(const Napi::Value& value) {
-  Handle* handle = handleOf(value);
-  if (handle->engine) return handle->engine;
-  Napi::Error error = Napi::Error::New(value.Env(), "The engine was disposed");
-  error.Set("code", "DISPOSED");
-  throw error;
 }
 
 Napi::Object wrap(Napi::Env env, std::shared_ptr<Engine> engine) {
@@ -161,25 +153,23 @@ class Run : public Operation {
   }
 
  protected:
-  // Arrays of any type, of the values' sizes; undefined where `optional`, and then null.
+  // A typed array of any type, of that size.
+  const void* bytesOf(const Napi::Value& value, int64_t bytes, const char* name) {
+    if (!value.IsTypedArray()) throwExpected(value.Env(), "typed arrays", name);
+    const auto array = hold(value.As<Napi::TypedArray>());
+    if (static_cast<int64_t>(array.ByteLength()) != bytes)
+      throwExpected(value.Env(), std::to_string(bytes) + " bytes", name);
+    return static_cast<const char*>(array.ArrayBuffer().Data()) + array.ByteOffset();
+  }
+
   std::vector<const void*> arrays(const Napi::Value& value, const std::vector<ProgramValue>& values,
-                                  const char* name, bool optional) {
-    std::vector<const void*> pointers;
+                                  const char* name) {
     if (!value.IsArray() || value.As<Napi::Array>().Length() != values.size())
       throwExpected(value.Env(), "as many arrays as the program has", name);
     const auto list = value.As<Napi::Array>();
-    for (uint32_t index = 0; index < list.Length(); ++index) {
-      const Napi::Value entry = list.Get(index);
-      if (entry.IsUndefined() && optional) {
-        pointers.push_back(nullptr);
-        continue;
-      }
-      if (!entry.IsTypedArray()) throwExpected(value.Env(), "typed arrays", name);
-      const auto array = hold(entry.As<Napi::TypedArray>());
-      if (static_cast<int64_t>(array.ByteLength()) != values[index].bytes)
-        throwExpected(value.Env(), std::to_string(values[index].bytes) + " bytes", name);
-      pointers.push_back(static_cast<const char*>(array.ArrayBuffer().Data()) + array.ByteOffset());
-    }
+    std::vector<const void*> pointers;
+    for (uint32_t i = 0; i < list.Length(); ++i)
+      pointers.push_back(bytesOf(list.Get(i), values[i].bytes, name));
     return pointers;
   }
 
@@ -219,13 +209,24 @@ class Forward final : public Run {
   Forward(Napi::Env env, const Napi::Value& context, const Napi::Value& engine, const Napi::Value& program,
           const Napi::Value& inputs, const Napi::Value& options)
       : Run(env, context, engine, program) {
-    inputs_ = arrays(inputs, spec_->inputs, "inputs", false);
+    inputs_ = arrays(inputs, spec_->inputs, "inputs");
     first_ = heldCount();
-    for (const ProgramValue& value : spec_->outputs) {
-      // As bytes: the caller knows what they are.
-      outputs_.push_back(hold(Napi::ArrayBuffer::New(env, static_cast<size_t>(value.bytes))).Data());
-    }
     const Napi::Object object = objectOf(options, "options");
+    const Napi::Value rows = object.Get("rows");
+    if (!rows.IsArray() || rows.As<Napi::Array>().Length() != spec_->outputs.size())
+      throwExpected(env, "as many numbers as the program has outputs", "rows");
+    matrices_.resize(spec_->outputs.size());
+    for (uint32_t i = 0; i < spec_->outputs.size(); ++i) {
+      const int64_t bytes = spec_->outputs[i].bytes;
+      const int64_t stays = integerOf(rows.As<Napi::Array>().Get(i), "rows", 0, kMostBytes);
+      if (stays > 0) {
+        outputs_.push_back({nullptr, stays, &matrices_[i]});
+      } else {
+        // As bytes: the caller knows what they are.
+        outputs_.push_back({hold(Napi::ArrayBuffer::New(env, static_cast<size_t>(bytes))).Data()});
+      }
+    }
+    device_ = stringOf(objectOf(context, "context").Get("device"), "device");
     average_ = booleanOf(object.Get("average"), "average");
     keep_ = booleanOf(object.Get("keep"), "keep");
     takeStaged(object.Get("staged"));
@@ -237,13 +238,22 @@ class Forward final : public Run {
   }
   Napi::Value result(Napi::Env env) override {
     Napi::Array list = Napi::Array::New(env, outputs_.size());
-    for (size_t i = 0; i < outputs_.size(); ++i) list.Set(static_cast<uint32_t>(i), held(first_ + i));
+    size_t next = first_;
+    for (uint32_t i = 0; i < outputs_.size(); ++i) {
+      if (outputs_[i].matrix == nullptr) {
+        list.Set(i, held(next++));
+      } else {
+        list.Set(i, wrapMatrix(env, device_, std::move(matrices_[i])));
+      }
+    }
     return list;
   }
 
  private:
   std::vector<const void*> inputs_;
-  std::vector<void*> outputs_;
+  std::string device_;
+  std::vector<std::shared_ptr<DeviceMatrix>> matrices_;
+  std::vector<OutputTarget> outputs_;
   size_t first_;
   bool average_, keep_;
 };
@@ -254,8 +264,12 @@ class Backward final : public Run {
            const Napi::Value& inputs, const Napi::Value& gradients, const Napi::Value& staged)
       : Run(env, context, engine, program) {
     takeStaged(staged);
-    inputs_ = arrays(inputs, spec_->inputs, "inputs", false);
-    gradients_ = arrays(gradients, spec_->outputGradients, "gradients", true);
+    inputs_ = arrays(inputs, spec_->inputs, "inputs");
+    const std::vector<ProgramValue>& values = spec_->outputGradients;
+    if (!gradients.IsArray() || gradients.As<Napi::Array>().Length() != values.size())
+      throwExpected(env, "as many gradients as the program has outputs", "gradients");
+    const auto list = gradients.As<Napi::Array>();
+    for (uint32_t i = 0; i < list.Length(); ++i) gradients_.push_back(gradientOf(list.Get(i), values[i]));
   }
 
  protected:
@@ -265,7 +279,22 @@ class Backward final : public Run {
   Napi::Value result(Napi::Env env) override { return env.Undefined(); }
 
  private:
-  std::vector<const void*> inputs_, gradients_;
+  GradientSource gradientOf(const Napi::Value& value, const ProgramValue& of) {
+    GradientSource source;
+    if (value.IsUndefined()) return source;
+    if (value.IsTypedArray()) {
+      source.host = bytesOf(value, of.bytes, "gradients");
+      return source;
+    }
+    const Napi::Object object = objectOf(value, "gradients");
+    source.matrix = unwrapMatrix(object.Get("matrix"), "matrix");
+    source.row = integerOf(object.Get("row"), "row", 0, kMostBytes);
+    source.rows = integerOf(object.Get("rows"), "rows", 0, kMostBytes);
+    return source;
+  }
+
+  std::vector<const void*> inputs_;
+  std::vector<GradientSource> gradients_;
 };
 
 class AddGradient final : public Operation {
@@ -274,6 +303,10 @@ class AddGradient final : public Operation {
               const Napi::Value& values)
       : Operation(env, context), engine_(engineOf(engine)) {
     offset_ = integerOf(offset, "offset", 0, engine_->count());
+    if (!values.IsTypedArray()) {
+      matrix_ = unwrapMatrix(values, "values");
+      return;
+    }
     const Napi::Float32Array array = hold(arrayOf<float>(values, "values", 0));
     values_ = array.Data();
     length_ = static_cast<int64_t>(array.ElementLength());
@@ -281,15 +314,58 @@ class AddGradient final : public Operation {
 
  protected:
   Status run(const Context& context) override {
-    return engine_->addGradient(context, offset_, values_, length_);
+    return matrix_ ? engine_->addGradient(context, offset_, *matrix_)
+                   : engine_->addGradient(context, offset_, values_, length_);
   }
   Napi::Value result(Napi::Env env) override { return env.Undefined(); }
 
  private:
   std::shared_ptr<Engine> engine_;
   int64_t offset_;
-  const float* values_;
-  int64_t length_;
+  std::shared_ptr<DeviceMatrix> matrix_;
+  const float* values_ = nullptr;
+  int64_t length_ = 0;
+};
+
+class Concatenate final : public Operation {
+ public:
+  Concatenate(Napi::Env env, const Napi::Value& context, const Napi::Value& engine, const Napi::Value& parts)
+      : Operation(env, context),
+        engine_(engineOf(engine)),
+        device_(stringOf(objectOf(context, "context").Get("device"), "device")) {
+    if (!parts.IsArray()) throwExpected(env, "an array", "parts");
+    const auto list = parts.As<Napi::Array>();
+    for (uint32_t i = 0; i < list.Length(); ++i) parts_.push_back(unwrapMatrix(list.Get(i), "parts"));
+  }
+
+ protected:
+  Status run(const Context&) override { return engine_->concatenate(parts_, &matrix_); }
+  Napi::Value result(Napi::Env env) override { return wrapMatrix(env, device_, std::move(matrix_)); }
+
+ private:
+  std::shared_ptr<Engine> engine_;
+  std::string device_;
+  std::vector<std::shared_ptr<DeviceMatrix>> parts_;
+  std::shared_ptr<DeviceMatrix> matrix_;
+};
+
+class Read final : public Operation {
+ public:
+  Read(Napi::Env env, const Napi::Value& context, const Napi::Value& engine, const Napi::Value& matrix)
+      : Operation(env, context), engine_(engineOf(engine)), matrix_(unwrapMatrix(matrix, "matrix")) {
+    index_ = heldCount();
+    to_ = hold(newArray<float>(env, matrix_->rows * matrix_->dim)).Data();
+  }
+
+ protected:
+  Status run(const Context&) override { return engine_->read(*matrix_, to_); }
+  Napi::Value result(Napi::Env) override { return held(index_); }
+
+ private:
+  std::shared_ptr<Engine> engine_;
+  std::shared_ptr<DeviceMatrix> matrix_;
+  size_t index_;
+  float* to_;
 };
 
 class Update final : public Operation {
@@ -380,6 +456,14 @@ class Restore final : public Operation {
 
 }  // namespace
 
+std::shared_ptr<Engine> engineOf(const Napi::Value& value) {
+  Handle* handle = handleOf(value);
+  if (handle->engine) return handle->engine;
+  Napi::Error error = Napi::Error::New(value.Env(), "The engine was disposed");
+  error.Set("code", "DISPOSED");
+  throw error;
+}
+
 Napi::Value engineCreate(const Napi::CallbackInfo& info) {
   return Operation::start(info.Env(), std::make_unique<Create>(info.Env(), info[0], info[1]));
 }
@@ -423,6 +507,14 @@ Napi::Value engineStages(const Napi::CallbackInfo& info) {
 Napi::Value engineAddGradient(const Napi::CallbackInfo& info) {
   return Operation::start(info.Env(),
                           std::make_unique<AddGradient>(info.Env(), info[0], info[1], info[2], info[3]));
+}
+
+Napi::Value engineConcatenate(const Napi::CallbackInfo& info) {
+  return Operation::start(info.Env(), std::make_unique<Concatenate>(info.Env(), info[0], info[1], info[2]));
+}
+
+Napi::Value engineRead(const Napi::CallbackInfo& info) {
+  return Operation::start(info.Env(), std::make_unique<Read>(info.Env(), info[0], info[1], info[2]));
 }
 
 Napi::Value engineUpdate(const Napi::CallbackInfo& info) {

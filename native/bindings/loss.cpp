@@ -2,6 +2,7 @@
 
 #include "bindings/addon.h"
 #include "bindings/arguments.h"
+#include "bindings/engine.h"
 #include "bindings/operation.h"
 
 namespace clipcid::bindings {
@@ -16,15 +17,18 @@ class Loss final : public Operation {
     const Napi::Object inputs = objectOf(value, "inputs");
     args_.batch = integerOf(inputs.Get("batch"), "batch", 1, kMostRows);
     args_.dim = integerOf(inputs.Get("dim"), "dim", 1, kMostDim);
-    args_.image = floats(inputs, "image", args_.batch * args_.dim);
-    args_.text = floats(inputs, "text", args_.batch * args_.dim);
+    const Napi::Value engine = inputs.Get("engine");
+    if (!engine.IsUndefined()) engine_ = engineOf(engine);
+    device_ = stringOf(objectOf(context, "context").Get("device"), "device");
+    args_.image = matrix(inputs, "image", args_.batch, args_.dim);
+    args_.text = matrix(inputs, "text", args_.batch, args_.dim);
     const Napi::Value teacherDim = inputs.Get("teacherDim");
     args_.teacherDim =
         teacherDim.IsUndefined() ? args_.dim : integerOf(teacherDim, "teacherDim", 1, kMostDim);
     args_.teacherImage = optional(inputs, "teacherImage", args_.batch * args_.teacherDim);
     args_.teacherText = optional(inputs, "teacherText", args_.batch * args_.teacherDim);
-    args_.imageProjection = optional(inputs, "imageProjection", args_.dim * args_.teacherDim);
-    args_.textProjection = optional(inputs, "textProjection", args_.dim * args_.teacherDim);
+    args_.imageProjection = matrix(inputs, "imageProjection", args_.dim, args_.teacherDim);
+    args_.textProjection = matrix(inputs, "textProjection", args_.dim, args_.teacherDim);
 
     const Napi::Value clip = inputs.Get("clip");
     if (!clip.IsUndefined()) {
@@ -37,16 +41,21 @@ class Loss final : public Operation {
     const Napi::Value instance = inputs.Get("instance");
     if (!instance.IsUndefined()) readInstance(objectOf(instance, "instance"));
 
-    result_.image = output(env, "image", args_.batch * args_.dim);
-    result_.text = output(env, "text", args_.batch * args_.dim);
-    const int64_t projection = args_.dim * args_.teacherDim;
-    if (args_.imageProjection) result_.imageProjection = output(env, "imageProjection", projection);
-    if (args_.textProjection) result_.textProjection = output(env, "textProjection", projection);
-    if (args_.learned) result_.centroids = output(env, "centroids", args_.clusters * args_.teacherDim);
+    output(env, "image", args_.image, args_.batch, args_.dim, &result_.image);
+    output(env, "text", args_.text, args_.batch, args_.dim, &result_.text);
+    if (args_.imageProjection)
+      output(env, "imageProjection", args_.imageProjection, args_.dim, args_.teacherDim,
+             &result_.imageProjection);
+    if (args_.textProjection)
+      output(env, "textProjection", args_.textProjection, args_.dim, args_.teacherDim,
+             &result_.textProjection);
+    if (args_.learned)
+      output(env, "centroids", args_.centroids, args_.clusters, args_.teacherDim, &result_.centroids);
   }
 
  protected:
   Status run(const Context& context) override {
+    if (engine_) return engine_->loss(context, args_, &made_, &result_);
     return clusterInstanceLoss(backend(), context, args_, &result_);
   }
 
@@ -60,6 +69,8 @@ class Loss final : public Operation {
     object.Set("clipLogScale", result_.clipLogScale);
     object.Set("instanceLogScale", result_.instanceLogScale);
     for (const auto& [name, index] : outputs_) object.Set(name, held(index));
+    for (size_t i = 0; i < made_.size(); ++i)
+      object.Set(madeNames_[i], wrapMatrix(env, device_, std::move(made_[i].matrix)));
     return object;
   }
 
@@ -72,9 +83,27 @@ class Loss final : public Operation {
     return object.Get(name).IsUndefined() ? nullptr : floats(object, name, length);
   }
 
-  float* output(Napi::Env env, const char* name, int64_t length) {
+  // The host's, or a matrix that stays with the engine; nothing where it is undefined.
+  LossMatrix matrix(const Napi::Object& object, const char* name, int64_t rows, int64_t dim) {
+    const Napi::Value value = object.Get(name);
+    if (value.IsUndefined()) return {};
+    if (value.IsTypedArray()) return floats(object, name, rows * dim);
+    if (!engine_) throwExpected(value.Env(), "a typed array where there is no engine", name);
+    matrices_.push_back(unwrapMatrix(value, name));
+    return matrices_.back().get();
+  }
+
+  // The gradient of a matrix goes where that is.
+  void output(Napi::Env env, const char* name, const LossMatrix& of, int64_t rows, int64_t dim,
+              LossGradient* to) {
+    if (of.device != nullptr) {
+      if (!engine_) throwExpected(env, "no gradient of a matrix on a device", name);
+      made_.push_back({to, rows, dim});
+      madeNames_.push_back(name);
+      return;
+    }
     outputs_.emplace_back(name, heldCount());
-    return hold(newArray<float>(env, length)).Data();
+    *to = hold(newArray<float>(env, rows * dim)).Data();
   }
 
   void readCluster(const Napi::Object& object) {
@@ -83,8 +112,8 @@ class Loss final : public Operation {
     if (centroids.IsTypedArray()) {
       args_.centroids = floats(object, "centroids", args_.clusters * args_.teacherDim);
     } else {
-      centroids_ = unwrapMatrix(centroids, "centroids");
-      args_.centroids = centroids_.get();
+      matrices_.push_back(unwrapMatrix(centroids, "centroids"));
+      args_.centroids = matrices_.back().get();
     }
     // Indices are copied: they are checked before they lead into other buffers, and must not change in
     // between.
@@ -125,8 +154,12 @@ class Loss final : public Operation {
   LossArgs args_;
   LossResult result_;
   std::vector<int32_t> labels_, sample_;
-  std::shared_ptr<DeviceMatrix> centroids_;
+  std::shared_ptr<Engine> engine_;  // whose matrices some are
+  std::string device_;
+  std::vector<std::shared_ptr<DeviceMatrix>> matrices_;
   std::vector<std::pair<const char*, size_t>> outputs_;  // name and index of what is held
+  std::vector<Engine::MadeGradient> made_;
+  std::vector<const char*> madeNames_;
 };
 
 }  // namespace

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "core/loss_steps.h"
 #include "core/parallel.h"
 
 namespace clipcid {
@@ -22,7 +23,7 @@ Status Engine::create(Backend& backend, const Context& context, const float* par
                       std::shared_ptr<Engine>* out) {
   std::unique_ptr<Runner> runner;
   CLIPCID_TRY(backend.runner(context, &runner));
-  std::shared_ptr<Engine> engine(new Engine(std::move(runner), count));
+  std::shared_ptr<Engine> engine(new Engine(std::move(runner), &backend, count));
   CLIPCID_TRY(engine->runner_->require(
       4 * count * kFloat,
       "Training of " + std::to_string(count) + " parameters, with gradients and two moments,",
@@ -138,7 +139,7 @@ Status Engine::runPhases(const Context& context, const Loaded& loaded, char* are
 }
 
 Status Engine::forward(const Context& context, int64_t id, const std::vector<const void*>& inputs,
-                       const StagedInputs* staged, const std::vector<void*>& outputs, bool average,
+                       const StagedInputs* staged, const std::vector<OutputTarget>& outputs, bool average,
                        bool keep) {
   const std::lock_guard<std::mutex> lock(mutex_);
   const auto found = programs_.find(id);
@@ -153,18 +154,34 @@ Status Engine::forward(const Context& context, int64_t id, const std::vector<con
     const ProgramValue& value = loaded.spec.outputs[i];
     const char* from =
         spaces(loaded, memory.get(), parameters)[static_cast<size_t>(value.space)] + value.offset;
-    CLIPCID_TRY(runner_->read(outputs[i], from, value.bytes));
+    const OutputTarget& target = outputs[i];
+    if (target.matrix == nullptr) {
+      CLIPCID_TRY(runner_->read(target.host, from, value.bytes));
+      continue;
+    }
+    const int64_t rowBytes = target.rows * kFloat;
+    if (target.rows < 1 || value.bytes % rowBytes != 0)
+      return {Code::kInternal, "An output is no matrix of so many rows"};
+    CLIPCID_TRY(runner_->matrix(target.rows, value.bytes / rowBytes, target.matrix));
+    CLIPCID_TRY(runner_->put(**target.matrix, 0, target.rows, from));
   }
   if (keep) loaded.held = std::move(memory);
   return {};
 }
 
 Status Engine::backward(const Context& context, int64_t id, const std::vector<const void*>& inputs,
-                        const StagedInputs* staged, const std::vector<const void*>& gradients) {
+                        const StagedInputs* staged, const std::vector<GradientSource>& gradients) {
   const std::lock_guard<std::mutex> lock(mutex_);
   const auto found = programs_.find(id);
   if (found == programs_.end()) return missing();
   Loaded& loaded = found->second;
+  for (size_t i = 0; i < gradients.size(); ++i) {
+    const auto& [host, matrix, row, rows] = gradients[i];
+    if (matrix == nullptr) continue;
+    if (!owns(*matrix) || row < 0 || rows < 0 || row > matrix->rows - rows ||
+        rows * matrix->dim * kFloat != loaded.spec.outputGradients[i].bytes)
+      return {Code::kInternal, "A gradient on the device is another's, or of another shape"};
+  }
   std::shared_ptr<char> memory = std::move(loaded.held);
   loaded.held = nullptr;
   if (!memory) {
@@ -174,8 +191,11 @@ Status Engine::backward(const Context& context, int64_t id, const std::vector<co
   for (size_t i = 0; i < loaded.spec.outputGradients.size(); ++i) {
     const ProgramValue& value = loaded.spec.outputGradients[i];
     char* to = memory.get() + value.offset;
-    if (gradients[i] != nullptr) {
-      CLIPCID_TRY(runner_->write(to, gradients[i], value.bytes));
+    const GradientSource& from = gradients[i];
+    if (from.matrix != nullptr) {
+      CLIPCID_TRY(runner_->take(*from.matrix, from.row, from.rows, to));
+    } else if (from.host != nullptr) {
+      CLIPCID_TRY(runner_->write(to, from.host, value.bytes));
     } else {
       CLIPCID_TRY(runner_->clear(to, value.bytes));
     }
@@ -199,13 +219,26 @@ void Engine::release(int64_t id) {
 }
 
 Status Engine::addGradient(const Context& context, int64_t offset, const float* values, int64_t length) {
+  return addToGradient(context, offset, length,
+                       [&](char* to) { return runner_->write(to, values, length * kFloat); });
+}
+
+Status Engine::addGradient(const Context& context, int64_t offset, const DeviceMatrix& values) {
+  if (!owns(values)) return {Code::kInternal, "A gradient on the device is another's"};
+  return addToGradient(context, offset, values.rows * values.dim,
+                       [&](char* to) { return runner_->take(values, 0, values.rows, to); });
+}
+
+// `bring` puts the values on the device.
+Status Engine::addToGradient(const Context& context, int64_t offset, int64_t length,
+                             const std::function<Status(char*)>& bring) {
   const std::lock_guard<std::mutex> lock(mutex_);
   if (offset < 0 || length < 0 || offset > count_ - length)
     return {Code::kInternal, "There is no such gradient"};
   if (length == 0) return {};
   std::shared_ptr<char> memory;
   CLIPCID_TRY(arena(length * kFloat, &memory));
-  CLIPCID_TRY(runner_->write(memory.get(), values, length * kFloat));
+  CLIPCID_TRY(bring(memory.get()));
   char* gradient = gradients_.get() + offset * kFloat;
   ChainArgs sum;
   sum.chain.dims[0] = length;
@@ -218,6 +251,43 @@ Status Engine::addGradient(const Context& context, int64_t offset, const float* 
   sum.chain.outputs = 1;
   sum.chain.output[0] = {ElementType::kFloat32, kMostChainInputs, gradient};
   return runner_->run(context, nullptr, [&](Queue& queue) { return queue.run(sum); });
+}
+
+Status Engine::concatenate(const std::vector<std::shared_ptr<DeviceMatrix>>& parts,
+                           std::shared_ptr<DeviceMatrix>* out) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  if (parts.empty()) return {Code::kInternal, "There are no rows to concatenate"};
+  int64_t rows = 0;
+  for (const auto& part : parts) {
+    if (!owns(*part) || part->dim != parts[0]->dim)
+      return {Code::kInternal, "A matrix on the device is another's, or of another width"};
+    rows += part->rows;
+  }
+  CLIPCID_TRY(runner_->matrix(rows, parts[0]->dim, out));
+  int64_t row = 0;
+  for (const auto& part : parts) {
+    CLIPCID_TRY(runner_->copy(**out, row, *part));
+    row += part->rows;
+  }
+  return {};
+}
+
+Status Engine::read(const DeviceMatrix& matrix, float* out) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  if (!owns(matrix)) return {Code::kInternal, "A matrix on the device is another's"};
+  return runner_->read(out, matrix);
+}
+
+Status Engine::loss(const Context& context, const LossArgs& args, std::vector<MadeGradient>* gradients,
+                    LossResult* result) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  for (MadeGradient& made : *gradients) {
+    CLIPCID_TRY(runner_->matrix(made.rows, made.dim, &made.matrix));
+    *made.gradient = made.matrix.get();
+  }
+  std::unique_ptr<LossSteps> steps;
+  CLIPCID_TRY(runner_->lossSteps(context, &steps));
+  return clusterInstanceLoss(*steps, args, result);
 }
 
 Status Engine::update(const Context& context, AdamwArgs args, bool average,

@@ -6,6 +6,7 @@
 #include <mutex>
 
 #include "clipcid/backend.h"
+#include "core/loss.h"
 #include "core/program.h"
 
 namespace clipcid {
@@ -26,6 +27,20 @@ struct ProgramSpec {
   std::vector<char> constants;
   std::vector<ProgramValue> inputs, outputs;
   std::vector<ProgramValue> outputGradients;  // [outputs]; of 0 bytes for one without
+};
+
+// Where an output goes: the host's memory, of the spec's bytes; or a matrix of the device that is made for it, of so many rows.
+struct OutputTarget {
+  void* host = nullptr;
+  int64_t rows = 0;
+  std::shared_ptr<DeviceMatrix>* matrix = nullptr;
+};
+
+// Where an output's gradient is: in the host's memory, or the rows [row, row + rows) of a matrix of the device; or nowhere: zero.
+struct GradientSource {
+  const void* host = nullptr;
+  std::shared_ptr<const DeviceMatrix> matrix = nullptr;
+  int64_t row = 0, rows = 0;
 };
 
 // A program's inputs on their way to the device.
@@ -54,18 +69,33 @@ class Engine {
   // Begins to bring inputs to a device that works meanwhile (Runner::sends), to be given to one call of `forward` or `backward` with
   // the same sizes. It may be called while another call runs.
   Status stage(const std::vector<const void*>& inputs, const std::vector<int64_t>& bytes, StagedInputs* out);
-  // Runs the phases forward. Pointers are to the host's memory, of the sizes of the spec; `average` takes the moving
-  // average of the parameters where there is one; `staged` holds inputs that are on their way, or is null. `keep` holds the
-  // activations for `backward`.
+  // Runs the phases forward. Inputs are the host's memory, of the sizes of the spec; `average` takes the moving average of the
+  // parameters where there is one; `staged` holds inputs that are on their way, or is null. `keep` holds the activations for
+  // `backward`. Where no output goes to the host, it may return before all is done.
   Status forward(const Context& context, int64_t id, const std::vector<const void*>& inputs,
-                 const StagedInputs* staged, const std::vector<void*>& outputs, bool average, bool keep);
-  // Runs the phases backward, adding to the gradients; the phases forward before them unless activations are held. A
-  // null gradient is zero.
+                 const StagedInputs* staged, const std::vector<OutputTarget>& outputs, bool average,
+                 bool keep);
+  // Runs the phases backward, adding to the gradients; the phases forward before them unless activations are held.
   Status backward(const Context& context, int64_t id, const std::vector<const void*>& inputs,
-                  const StagedInputs* staged, const std::vector<const void*>& gradients);
+                  const StagedInputs* staged, const std::vector<GradientSource>& gradients);
   void release(int64_t id);
 
   Status addGradient(const Context& context, int64_t offset, const float* values, int64_t length);
+  Status addGradient(const Context& context, int64_t offset, const DeviceMatrix& values);
+
+  // Matrices that stay on the device: rows of some under each other in one, and one on the host.
+  Status concatenate(const std::vector<std::shared_ptr<DeviceMatrix>>& parts,
+                     std::shared_ptr<DeviceMatrix>* out);
+  Status read(const DeviceMatrix& matrix, float* out);
+  // The loss over such matrices, after what was queued before it and with nothing between. `gradients` are made, each like its input,
+  // and set in the result.
+  struct MadeGradient {
+    LossGradient* gradient = nullptr;
+    int64_t rows = 0, dim = 0;
+    std::shared_ptr<DeviceMatrix> matrix = nullptr;
+  };
+  Status loss(const Context& context, const LossArgs& args, std::vector<MadeGradient>* gradients,
+              LossResult* result);
   // One step; `args` has everything but the buffers and their length. Activations that are held are dropped.
   Status update(const Context& context, AdamwArgs args, bool average, const std::vector<EngineClamp>& clamps);
 
@@ -88,7 +118,13 @@ class Engine {
     std::shared_ptr<char> memory;
   };
 
-  Engine(std::unique_ptr<Runner> runner, int64_t count) : runner_(std::move(runner)), count_(count) {}
+  Engine(std::unique_ptr<Runner> runner, const Backend* owner, int64_t count)
+      : runner_(std::move(runner)), owner_(owner), count_(count) {}
+  bool owns(const DeviceMatrix& matrix) const {
+    return matrix.owner == owner_ && matrix.dtype == Dtype::kFloat32;
+  }
+  Status addToGradient(const Context& context, int64_t offset, int64_t length,
+                       const std::function<Status(char*)>& bring);
   Status requireMemory(const ProgramSpec& spec);
   Status arena(int64_t bytes, std::shared_ptr<char>* out);
   Status runForward(const Context& context, Loaded& loaded, const std::vector<const void*>& inputs,
@@ -102,6 +138,7 @@ class Engine {
   }
 
   std::unique_ptr<Runner> runner_;
+  const Backend* const owner_;
   const int64_t count_;
   std::shared_ptr<char> parameters_, gradients_, first_, second_, ema_;
   std::map<int64_t, Loaded> programs_;

@@ -3,8 +3,6 @@
 // brought to the device before the step that takes them, and from it at the end.
 #include "cuda/loss_steps.h"
 
-#include <deque>
-
 #include "core/parallel.h"
 #include "cuda/loss_passes.h"
 #include "cuda/matmul_kernels.h"
@@ -42,6 +40,8 @@ class CudaLossSteps final : public LossSteps {
       CLIPCID_TRY(setDevice(device_.index));
       stream_ = site_.stream;
     }
+    CLIPCID_TRY(deviceBudget(context_, &budget_));
+    if (site_.left > 0) budget_ = std::min(budget_, site_.left);
     CLIPCID_TRY(allocate(1, &readings_));
     return fillBytes(readings_->get(), 0xff, sizeof(Readings), stream_);
   }
@@ -56,10 +56,10 @@ class CudaLossSteps final : public LossSteps {
     float* to = nullptr;
     CLIPCID_TRY(room(rows, dim, &to));
     *out = to;
-    if (site_.write && strideOf(dim) == dim)
-      return site_.write(reinterpret_cast<char*>(to), matrix.data,
-                         rows * dim * static_cast<int64_t>(sizeof(float)));
-    return upload(matrix.data, rows, dim, to);
+    if (site_.write && strideOf(dim) == dim) return send(to, matrix.data, rows * dim);
+    Uploader uploader(context_, device_);
+    return uploader.rows(HostRows(Rows(floatView(matrix.data, rows, dim))), 0, rows,
+                         reinterpret_cast<char*>(to), stream_);
   }
 
   Status room(int64_t rows, int64_t dim, float** out) override {
@@ -158,7 +158,7 @@ class CudaLossSteps final : public LossSteps {
   };
 
   static LossRows shapeOf(int64_t rows, int64_t dim) { return {rows, dim, strideOf(dim)}; }
-  PassSite passSite() const { return {device_, context_, stream_, held_}; }
+  PassSite passSite() const { return {device_, context_, stream_, budget_, held_}; }
 
   // Memory until the steps go.
   template <typename T>
@@ -171,19 +171,19 @@ class CudaLossSteps final : public LossSteps {
     return {};
   }
 
-  // Values of the host that stay there until the end.
-  Status keep(std::vector<int32_t> values, const int32_t** out) {
-    kept_.push_back(std::move(values));
-    Buffer<int32_t>* buffer = nullptr;
-    CLIPCID_TRY(allocate(static_cast<int64_t>(kept_.back().size()), &buffer));
-    *out = buffer->get();
-    return copyToDevice(buffer->get(), kept_.back().data(), buffer->bytes(), stream_);
+  // Values of the host, which stay there until the end.
+  template <typename T>
+  Status send(T* to, const T* from, int64_t count) {
+    const auto bytes = static_cast<size_t>(count) * sizeof(T);
+    if (site_.write) return site_.write(reinterpret_cast<char*>(to), from, static_cast<int64_t>(bytes));
+    return copyToDevice(to, from, bytes, stream_);
   }
-
-  Status upload(const float* from, int64_t rows, int64_t dim, float* to) {
-    Uploader uploader(context_, device_);
-    return uploader.rows(HostRows(Rows(floatView(from, rows, dim))), 0, rows, reinterpret_cast<char*>(to),
-                         stream_);
+  template <typename T>
+  Status send(const T* from, int64_t count, const T** out) {
+    Buffer<T>* buffer = nullptr;
+    CLIPCID_TRY(allocate(count, &buffer));
+    *out = buffer->get();
+    return send(buffer->get(), from, count);
   }
 
   // Where numbers are written that go here in the end.
@@ -206,10 +206,10 @@ class CudaLossSteps final : public LossSteps {
   const Context& context_;
   Session session_;
   Stream stream_ = nullptr;
-  int64_t held_ = 0;
+  int64_t budget_ = 0, held_ = 0;
   bool finished_ = false;
   std::vector<std::shared_ptr<void>> buffers_;
-  std::deque<std::vector<int32_t>> kept_;
+  std::vector<int32_t> targets_;  // of the host
   Buffer<Readings>* readings_ = nullptr;
   std::vector<double*> terms_;
   std::vector<Watched> watched_;
@@ -223,8 +223,7 @@ Status CudaLossSteps::cluster(const LossArgs& args, const UnitView& s, const flo
   const bool cached = kl && args.softCentroids != nullptr;
   const double factor = 1 / (args.temperature * static_cast<double>(batch));
   Buffer<double>*lse = nullptr, *targetLogit = nullptr, *divergence = nullptr;
-  Buffer<float>* entropies = nullptr;
-  const float* soft = nullptr;
+  const float *soft = nullptr, *entropies = nullptr;
   float* sums = nullptr;
   CLIPCID_TRY(allocate(batch, &lse));
   CLIPCID_TRY(room(batch, dim, &sums));
@@ -242,9 +241,8 @@ Status CudaLossSteps::cluster(const LossArgs& args, const UnitView& s, const flo
   pass.studentWeight = args.ceWeight + args.klWeight;
   pass.lse = lse->get();
   if (ce) {
-    std::vector<int32_t> targets;
-    CLIPCID_TRY(targetsOf(args, &targets));
-    CLIPCID_TRY(keep(std::move(targets), &pass.targets));
+    CLIPCID_TRY(targetsOf(args, &targets_));
+    CLIPCID_TRY(send(targets_.data(), batch, &pass.targets));
     CLIPCID_TRY(allocate(batch, &targetLogit));
     pass.targetLogit = targetLogit->get();
     pass.targetWeight = args.ceWeight;
@@ -258,11 +256,11 @@ Status CudaLossSteps::cluster(const LossArgs& args, const UnitView& s, const flo
   }
   pass.sums = sums;
   CLIPCID_TRY(watch("centroids", args.sample, &pass.fault));
+  if (args.sample != nullptr && (pass.keys.resident != nullptr || result->centroids.device != nullptr))
+    CLIPCID_TRY(send(args.sample, args.sampleCount, &pass.keys.placed));
 
   // The gradient of the centres, a chunk at a time: in place, or by way of the device's memory.
   float* gradients = nullptr;
-  Buffer<float> chunk;
-  Buffer<int32_t> places;
   if (args.learned && result->centroids.device != nullptr) {
     CLIPCID_TRY(place(result->centroids, args.clusters, dim, &gradients));
     if (args.sample != nullptr) CLIPCID_TRY(clear(gradients, args.clusters, dim));
@@ -272,10 +270,6 @@ Status CudaLossSteps::cluster(const LossArgs& args, const UnitView& s, const flo
   if (args.learned) {
     pass.keySums = [&](SoftmaxSweep& sweep, const SoftmaxSweep::Side& keys, float* from) -> Status {
       const int32_t* indices = args.sample == nullptr ? nullptr : args.sample + keys.first;
-      if (gradients != nullptr && indices != nullptr) {
-        CLIPCID_TRY(places.atLeast(keys.count, stream_));
-        CLIPCID_TRY(copyToDevice(places.get(), indices, static_cast<size_t>(keys.count) * 4, stream_));
-      }
       const int64_t stride = sweep.outStride();
       CLIPCID_TRY(sweep.eachPiece(
           pass.keys, keys.first, keys.count, [&](const float* raw, int64_t begin, int64_t count) -> Status {
@@ -284,7 +278,7 @@ Status CudaLossSteps::cluster(const LossArgs& args, const UnitView& s, const flo
             const int32_t* at = nullptr;
             if (gradients != nullptr && indices != nullptr) {
               to = gradients;
-              at = places.get() + (begin - keys.first);
+              at = pass.keys.placed + begin;
             } else if (gradients != nullptr) {
               to = gradients + begin * stride;
             }
@@ -301,8 +295,7 @@ Status CudaLossSteps::cluster(const LossArgs& args, const UnitView& s, const flo
 
   if (cached) {
     CLIPCID_TRY(bring(args.softCentroids, batch, dim, &soft));
-    CLIPCID_TRY(allocate(batch, &entropies));
-    CLIPCID_TRY(copyToDevice(entropies->get(), args.entropies, entropies->bytes(), stream_));
+    CLIPCID_TRY(send(args.entropies, batch, &entropies));
   }
   ClusterRowsArgs rows;
   rows.rows = shapeOf(batch, dim);
@@ -314,7 +307,7 @@ Status CudaLossSteps::cluster(const LossArgs& args, const UnitView& s, const flo
   rows.ds = ds;
   if (cached) {
     rows.soft = soft;
-    rows.entropies = entropies->get();
+    rows.entropies = entropies;
     rows.teacherWeight = static_cast<float>(args.klWeight);
     rows.divergence = divergence->get();
   }

@@ -15,6 +15,8 @@ struct LossSite {
   Stream stream = nullptr;
   // Brings bytes of the host to the device, in the order of the stream; or null, for a copy.
   std::function<Status(char* to, const void* from, int64_t bytes)> write = {};
+  // Bytes of device memory that may be held, beside what the context says; 0: no limit.
+  int64_t left = 0;
 };
 Status lossSteps(const LossSite& site, const Context& context, std::unique_ptr<LossSteps>* out);
 

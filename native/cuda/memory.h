@@ -2,6 +2,7 @@
 // stream: what is given back may be handed out again as soon as the work queued before that is done.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <functional>
 #include <map>
@@ -173,6 +174,8 @@ class Budget {
   // kOutOfMemory, and nothing is taken, where it would be more than may be held.
   Status take(int64_t bytes);
   void give(int64_t bytes) { held_ -= bytes; }
+  // What may be taken still, and 1 for nothing; 0 where there is no limit.
+  int64_t left() const { return most_ > 0 ? std::max<int64_t>(most_ - held_, 1) : 0; }
   // Fails where so many bytes more are not to be had: "<what> needs ... MiB of the GPU's memory, and ...: <remedy>".
   Status require(int64_t bytes, const std::string& what, const std::string& remedy) const;
 

@@ -275,6 +275,14 @@ Status copyRowsToHost(void* to, size_t strideTo, const void* from, size_t stride
       where);
 }
 
+Status copyRowsOnDevice(void* to, size_t strideTo, const void* from, size_t strideFrom, size_t bytes,
+                        size_t rows, Stream stream, Where where) {
+  if (bytes == 0 || rows == 0) return {};
+  return statusOf(cudaMemcpy2DAsync(to, strideTo, from, strideFrom, bytes, rows, cudaMemcpyDeviceToDevice,
+                                    native(stream)),
+                  where);
+}
+
 Status fillBytes(void* to, int value, size_t bytes, Stream stream, Where where) {
   if (bytes == 0) return {};
   return statusOf(cudaMemsetAsync(to, value, bytes, native(stream)), where);

@@ -98,6 +98,8 @@ Status copyRowsToDevice(void* to, size_t strideTo, const void* from, size_t stri
                         size_t rows, Stream stream, Where where = Where::here());
 Status copyRowsToHost(void* to, size_t strideTo, const void* from, size_t strideFrom, size_t bytes,
                       size_t rows, Stream stream, Where where = Where::here());
+Status copyRowsOnDevice(void* to, size_t strideTo, const void* from, size_t strideFrom, size_t bytes,
+                        size_t rows, Stream stream, Where where = Where::here());
 Status fillBytes(void* to, int value, size_t bytes, Stream stream, Where where = Where::here());
 
 }  // namespace clipcid::cuda

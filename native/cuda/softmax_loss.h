@@ -1,4 +1,4 @@
-// The softmax primitives on a GPU (clipcid/backend.h).
+// The softmax primitives, and the terms of the loss, on a GPU for rows of the host (clipcid/backend.h).
 #pragma once
 
 #include "clipcid/backend.h"

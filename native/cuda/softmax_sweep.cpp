@@ -56,11 +56,9 @@ Status passRows(const SoftmaxSide& side, PassRows* out) {
 }
 
 Status SoftmaxSweep::begin() {
-  int64_t budget = 0;
-  CLIPCID_TRY(deviceBudget(context_, &budget));
-  // What is free has what is held taken off it already.
-  const int64_t held = context_.maxDeviceMemory > 0 ? held_ : 0;
-  CLIPCID_TRY(planSoftmax(shape_, device_.properties.multiprocessors, budget, held, &plan_));
+  int64_t budget = budget_;
+  if (budget == 0) CLIPCID_TRY(deviceBudget(context_, &budget));
+  CLIPCID_TRY(planSoftmax(shape_, device_.properties.multiprocessors, budget, held_, &plan_));
   for (OwnedEvent& event : done_) CLIPCID_TRY(event.create());
   return {};
 }
@@ -75,6 +73,8 @@ Status SoftmaxSweep::bringPiece(const PassRows& rows, int64_t begin, int64_t cou
   }
   CLIPCID_TRY(piece_.atLeast(most * stride, stream()));
   *out = piece_.get();
+  if (rows.resident != nullptr && rows.placed != nullptr)
+    return gatherFloats(device_, stream(), rows.resident, stride, rows.placed + begin, count, piece_.get());
   if (rows.resident != nullptr) {
     CLIPCID_TRY(indices_.atLeast(most, stream()));
     CLIPCID_TRY(copyToDevice(indices_.get(), rows.indices + begin, static_cast<size_t>(count) * 4, stream()));

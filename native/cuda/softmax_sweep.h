@@ -25,7 +25,8 @@ struct PassSite {
   Device& device;
   const Context& context;
   Stream stream = nullptr;
-  int64_t held = 0;  // bytes of the budget that are taken already
+  // Bytes of device memory that it may hold, and that are taken of them already; 0: what the context says.
+  int64_t budget = 0, held = 0;
 };
 
 // Rows that a pass takes: row i is that with index indices[i], or i, over its norm, or as it is.
@@ -34,6 +35,7 @@ struct PassRows {
   const float* resident = nullptr;  // on the device, as far apart as there
   int64_t count = 0;
   const int32_t* indices = nullptr;  // of the host, or null
+  const int32_t* placed = nullptr;   // the same on the device, where they are there
   bool unit = false;                 // known to be of norm 1, or divided by their norms
   const double* norms = nullptr;     // of the host, or null
   bool measure = false;              // instead: over their canonical norms
@@ -47,6 +49,7 @@ class SoftmaxSweep {
       : device_(site.device),
         context_(site.context),
         stream_(site.stream),
+        budget_(site.budget),
         held_(site.held),
         shape_(shape),
         uploader_(site.context, site.device) {}
@@ -146,7 +149,7 @@ class SoftmaxSweep {
   Device& device_;
   const Context& context_;
   const Stream stream_;
-  const int64_t held_;
+  const int64_t budget_, held_;
   const SoftmaxShape shape_;
   Uploader uploader_;
   SoftmaxPlan plan_;

@@ -8,7 +8,7 @@
 namespace clipcid::cuda {
 
 // A GPU's matrix.
-class CudaMatrix final : public DeviceMatrix {
+class CudaMatrix : public DeviceMatrix {
  public:
   CudaMatrix(const Backend* owner, Dtype dtype, int64_t rows, int64_t dim)
       : DeviceMatrix(owner, dtype, rows, dim), stride(deviceStride(dtype, dim)) {}

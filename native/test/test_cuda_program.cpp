@@ -129,9 +129,9 @@ State train(Backend& backend, bool exact, bool ahead, int steps) {
       }
       const bool keep = step % 2 == 0;
       CHECK_OK(
-          engine->forward(context, id, {ids.data()}, ahead ? &staged : nullptr, {y.data()}, false, keep));
+          engine->forward(context, id, {ids.data()}, ahead ? &staged : nullptr, {{y.data()}}, false, keep));
       state.outputs.insert(state.outputs.end(), y.begin(), y.end());
-      CHECK_OK(engine->backward(context, id, {ids.data()}, nullptr, {dy.data()}));
+      CHECK_OK(engine->backward(context, id, {ids.data()}, nullptr, {{dy.data()}}));
     }
     const float more[] = {0.25f, -0.5f};
     CHECK_OK(engine->addGradient(context, 3, more, 2));
@@ -262,8 +262,8 @@ void memory() {
   std::vector<float> y(kIds * kColumns), dy(y.size(), 1.0f);
   // Inputs are sent ahead where there is room for it; a limit is no reason to fail.
   for (int run = 0; run < 3; ++run) {
-    CHECK_OK(engine->forward(context, id, {ids.data()}, nullptr, {y.data()}, false, true));
-    CHECK_OK(engine->backward(context, id, {ids.data()}, nullptr, {dy.data()}));
+    CHECK_OK(engine->forward(context, id, {ids.data()}, nullptr, {{y.data()}}, false, true));
+    CHECK_OK(engine->backward(context, id, {ids.data()}, nullptr, {{dy.data()}}));
     CHECK_OK(engine->update(context, updateOf(run + 1), false, {}));
   }
   // Of the device itself, where there is no limit.
@@ -276,6 +276,134 @@ void memory() {
   refused(Engine::create(emulatedBackend(), context, many.data(), 1 << 20, &other),
           {"Training of 1048576 parameters", "needs 16 MiB", "the GPU has 1 MiB of"});
   device.memory = all;
+}
+
+// Steps of a loss between passes forward and backward: of two outputs for the image and two for the text, as micro-batches have them.
+// `resident`: none of it leaves the device but the terms; otherwise every matrix goes by way of the host.
+State distils(Backend& backend, bool resident, int steps) {
+  constexpr int64_t kBatch = 2 * kIds;
+  int64_t id = 0;
+  const std::shared_ptr<Engine> engine = engineOn(backend, true, &id);
+  const Context context = contextOf(2);
+  State state;
+  for (int step = 1; step <= steps; ++step) {
+    std::vector<int64_t> ids[4];
+    std::vector<float> host[2] = {std::vector<float>(kBatch * kColumns),
+                                  std::vector<float>(kBatch * kColumns)};
+    std::shared_ptr<DeviceMatrix> parts[4], whole[2];
+    for (int at = 0; at < 4; ++at) {
+      for (int64_t i = 0; i < kIds; ++i) ids[at].push_back((i * (at + 2) + step) % kRows);
+      OutputTarget target = {host[at / 2].data() + at % 2 * kIds * kColumns};
+      if (resident) target = {nullptr, kIds, &parts[at]};
+      CHECK_OK(engine->forward(context, id, {ids[at].data()}, nullptr, {target}, false, false));
+    }
+    LossArgs args;
+    args.batch = kBatch;
+    args.dim = args.teacherDim = kColumns;
+    args.clipWeight = 0.5;
+    args.clipLogScale = 1;
+    args.ceWeight = 1;
+    args.temperature = 0.2;
+    args.clusters = kBatch;
+    args.learned = true;
+    std::vector<int32_t> labels;
+    for (int64_t i = 0; i < kBatch; ++i) labels.push_back(static_cast<int32_t>(i * 3 % kBatch));
+    args.labels = labels.data();
+    std::vector<float> gradients[3];
+    LossResult result;
+    LossGradient* const places[3] = {&result.image, &result.text, &result.centroids};
+    std::vector<Engine::MadeGradient> made;
+    if (resident) {
+      for (int side = 0; side < 2; ++side)
+        CHECK_OK(engine->concatenate({parts[2 * side], parts[2 * side + 1]}, &whole[side]));
+      args.image = args.centroids = whole[0].get();
+      args.text = whole[1].get();
+      for (LossGradient* place : places) made.push_back({place, kBatch, kColumns});
+      CHECK_OK(engine->loss(context, args, &made, &result));
+    } else {
+      args.image = args.centroids = host[0].data();
+      args.text = host[1].data();
+      for (int at = 0; at < 3; ++at) {
+        gradients[at].resize(kBatch * kColumns);
+        *places[at] = gradients[at].data();
+      }
+      CHECK_OK(clusterInstanceLoss(backend, context, args, &result));
+    }
+    state.outputs.push_back(static_cast<float>(result.clip));
+    state.outputs.push_back(static_cast<float>(result.clusterCe));
+    for (int at = 0; at < 4; ++at) {
+      const int64_t row = at % 2 * kIds;
+      GradientSource source;
+      if (resident) {
+        source = {nullptr, made[static_cast<size_t>(at / 2)].matrix, row, kIds};
+      } else {
+        source.host = gradients[at / 2].data() + row * kColumns;
+      }
+      CHECK_OK(engine->backward(context, id, {ids[at].data()}, nullptr, {source}));
+    }
+    CHECK_OK(resident ? engine->addGradient(context, 3, *made[2].matrix)
+                      : engine->addGradient(context, 3, gradients[2].data(), kBatch * kColumns));
+    // Given up while work on them may be under way.
+    made.clear();
+    AdamwArgs update;
+    update.step = step;
+    update.rate = 0.05;
+    update.groups = {{kCount, 1, 1}};
+    update.gradientNorm = &state.norm;
+    CHECK_OK(engine->update(context, update, false, {}));
+  }
+  state.parameters.resize(kCount);
+  state.first.resize(kCount);
+  state.second.resize(kCount);
+  CHECK_OK(engine->save(state.parameters.data(), state.first.data(), state.second.data(), nullptr));
+  return state;
+}
+
+void lossBetween() {
+  for (Backend* backend : {&cpuBackend(), &emulatedBackend()})
+    CHECK(distils(*backend, true, 4) == distils(*backend, false, 4));
+  const size_t before = emulator::graphsLaunched();
+  const State wanted = distils(emulatedBackend(), true, 6);
+  CHECK(emulator::graphsLaunched() - before >= 12);
+  const size_t usual = cuda::stagingBytes();
+  inAllWays([&] {
+    CHECK(distils(emulatedBackend(), true, 6) == wanted);
+    // With what the loss brings sent ahead, however little it is.
+    cuda::stagingBytes() = 64;
+    CHECK(distils(emulatedBackend(), true, 3) == distils(emulatedBackend(), false, 3));
+    cuda::stagingBytes() = usual;
+  });
+
+  // Matrices that are another engine's device's, or of another shape.
+  int64_t id = 0;
+  const std::shared_ptr<Engine> engine = engineOn(emulatedBackend(), true, &id);
+  const std::shared_ptr<Engine> other = engineOn(cpuBackend(), true, &id);
+  const std::vector<int64_t> ids(kIds);
+  std::shared_ptr<DeviceMatrix> own, foreign;
+  CHECK_OK(engine->forward(contextOf(1), id, {ids.data()}, nullptr, {{nullptr, kIds, &own}}, false, false));
+  CHECK_OK(
+      other->forward(contextOf(1), id, {ids.data()}, nullptr, {{nullptr, kIds, &foreign}}, false, false));
+  const auto backward = [&](const std::shared_ptr<DeviceMatrix>& matrix, int64_t row, int64_t rows) {
+    return engine->backward(contextOf(1), id, {ids.data()}, nullptr, {{nullptr, matrix, row, rows}});
+  };
+  CHECK_OK(backward(own, 0, kIds));
+  CHECK(!backward(foreign, 0, kIds).ok());
+  CHECK(!backward(own, 1, kIds).ok());
+  CHECK(!backward(own, 0, kIds - 1).ok());
+  CHECK(!engine->addGradient(contextOf(1), 0, *foreign).ok());
+  CHECK(!engine->addGradient(contextOf(1), kCount - 4, *own).ok());
+  std::shared_ptr<DeviceMatrix> joined;
+  CHECK(!engine->concatenate({own, foreign}, &joined).ok());
+  CHECK(!engine->concatenate({}, &joined).ok());
+  LossArgs args;
+  args.batch = kIds;
+  args.dim = kColumns;
+  args.clipWeight = 1;
+  args.image = own.get();
+  args.text = foreign.get();
+  LossResult result;
+  std::vector<Engine::MadeGradient> made = {{&result.image, kIds, kColumns}, {&result.text, kIds, kColumns}};
+  CHECK(engine->loss(contextOf(1), args, &made, &result).code == Code::kInvalidArgument);
 }
 
 // An operation that takes little and then much finds both in one block once it ran, and while a graph is noted down.
@@ -309,11 +437,11 @@ void faults() {
   const Context context = contextOf(2);
   std::vector<int64_t> ids = {0, 1, 2, kRows, 4};
   std::vector<float> y(kIds * kColumns), dy(y.size(), 1.0f);
-  const Status status = engine->forward(context, id, {ids.data()}, nullptr, {y.data()}, false, false);
+  const Status status = engine->forward(context, id, {ids.data()}, nullptr, {{y.data()}}, false, false);
   CHECK(status.code == Code::kInvalidData);
   CHECK(status.message.find("Index 9 at element 3 is out of range for 9 rows") != std::string::npos);
   ids[3] = 3;
-  CHECK_OK(engine->forward(context, id, {ids.data()}, nullptr, {y.data()}, false, false));
+  CHECK_OK(engine->forward(context, id, {ids.data()}, nullptr, {{y.data()}}, false, false));
 
   std::vector<float> before(kCount), after(kCount), first(kCount), second(kCount);
   CHECK_OK(engine->save(before.data(), first.data(), second.data(), nullptr));
@@ -324,7 +452,7 @@ void faults() {
   args.gradientNorm = &norm;
   // A backward pass with a bad index fails at the step, which takes nothing.
   ids[2] = -kRows - 1;
-  CHECK_OK(engine->backward(context, id, {ids.data()}, nullptr, {dy.data()}));
+  CHECK_OK(engine->backward(context, id, {ids.data()}, nullptr, {{dy.data()}}));
   CHECK(engine->update(context, args, false, {}).code == Code::kInvalidData);
   CHECK_OK(engine->save(after.data(), first.data(), second.data(), nullptr));
   CHECK(before == after);
@@ -332,7 +460,7 @@ void faults() {
   CHECK_OK(engine->restore(before.data(), first.data(), second.data(), nullptr));
   ids[2] = 2;
   dy[7] = NAN;
-  CHECK_OK(engine->backward(context, id, {ids.data()}, nullptr, {dy.data()}));
+  CHECK_OK(engine->backward(context, id, {ids.data()}, nullptr, {{dy.data()}}));
   const Status refused = engine->update(context, args, false, {});
   CHECK(refused.code == Code::kInvalidData);
   CHECK(refused.message.find("is NaN or infinite") != std::string::npos);
@@ -340,21 +468,21 @@ void faults() {
   CHECK(before == after);
   CHECK_OK(engine->restore(before.data(), first.data(), second.data(), nullptr));
   dy[7] = 1;
-  CHECK_OK(engine->backward(context, id, {ids.data()}, nullptr, {dy.data()}));
+  CHECK_OK(engine->backward(context, id, {ids.data()}, nullptr, {{dy.data()}}));
   CHECK_OK(engine->update(context, args, false, {}));
   CHECK(norm > 0);
   // A run that was cancelled leaves one that works.
   Context cancelled = context;
   const int32_t stop = 1;
   cancelled.cancel = &stop;
-  CHECK(engine->forward(cancelled, id, {ids.data()}, nullptr, {y.data()}, false, false).code ==
+  CHECK(engine->forward(cancelled, id, {ids.data()}, nullptr, {{y.data()}}, false, false).code ==
         Code::kAborted);
-  CHECK_OK(engine->forward(context, id, {ids.data()}, nullptr, {y.data()}, false, false));
+  CHECK_OK(engine->forward(context, id, {ids.data()}, nullptr, {{y.data()}}, false, false));
   // Inputs that were sent ahead are good for once.
   StagedInputs staged;
   CHECK_OK(engine->stage({ids.data()}, {kIds * 8}, &staged));
-  CHECK_OK(engine->forward(context, id, {ids.data()}, &staged, {y.data()}, false, false));
-  CHECK(!engine->forward(context, id, {ids.data()}, &staged, {y.data()}, false, false).ok());
+  CHECK_OK(engine->forward(context, id, {ids.data()}, &staged, {{y.data()}}, false, false));
+  CHECK(!engine->forward(context, id, {ids.data()}, &staged, {{y.data()}}, false, false).ok());
 }
 
 }  // namespace
@@ -364,6 +492,7 @@ int main() {
   updates();
   pieces();
   memory();
+  lossBetween();
   scratch();
   faults();
   CHECK(emulator::bytesInUse(0) == 0);

@@ -114,10 +114,10 @@ void engine() {
     x[i] = static_cast<float>(i);
     dy[i] = static_cast<float>(i % 6);
   }
-  CHECK_OK(engine->forward(context, id, {x.data()}, nullptr, {y.data()}, false, true));
+  CHECK_OK(engine->forward(context, id, {x.data()}, nullptr, {{y.data()}}, false, true));
   for (size_t i = 0; i < 12; ++i) CHECK(y[i] == x[i] + start[i % 6]);
-  CHECK_OK(engine->backward(context, id, {x.data()}, nullptr, {dy.data()}));
-  CHECK_OK(engine->backward(context, id, {x.data()}, nullptr, {nullptr}));
+  CHECK_OK(engine->backward(context, id, {x.data()}, nullptr, {{dy.data()}}));
+  CHECK_OK(engine->backward(context, id, {x.data()}, nullptr, {GradientSource()}));
   const float more[] = {0.5f, 0.5f};
   CHECK_OK(engine->addGradient(context, 2, more, 2));
   CHECK(!engine->addGradient(context, 5, more, 2).ok());
@@ -136,10 +136,10 @@ void engine() {
   CHECK(engine->hasAverage());
   CHECK_OK(engine->restore(start, first.data(), second.data(), nullptr));
   CHECK(!engine->hasAverage());
-  CHECK_OK(engine->forward(context, id, {x.data()}, nullptr, {y.data()}, true, false));
+  CHECK_OK(engine->forward(context, id, {x.data()}, nullptr, {{y.data()}}, true, false));
   for (size_t i = 0; i < 12; ++i) CHECK(y[i] == x[i] + start[i % 6]);
   engine->unload(id);
-  CHECK(!engine->forward(context, id, {x.data()}, nullptr, {y.data()}, false, false).ok());
+  CHECK(!engine->forward(context, id, {x.data()}, nullptr, {{y.data()}}, false, false).ok());
 }
 
 // Parts that run apart: each goes through memory of its thread's own.
@@ -167,7 +167,7 @@ void apart() {
     CHECK_OK(engine->load(spec, &id));
     std::vector<float> x(24), y(24);
     for (size_t i = 0; i < x.size(); ++i) x[i] = static_cast<float>(i);
-    CHECK_OK(engine->forward(test::contextOf(threads), id, {x.data()}, nullptr, {y.data()}, false, false));
+    CHECK_OK(engine->forward(test::contextOf(threads), id, {x.data()}, nullptr, {{y.data()}}, false, false));
     for (size_t i = 0; i < x.size(); ++i) CHECK(y[i] == 2 * (x[i] + start[i % 6]));
   }
 }

@@ -4,7 +4,9 @@
 #include <deque>
 #include <mutex>
 
+#include "core/loss_steps.h"
 #include "core/parallel.h"
+#include "core/read_rows.h"
 #include "cpu/backend.h"
 #include "cpu/ops/ops.h"
 
@@ -96,7 +98,34 @@ class CpuRunner final : public Runner {
     return clipcid::packedFloats(n, k, precision);
   }
 
+  Status matrix(int64_t rows, int64_t dim, std::shared_ptr<DeviceMatrix>* out) override {
+    return guarded([&]() -> Status {
+      *out = std::make_shared<CpuMatrix>(&cpuBackend(), Dtype::kFloat32, rows, dim);
+      return {};
+    });
+  }
+  Status put(DeviceMatrix& to, int64_t row, int64_t rows, const char* from) override {
+    return copyBytes(rowOf(to, row), from, rows * to.dim * kFloat);
+  }
+  Status take(const DeviceMatrix& from, int64_t row, int64_t rows, char* to) override {
+    return copyBytes(to, rowOf(from, row), rows * from.dim * kFloat);
+  }
+  Status copy(DeviceMatrix& to, int64_t row, const DeviceMatrix& from) override {
+    return copyBytes(rowOf(to, row), rowOf(from, 0), static_cast<int64_t>(from.bytes()));
+  }
+  Status read(void* to, const DeviceMatrix& from) override {
+    return copyBytes(to, rowOf(from, 0), static_cast<int64_t>(from.bytes()));
+  }
+  Status lossSteps(const Context& context, std::unique_ptr<LossSteps>* out) override {
+    return cpuBackend().lossSteps(context, out);
+  }
+
  private:
+  static constexpr int64_t kFloat = sizeof(float);
+
+  static char* rowOf(const DeviceMatrix& matrix, int64_t row) {
+    return static_cast<const CpuMatrix&>(matrix).data.get() + row * matrix.dim * kFloat;
+  }
   static Status copyBytes(void* to, const void* from, int64_t bytes) {
     memcpy(to, from, static_cast<size_t>(bytes));
     return {};

@@ -17,8 +17,10 @@
 #include "core/parallel.h"
 #include "cuda/adamw_kernels.h"
 #include "cuda/backend.h"
+#include "cuda/loss_steps.h"
 #include "cuda/ops/ops.h"
 #include "cuda/pieces.h"
+#include "cuda/upload.h"
 
 namespace clipcid {
 namespace {
@@ -56,10 +58,32 @@ class CudaQueue final : public Queue {
   const Context& context_;
 };
 
+// Memory of a runner's matrices that nobody uses any more: others get it, in the order of the runner's stream. So it is given back
+// by the runner alone, and not while a graph is noted down. It counts to the runner's budget as long as it is there.
+struct SpareMemory {
+  std::mutex mutex;
+  std::vector<Buffer<char>> buffers;
+};
+
+class RunnerMatrix final : public CudaMatrix {
+ public:
+  RunnerMatrix(const Backend* owner, int64_t rows, int64_t dim, std::shared_ptr<SpareMemory> spare)
+      : CudaMatrix(owner, Dtype::kFloat32, rows, dim), spare_(std::move(spare)) {}
+  ~RunnerMatrix() override {
+    if (data.empty()) return;
+    const std::lock_guard<std::mutex> lock(spare_->mutex);
+    spare_->buffers.push_back(std::move(data));
+  }
+
+ private:
+  std::shared_ptr<SpareMemory> spare_;
+};
+
 class CudaRunner final : public Runner {
  public:
-  CudaRunner(Device& device, int64_t maxDeviceMemory)
+  CudaRunner(Device& device, const Backend* owner, int64_t maxDeviceMemory)
       : device_(device),
+        owner_(owner),
         budget_(std::make_shared<Budget>(maxDeviceMemory)),
         scratch_(budget_),
         pieces_(device),
@@ -72,6 +96,10 @@ class CudaRunner final : public Runner {
     forgetGraphs();
     // Memory goes on these streams, before they do.
     landings_.clear();
+    {
+      const std::lock_guard<std::mutex> lock(spare_->mutex);
+      spare_->buffers.clear();
+    }
     scratch_ = Scratch();
     fault_ = Buffer<DataFault>();
     tables_ = AdamwTables();
@@ -205,6 +233,62 @@ class CudaRunner final : public Runner {
 
   int64_t packedFloats(int64_t, int64_t, Precision) const override { return 0; }
 
+  Status matrix(int64_t rows, int64_t dim, std::shared_ptr<DeviceMatrix>* out) override {
+    return guarded([&]() -> Status {
+      CLIPCID_TRY(setDevice(device_.index));
+      auto matrix = std::make_shared<RunnerMatrix>(owner_, rows, dim, spare_);
+      CLIPCID_TRY(spareMemory(std::max<int64_t>(bytesOf(*matrix, rows), 1), &matrix->data));
+      // Behind the elements of a row are zeros.
+      if (matrix->stride != dim) CLIPCID_TRY(fillBytes(matrix->data.get(), 0, matrix->data.bytes(), stream_));
+      *out = std::move(matrix);
+      return {};
+    });
+  }
+
+  Status put(DeviceMatrix& to, int64_t row, int64_t rows, const char* from) override {
+    const auto& matrix = static_cast<const CudaMatrix&>(to);
+    const size_t bytes = bytesOf(matrix, 1), dense = denseBytes(matrix);
+    CLIPCID_TRY(setDevice(device_.index));
+    return copyRowsOnDevice(matrix.data.get() + bytesOf(matrix, row), bytes, from, dense, dense,
+                            static_cast<size_t>(rows), stream_);
+  }
+
+  Status take(const DeviceMatrix& from, int64_t row, int64_t rows, char* to) override {
+    const auto& matrix = static_cast<const CudaMatrix&>(from);
+    const size_t bytes = bytesOf(matrix, 1), dense = denseBytes(matrix);
+    CLIPCID_TRY(setDevice(device_.index));
+    return copyRowsOnDevice(to, dense, matrix.data.get() + bytesOf(matrix, row), bytes, dense,
+                            static_cast<size_t>(rows), stream_);
+  }
+
+  Status copy(DeviceMatrix& to, int64_t row, const DeviceMatrix& from) override {
+    const auto &source = static_cast<const CudaMatrix&>(from), &target = static_cast<const CudaMatrix&>(to);
+    CLIPCID_TRY(setDevice(device_.index));
+    return copyOnDevice(target.data.get() + bytesOf(target, row), source.data.get(),
+                        bytesOf(source, source.rows), stream_);
+  }
+
+  Status read(void* to, const DeviceMatrix& from) override {
+    const auto& matrix = static_cast<const CudaMatrix&>(from);
+    const size_t bytes = bytesOf(matrix, 1), dense = denseBytes(matrix);
+    CLIPCID_TRY(setDevice(device_.index));
+    CLIPCID_TRY(
+        copyRowsToHost(to, dense, matrix.data.get(), bytes, dense, static_cast<size_t>(from.rows), stream_));
+    return cuda::synchronise(stream_);
+  }
+
+  Status lossSteps(const Context& context, std::unique_ptr<LossSteps>* out) override {
+    // What is much travels while earlier work runs, where there is room for it.
+    const auto much = static_cast<int64_t>(stagingBytes() / 64);
+    const auto bring = [this, much](char* to, const void* from, int64_t bytes) -> Status {
+      std::shared_ptr<Sent> sent;
+      return bytes >= much && send(from, bytes, &sent).ok() ? land(*sent, to) : write(to, from, bytes);
+    };
+    LossSite site = {.device = device_, .owner = owner_, .stream = stream_, .write = bring};
+    site.left = budget_->left();
+    return guarded([&] { return cuda::lossSteps(site, context, out); });
+  }
+
  private:
   struct Noted {
     Graph graph = nullptr;
@@ -289,9 +373,49 @@ class CudaRunner final : public Runner {
                                     std::to_string(fault.size) + " rows"};
   }
 
+  static size_t bytesOf(const CudaMatrix& matrix, int64_t rows) {
+    return static_cast<size_t>(rows * matrix.stride) * sizeof(float);
+  }
+  static size_t denseBytes(const CudaMatrix& matrix) {
+    return static_cast<size_t>(matrix.dim) * sizeof(float);
+  }
+
+  // The smallest that is large enough and not much larger. Few are kept.
+  Status spareMemory(int64_t bytes, Buffer<char>* out) {
+    constexpr size_t kMostSpare = 16;
+    const std::lock_guard<std::mutex> lock(spare_->mutex);
+    std::vector<Buffer<char>>& all = spare_->buffers;
+    auto best = all.end();
+    for (auto at = all.begin(); at != all.end(); ++at) {
+      if (at->count() < bytes || at->count() > 2 * bytes) continue;
+      if (best == all.end() || at->count() < best->count()) best = at;
+    }
+    if (best != all.end()) {
+      *out = std::move(*best);
+      all.erase(best);
+    }
+    const auto giveBack = [&] {
+      budget_->give(all.front().count());
+      all.erase(all.begin());
+    };
+    while (all.size() > kMostSpare) giveBack();
+    if (!out->empty()) return {};
+    Status status = budget_->take(bytes);
+    while (!status.ok() && !all.empty()) {
+      giveBack();
+      status = budget_->take(bytes);
+    }
+    if (!status.ok()) return status;
+    status = out->allocate(bytes, stream_);
+    if (!status.ok()) budget_->give(bytes);
+    return status;
+  }
+
   Device& device_;
+  const Backend* const owner_;
   Stream stream_ = nullptr, sending_ = nullptr;
   std::shared_ptr<Budget> budget_;
+  const std::shared_ptr<SpareMemory> spare_ = std::make_shared<SpareMemory>();
   Scratch scratch_;
   std::map<RunName, Noted> graphs_;
   Buffer<DataFault> fault_;
@@ -341,7 +465,7 @@ Status Scratch::settle(Stream stream) {
 
 Status CudaBackend::runner(const Context& context, std::unique_ptr<Runner>* out) {
   return guarded([&]() -> Status {
-    auto runner = std::make_unique<CudaRunner>(device_, context.maxDeviceMemory);
+    auto runner = std::make_unique<CudaRunner>(device_, this, context.maxDeviceMemory);
     CLIPCID_TRY(runner->begin());
     *out = std::move(runner);
     return {};

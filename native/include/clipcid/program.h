@@ -39,6 +39,7 @@ class Queue {
 };
 
 struct AdamwArgs;
+class LossSteps;
 
 // Bytes of the host on their way to a device.
 class Sent {
@@ -90,6 +91,18 @@ class Runner {
 
   // Floats of what PackArgs makes; 0 where products read a right side as it lies, and nothing is packed.
   virtual int64_t packedFloats(int64_t n, int64_t k, Precision precision) const = 0;
+
+  // Matrices of float32 that are handed out, of any content; their back end takes them too once what was queued on them is done.
+  virtual Status matrix(int64_t rows, int64_t dim, std::shared_ptr<DeviceMatrix>* out) = 0;
+  // Rows [row, row + rows) of one from dense rows of the device's memory, and to such.
+  virtual Status put(DeviceMatrix& to, int64_t row, int64_t rows, const char* from) = 0;
+  virtual Status take(const DeviceMatrix& from, int64_t row, int64_t rows, char* to) = 0;
+  // All rows of one to those of another of its width, from `row` on.
+  virtual Status copy(DeviceMatrix& to, int64_t row, const DeviceMatrix& from) = 0;
+  // All of one to dense rows of the host.
+  virtual Status read(void* to, const DeviceMatrix& from) = 0;
+  // Of a loss over such matrices, in the order of what runs.
+  virtual Status lossSteps(const Context& context, std::unique_ptr<LossSteps>* out) = 0;
 };
 
 }  // namespace clipcid

@@ -410,14 +410,22 @@ Status copyToHost(void* to, const void* from, size_t bytes, Stream stream, Where
   return copyRowsToHost(to, bytes, from, bytes, bytes, 1, stream, where);
 }
 
-Status copyOnDevice(void* to, const void* from, size_t bytes, Stream stream, Where) {
+Status copyRowsOnDevice(void* to, size_t strideTo, const void* from, size_t strideFrom, size_t bytes,
+                        size_t rows, Stream stream, Where) {
+  if (rows == 0 || bytes == 0) return {};
   const Lock lock(state().mutex);
-  requireDevice(to, bytes, "a copy on the device that goes elsewhere");
-  requireDevice(from, bytes, "a copy on the device that comes from elsewhere");
+  requireDevice(to, (rows - 1) * strideTo + bytes, "a copy on the device that goes elsewhere");
+  requireDevice(from, (rows - 1) * strideFrom + bytes, "a copy on the device that comes from elsewhere");
   enqueue(stream, [=] {
-    if (bytes > 0) memcpy(to, from, bytes);
+    for (size_t row = 0; row < rows; ++row)
+      memcpy(static_cast<char*>(to) + row * strideTo, static_cast<const char*>(from) + row * strideFrom,
+             bytes);
   });
   return {};
+}
+
+Status copyOnDevice(void* to, const void* from, size_t bytes, Stream stream, Where where) {
+  return copyRowsOnDevice(to, bytes, from, bytes, bytes, 1, stream, where);
 }
 
 Status fillBytes(void* to, int value, size_t bytes, Stream stream, Where) {

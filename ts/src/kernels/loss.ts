@@ -1,4 +1,9 @@
-import type { NativeDeviceMatrix, NativeLossInputs, NativeLossResult } from '../native/addon.ts';
+import type {
+  NativeDeviceMatrix,
+  NativeEngine,
+  NativeLossInputs,
+  NativeLossResult,
+} from '../native/addon.ts';
 import {
   expectBoolean,
   expectFloat32,
@@ -12,6 +17,7 @@ import {
   failType,
 } from '../native/check.ts';
 import { expectOptions, type KernelOptions, runNative } from '../native/context.ts';
+import { DeviceTensor } from './device-tensor.ts';
 import { checkRows, DeviceMatrix, deviceOf, type Matrix, type Rows } from './rows.ts';
 
 /** The teacher's side of the KL term over all centres; see {@link softTargets}. Rows of a batch are picked from it by the caller. */
@@ -97,6 +103,32 @@ export interface LossOutput {
   };
 }
 
+/**
+ * The inputs of a loss between a program's passes forward and backward: what is the executor's stays on its device, and so do the
+ * gradients, which are there when the loss resolves. Learned centres may be the executor's too. Private to the package.
+ */
+export interface DeviceLossInputs
+  extends Omit<LossInputs, 'image' | 'text' | 'imageProjection' | 'textProjection' | 'centroids'> {
+  readonly image: DeviceTensor;
+  readonly text: DeviceTensor;
+  readonly imageProjection?: DeviceTensor | Matrix;
+  readonly textProjection?: DeviceTensor | Matrix;
+  readonly centroids?: DeviceTensor | Matrix | DeviceMatrix;
+}
+
+/** As {@link LossOutput}, of {@link DeviceLossInputs}; each gradient is where its input is. */
+export interface DeviceLossOutput extends Omit<LossOutput, 'gradients'> {
+  readonly gradients: {
+    readonly image: DeviceTensor;
+    readonly text: DeviceTensor;
+    readonly clipLogScale: number;
+    readonly instanceLogScale: number;
+    readonly imageProjection?: DeviceTensor | Float32Array;
+    readonly textProjection?: DeviceTensor | Float32Array;
+    readonly centroids?: DeviceTensor | Float32Array;
+  };
+}
+
 const INPUTS = [
   'image',
   'text',
@@ -154,6 +186,15 @@ export async function clusterInstanceLoss(
   inputs: LossInputs,
   options: LossOptions = {},
 ): Promise<LossOutput> {
+  // Gradients of matrices in memory are in memory.
+  return (await lossAnywhere(inputs, options)) as LossOutput;
+}
+
+/** {@link clusterInstanceLoss} of what is in memory or an executor's. Private to the package. */
+export async function lossAnywhere(
+  inputs: LossInputs | DeviceLossInputs,
+  options: LossOptions = {},
+): Promise<LossOutput | DeviceLossOutput> {
   expectObject('inputs', inputs, INPUTS);
   expectOptions('options', options, OPTIONS);
   const clipWeight = expectNumber('clipWeight', options.clipWeight ?? 1, 0);
@@ -162,9 +203,11 @@ export async function clusterInstanceLoss(
   const instanceWeight = expectNumber('instanceWeight', options.instanceWeight ?? 1, 0);
 
   const image = expectMatrix('image', inputs.image);
-  if (image.rows === 0) failRange('a matrix of at least one row', 'image', inputs.image.data);
+  if (image.rows === 0) failRange('a matrix of at least one row', 'image', image.data);
   const text = expectMatrix('text', inputs.text, image.rows, image.dim);
   const native: NativeLossInputs = { batch: image.rows, image: image.data, text: text.data, dim: image.dim };
+  const engine = engineOf(inputs);
+  if (engine !== undefined) native.engine = engine;
   if (clipWeight > 0) {
     native.clip = { weight: clipWeight, logScale: expectLogScale('clipLogScale', inputs.clipLogScale) };
   }
@@ -175,10 +218,10 @@ export async function clusterInstanceLoss(
     addProjection(native, 'textProjection', inputs.textProjection, image.dim, dim);
     const ownPass = klWeight > 0 && inputs.softTargets === undefined;
     if (ownPass || instanceWeight > 0 || inputs.teacherImage !== undefined) {
-      native.teacherImage = expectMatrix('teacherImage', inputs.teacherImage, image.rows, dim).data;
+      native.teacherImage = expectHostMatrix('teacherImage', inputs.teacherImage, image.rows, dim);
     }
     if (instanceWeight > 0) {
-      native.teacherText = expectMatrix('teacherText', inputs.teacherText, image.rows, dim).data;
+      native.teacherText = expectHostMatrix('teacherText', inputs.teacherText, image.rows, dim);
       native.instance = {
         weight: instanceWeight,
         pairing: expectOneOf('pairing', options.pairing ?? 'same', ['same', 'cross', 'both']),
@@ -189,12 +232,35 @@ export async function clusterInstanceLoss(
       native.cluster = clusterInputs(inputs, options, image.rows, dim, ceWeight, klWeight);
     }
   }
-  const chosen = inputs.centroids === undefined ? options : deviceOf(options, inputs.centroids);
-  return output(await runNative(chosen, 0, (addon, context) => addon.loss(context, native)));
+  const chosen =
+    inputs.image instanceof DeviceTensor
+      ? { ...options, device: inputs.image.device }
+      : inputs.centroids instanceof DeviceMatrix
+        ? deviceOf(options, inputs.centroids)
+        : options;
+  return output(await runNative(chosen, 0, (addon, context) => addon.loss(context, native)), engine);
+}
+
+/** The engine of the inputs that are one's, all of the same; undefined where none is. */
+function engineOf(inputs: LossInputs | DeviceLossInputs): NativeEngine | undefined {
+  const tensors = [
+    inputs.image,
+    inputs.text,
+    inputs.imageProjection,
+    inputs.textProjection,
+    inputs.centroids,
+  ].filter((input) => input instanceof DeviceTensor);
+  const engine = tensors[0]?.engine;
+  if (engine === undefined) return undefined;
+  if (!(inputs.image instanceof DeviceTensor && inputs.text instanceof DeviceTensor))
+    failType('tensors of the executor together with others of it', 'image and text', inputs.image);
+  if (tensors.some((tensor) => tensor.engine !== engine))
+    failType('tensors of one executor', 'inputs', inputs);
+  return engine;
 }
 
 function clusterInputs(
-  inputs: LossInputs,
+  inputs: LossInputs | DeviceLossInputs,
   options: LossOptions,
   batch: number,
   dim: number,
@@ -248,7 +314,7 @@ function clusterInputs(
 }
 
 function expectCentroids(
-  value: LossInputs['centroids'],
+  value: LossInputs['centroids'] | DeviceTensor,
   dim: number,
 ): { data: Float32Array | NativeDeviceMatrix; rows: number } {
   if (!(value instanceof DeviceMatrix)) {
@@ -290,9 +356,11 @@ function lowerBound(sorted: Int32Array, value: number): number {
 }
 
 /** Dt. Without projections it is Ds. */
-function teacherWidth(inputs: LossInputs, dim: number, useText: boolean): number {
+function teacherWidth(inputs: LossInputs | DeviceLossInputs, dim: number, useText: boolean): number {
   const { imageProjection, textProjection } = inputs;
-  const width = expectInteger('dim', (imageProjection ?? textProjection)?.dim ?? dim, 1);
+  const either = imageProjection ?? textProjection;
+  const columns = either instanceof DeviceTensor ? either.dims[1] : either?.dim;
+  const width = expectInteger('dim', columns ?? dim, 1);
   if (width !== dim) {
     if (imageProjection === undefined)
       failType(`a [${dim}, ${width}] matrix`, 'imageProjection', imageProjection);
@@ -305,21 +373,28 @@ function teacherWidth(inputs: LossInputs, dim: number, useText: boolean): number
 function addProjection(
   native: NativeLossInputs,
   name: 'imageProjection' | 'textProjection',
-  matrix: Matrix | undefined,
+  matrix: Matrix | DeviceTensor | undefined,
   dim: number,
   teacherDim: number,
 ): void {
   if (matrix !== undefined) native[name] = expectMatrix(name, matrix, dim, teacherDim).data;
 }
 
-/** A float32 matrix in memory; of `rows` and `dim` when they are given. */
+/** A float32 matrix in memory, or all of an executor's; of `rows` and `dim` when they are given. */
 function expectMatrix(
   name: string,
-  value: Matrix | undefined,
+  value: Matrix | DeviceTensor | undefined,
   rows?: number,
   dim?: number,
-): { data: Float32Array; rows: number; dim: number } {
+): { data: Float32Array | NativeDeviceMatrix; rows: number; dim: number } {
   if (value === undefined) failType('a matrix', name, value);
+  if (value instanceof DeviceTensor) {
+    const [has, columns] = value.dims;
+    if (rows !== undefined && has !== rows) failRange(`${rows} rows`, name, value.dims);
+    if (dim !== undefined && columns !== dim) failRange(`a width of ${dim}`, name, value.dims);
+    if (!value.whole) failRange('all rows of a tensor', name, value.dims);
+    return { data: value.native, rows: has, dim: columns };
+  }
   expectObject(name, value);
   expectInteger(`${name}.rows`, value.rows, 0, 2 ** 31 - 1);
   expectInteger(`${name}.dim`, value.dim, 1, 2 ** 20);
@@ -331,14 +406,25 @@ function expectMatrix(
   return { data, rows: value.rows, dim: value.dim };
 }
 
+function expectHostMatrix(name: string, value: Matrix | undefined, rows: number, dim: number): Float32Array {
+  // Its type is what it was checked to be.
+  return expectMatrix(name, value, rows, dim).data as Float32Array;
+}
+
 /** exp(80) times a cosine is still far inside float32. */
 function expectLogScale(name: string, value: unknown): number {
   return expectNumber(name, value, -80, 80);
 }
 
-function output(result: NativeLossResult): LossOutput {
-  const { total, clip, clusterCe, clusterKl, instance, ...gradients } = result;
-  return { total, clip, clusterCe, clusterKl, instance, gradients };
+function output(result: NativeLossResult, engine: NativeEngine | undefined): LossOutput | DeviceLossOutput {
+  const { total, clip, clusterCe, clusterKl, instance, ...native } = result;
+  const gradients = Object.fromEntries(
+    Object.entries(native).map(([name, value]) => [
+      name,
+      typeof value === 'number' || value instanceof Float32Array ? value : DeviceTensor.of(value, engine!),
+    ]),
+  ) as unknown as LossOutput['gradients'] | DeviceLossOutput['gradients'];
+  return { total, clip, clusterCe, clusterKl, instance, gradients } as LossOutput | DeviceLossOutput;
 }
 
 /** Options of {@link softTargets}. */

@@ -235,11 +235,20 @@ export interface NativePairs {
 }
 
 /** See `kernels/loss.ts` for equations, shapes and meaning. Embeddings are raw; the loss normalises them. */
+/** Rows [row, row + rows) of a matrix on a device. */
+export interface NativeDeviceRows {
+  matrix: NativeDeviceMatrix;
+  row: number;
+  rows: number;
+}
+
 export interface NativeLossInputs {
   batch: number;
+  /** Whose matrices on a device there are among the inputs; the loss is then done in the order of its work. */
+  engine?: NativeEngine;
   /** [B, Ds] student. */
-  image: Float32Array;
-  text: Float32Array;
+  image: Float32Array | NativeDeviceMatrix;
+  text: Float32Array | NativeDeviceMatrix;
   dim: number;
   clip?: { weight: number; logScale: number };
   /** [B, Dt] teacher, for cluster and instance. */
@@ -247,10 +256,10 @@ export interface NativeLossInputs {
   teacherText?: Float32Array;
   teacherDim?: number;
   /** [Ds, Dt]; identity when absent (then Ds = Dt). */
-  imageProjection?: Float32Array;
-  textProjection?: Float32Array;
+  imageProjection?: Float32Array | NativeDeviceMatrix;
+  textProjection?: Float32Array | NativeDeviceMatrix;
   cluster?: {
-    /** [K, Dt]; float32 where on a device. */
+    /** [K, Dt]; float32 where on a device, and learned there only with an engine. */
     centroids: Float32Array | NativeDeviceMatrix;
     clusters: number;
     /** [B] centre of a row. */
@@ -277,15 +286,15 @@ export interface NativeLossResult {
   clusterCe: number;
   clusterKl: number;
   instance: number;
-  /** Gradients of `total`, shaped as their inputs. */
-  image: Float32Array;
-  text: Float32Array;
+  /** Gradients of `total`, shaped as their inputs and where these are. */
+  image: Float32Array | NativeDeviceMatrix;
+  text: Float32Array | NativeDeviceMatrix;
   clipLogScale: number;
   instanceLogScale: number;
-  imageProjection?: Float32Array;
-  textProjection?: Float32Array;
+  imageProjection?: Float32Array | NativeDeviceMatrix;
+  textProjection?: Float32Array | NativeDeviceMatrix;
   /** [K, Dt], zero outside the sample. */
-  centroids?: Float32Array;
+  centroids?: Float32Array | NativeDeviceMatrix;
 }
 
 /** A run of parameters that share rates; the groups cover the buffer in order without a gap. */
@@ -562,23 +571,24 @@ export interface NativeAddon {
     inputs: readonly ArrayBufferView[],
   ): Promise<NativeStaged>;
   /**
-   * Runs a program up to its outputs, which it resolves to as bytes. `average` takes the moving average of the parameters where there
-   * is one, `keep` holds the activations for `engineBackward`.
+   * Runs a program up to its outputs, which it resolves to as bytes; or, where the output's entry in `rows` is not 0, as a matrix of so many
+   * rows that stays on the device, for this engine's calls. `average` takes the moving average of the parameters where there is one, `keep`
+   * holds the activations for `engineBackward`.
    */
   engineForward(
     context: NativeContext,
     engine: NativeEngine,
     program: number,
     inputs: readonly ArrayBufferView[],
-    options: { average: boolean; keep: boolean; staged: NativeStaged | undefined },
-  ): Promise<ArrayBuffer[]>;
+    options: { average: boolean; keep: boolean; rows: number[]; staged: NativeStaged | undefined },
+  ): Promise<(ArrayBuffer | NativeDeviceMatrix)[]>;
   /** Adds to the gradients; runs the pass forward first unless its activations are held. A gradient that is undefined is zero. */
   engineBackward(
     context: NativeContext,
     engine: NativeEngine,
     program: number,
     inputs: readonly ArrayBufferView[],
-    gradients: readonly (Float32Array | undefined)[],
+    gradients: readonly (Float32Array | NativeDeviceRows | undefined)[],
     staged: NativeStaged | undefined,
   ): Promise<void>;
   /** Adds to the gradients from an element on. */
@@ -586,8 +596,15 @@ export interface NativeAddon {
     context: NativeContext,
     engine: NativeEngine,
     offset: number,
-    values: Float32Array,
+    values: Float32Array | NativeDeviceMatrix,
   ): Promise<void>;
+  /** Rows of matrices of the engine under each other, in one. */
+  engineConcatenate(
+    context: NativeContext,
+    engine: NativeEngine,
+    parts: readonly NativeDeviceMatrix[],
+  ): Promise<NativeDeviceMatrix>;
+  engineRead(context: NativeContext, engine: NativeEngine, matrix: NativeDeviceMatrix): Promise<Float32Array>;
   /** One step of AdamW; then parameters are clamped. `average`: with a moving average, which begins where there is none. */
   engineUpdate(
     context: NativeContext,

@@ -1,6 +1,6 @@
 import { expectInteger, expectOneOf } from '../native/check.ts';
 import { product, sameDims } from './attributes.ts';
-import type { ExecutorOptions, Tensor, Tensors } from './executor.ts';
+import type { AnyTensors, ExecutorOptions, Tensor, Tensors } from './executor.ts';
 import type { Graph } from './graph.ts';
 import { PRECISIONS } from './precision.ts';
 
@@ -48,7 +48,7 @@ export function checkInputs(graphs: Readonly<Record<string, Graph>>, name: strin
 }
 
 /** That gradients are those of outputs. */
-export function checkGradients(graph: Graph, gradients: Tensors): void {
+export function checkGradients(graph: Graph, gradients: AnyTensors): void {
   const outputs = graph.outputs.map((output) => output.name);
   for (const [name, tensor] of Object.entries(gradients)) {
     if (!outputs.includes(name)) {
@@ -56,8 +56,17 @@ export function checkGradients(graph: Graph, gradients: Tensors): void {
         `Expected one of ${outputs.join(', ')} for an output gradient but received ${name}`,
       );
     }
-    checkTensor(tensor, `the gradient of ${name}`, 'float32');
+    if ('data' in tensor) checkTensor(tensor, `the gradient of ${name}`, 'float32');
   }
+}
+
+/** Tensors that an executor without memory of its own takes. */
+export function onHost(tensors: AnyTensors): Tensors {
+  for (const [name, tensor] of Object.entries(tensors)) {
+    if (!('data' in tensor))
+      throw new TypeError(`Expected ${name} to be in memory, not on another executor's device`);
+  }
+  return tensors as Tensors;
 }
 
 function checkTensor({ type, dims, data }: Tensor, name: string, expected: string): void {

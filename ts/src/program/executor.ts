@@ -1,3 +1,4 @@
+import type { DeviceTensor } from '../kernels/device-tensor.ts';
 import type { Graph } from './graph.ts';
 import type { Precision } from './precision.ts';
 
@@ -9,6 +10,9 @@ export interface Tensor {
 }
 
 export type Tensors = Readonly<Record<string, Tensor>>;
+
+/** Tensors of which some are where an executor has them. */
+export type AnyTensors = Readonly<Record<string, Tensor | DeviceTensor>>;
 
 /** A slice of the flat parameter buffer. Graphs refer to it by name, and several may share it. */
 export interface Parameter {
@@ -95,14 +99,25 @@ export interface Executor {
     options?: { keep?: boolean; training?: boolean; parameters?: 'current' | 'ema' },
   ): Promise<Record<string, Tensor>>;
   /**
+   * As `forward`, but matrices of float32 among the outputs stay on the executor's device, and it may resolve before they are made; dispose
+   * of them when their last use has been called. Not there in executors that have no memory of their own.
+   */
+  forwardOnDevice?(
+    graph: string,
+    inputs: Tensors,
+    options?: { keep?: boolean; training?: boolean },
+  ): Promise<AnyTensors>;
+  /** Rows of several such matrices under each other, in one. */
+  concatenate?(parts: readonly DeviceTensor[]): Promise<DeviceTensor>;
+  /**
    * Says that the next `forward` or `backward` of a graph will be with these inputs, which nobody changes until then: a device that works
    * for itself takes them meanwhile. It does not wait for the calls made before. Resolves when the inputs have been read.
    */
   prefetch?(graph: string, inputs: Tensors): Promise<void>;
   /** Adds to the gradients; outputs without a gradient count as zero. */
-  backward(graph: string, inputs: Tensors, outputGradients: Tensors): Promise<void>;
+  backward(graph: string, inputs: Tensors, outputGradients: AnyTensors): Promise<void>;
   /** Adds a gradient that a loss computed itself. */
-  addGradient(name: string, value: Float32Array): Promise<void>;
+  addGradient(name: string, value: Float32Array | DeviceTensor): Promise<void>;
   /** One AdamW step; zeroes the gradients. */
   update(options: UpdateOptions): Promise<{ gradientNorm: number }>;
   save(): Promise<ExecutorState>;

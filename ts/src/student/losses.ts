@@ -1,19 +1,21 @@
 import type { Encoder } from '../encoder/encoder.ts';
+import { DeviceTensor } from '../kernels/device-tensor.ts';
 import {
-  clusterInstanceLoss,
+  type DeviceLossInputs,
   type LossInputs,
   type LossOptions,
+  lossAnywhere,
   type SoftTargets,
   sampleCentres,
 } from '../kernels/loss.ts';
 import { type DeviceMatrix, type Matrix, upload } from '../kernels/rows.ts';
 import type { KernelOptions } from '../native/context.ts';
-import type { Tensors } from '../program/executor.ts';
+import type { AnyTensors, Tensor } from '../program/executor.ts';
 import type { ImageTextBatch } from './batches.ts';
 import { HEADS } from './heads.ts';
 import { oncePerBatch } from './optimise.ts';
 import { float32, pickRows } from './tensors.ts';
-import type { Loss, TowerOutputs } from './types.ts';
+import type { AnyLossResult, AnyOutputs, Loss, LossResult, TowerOutputs } from './types.ts';
 
 /** Weights of the terms; a term of weight 0 is not computed. */
 export interface TermWeights {
@@ -69,7 +71,10 @@ export function clipLoss(options: Pick<CidLossOptions, 'dim' | 'kernel'>): Loss<
   });
 }
 
-/** CLIP, cluster and instance terms of {@link clusterInstanceLoss} over the towers' and heads' outputs. */
+/** The inputs of both kinds of loss, as they are gathered. */
+type Inputs = { -readonly [K in keyof LossInputs]: LossInputs[K] | DeviceLossInputs[K] };
+
+/** CLIP, cluster and instance terms of `clusterInstanceLoss` over the towers' and heads' outputs, wherever these are. */
 export function cidLoss(options: CidLossOptions): Loss<ImageTextBatch> {
   const { weights, dim, teacherDim, clusters } = options;
   const distils = weights.clusterCe > 0 || weights.clusterKl > 0 || weights.instance > 0;
@@ -83,19 +88,20 @@ export function cidLoss(options: CidLossOptions): Loss<ImageTextBatch> {
     return resident;
   };
 
-  return async (outputs, batch) => {
-    const image = outputs.image!.image_embeds!.data as Float32Array;
-    const text = outputs.text!.text_embeds!.data as Float32Array;
+  const anywhere = async (outputs: AnyOutputs, batch: ImageTextBatch): Promise<AnyLossResult> => {
     const rows = batch.places.length;
-    const head = headsOf(outputs);
+    const heads: AnyTensors = outputs[HEADS] ?? {};
+    const scale = (name: string): number => (heads[name] as Tensor).data[0] as number;
     const matrix = (data: Float32Array, width: number): Matrix => ({
       data,
       rows: data.length / width,
       dim: width,
     });
-    const inputs: { -readonly [K in keyof LossInputs]: LossInputs[K] } = {
-      image: matrix(image, dim),
-      text: matrix(text, dim),
+    const rowsOf = (tensor: Tensor | DeviceTensor, width: number): Matrix | DeviceTensor =>
+      tensor instanceof DeviceTensor ? tensor : matrix(tensor.data as Float32Array, width);
+    const inputs: Inputs = {
+      image: rowsOf(outputs.image!.image_embeds!, dim),
+      text: rowsOf(outputs.text!.text_embeds!, dim),
     };
     const kernel: LossOptions = {
       ...options.kernel,
@@ -107,23 +113,22 @@ export function cidLoss(options: CidLossOptions): Loss<ImageTextBatch> {
       teacherTemperature: options.teacherTemperature,
       pairing: options.pairing,
     };
-    if (weights.clip > 0) inputs.clipLogScale = head('logit_scale')![0]!;
+    if (weights.clip > 0) inputs.clipLogScale = scale('logit_scale');
     if (distils) {
       const width = teacherDim!;
       const targets = await options.targets!(batch);
       inputs.teacherImage = matrix(targets.image, width);
       inputs.teacherText = matrix(targets.text, width);
-      const imageProjection = head('image_projection');
-      const textProjection = head('text_projection');
-      if (imageProjection) inputs.imageProjection = matrix(imageProjection, width);
-      if (textProjection) inputs.textProjection = matrix(textProjection, width);
-      if (weights.instance > 0) inputs.instanceLogScale = head('instance_scale')![0]!;
+      const { image_projection, text_projection } = heads;
+      if (image_projection) inputs.imageProjection = rowsOf(image_projection, width);
+      if (text_projection) inputs.textProjection = rowsOf(text_projection, width);
+      if (weights.instance > 0) inputs.instanceLogScale = scale('instance_scale');
     }
     if (clustered && clusters) {
       const labels = Int32Array.from(batch.places, (place) => clusters.labels[place]!);
       inputs.labels = labels;
       inputs.centroids = clusters.learned
-        ? matrix(head('centroids')!, teacherDim!)
+        ? rowsOf(heads.centroids!, teacherDim!)
         : await frozen(clusters.centroids);
       const all = clusters.centroids.rows;
       if (clusters.sampleRate < 1) {
@@ -139,13 +144,13 @@ export function cidLoss(options: CidLossOptions): Loss<ImageTextBatch> {
         inputs.softTargets = pick(clusters.soft, batch.places, teacherDim!);
       }
     }
-    const result = await clusterInstanceLoss(inputs, {
+    const result = await lossAnywhere(inputs as LossInputs | DeviceLossInputs, {
       ...kernel,
       learnedCentroids: clusters?.learned ?? false,
     });
     const { gradients } = result;
-    const parameterGradients: Record<string, Float32Array> = {};
-    const give = (name: string, value: Float32Array | undefined) => {
+    const parameterGradients: Record<string, Float32Array | DeviceTensor> = {};
+    const give = (name: string, value: Float32Array | DeviceTensor | undefined) => {
       if (value) parameterGradients[`${HEADS}.${name}`] = value;
     };
     if (weights.clip > 0) give('logit_scale', Float32Array.of(gradients.clipLogScale));
@@ -162,17 +167,20 @@ export function cidLoss(options: CidLossOptions): Loss<ImageTextBatch> {
         ...(weights.instance > 0 && { instance: result.instance }),
       },
       gradients: {
-        image: { image_embeds: float32(gradients.image, [rows, dim]) },
-        text: { text_embeds: float32(gradients.text, [rows, dim]) },
+        image: { image_embeds: tensorOf(gradients.image, [rows, dim]) },
+        text: { text_embeds: tensorOf(gradients.text, [rows, dim]) },
       },
       parameterGradients,
     };
   };
+  // Of outputs on the host all gradients are there too.
+  const onHost = (outputs: TowerOutputs, batch: ImageTextBatch) =>
+    anywhere(outputs, batch) as Promise<LossResult>;
+  return Object.assign(onHost, { anywhere });
 }
 
-function headsOf(outputs: TowerOutputs): (name: string) => Float32Array | undefined {
-  const heads: Tensors = outputs[HEADS] ?? {};
-  return (name) => heads[name]?.data as Float32Array | undefined;
+function tensorOf(gradient: Float32Array | DeviceTensor, dims: readonly number[]): Tensor | DeviceTensor {
+  return gradient instanceof DeviceTensor ? gradient : float32(gradient, dims);
 }
 
 function pick(soft: SoftTargets, places: Int32Array, dim: number): SoftTargets {

@@ -1,7 +1,11 @@
-import type { Tensor, Tensors } from '../program/executor.ts';
+import { DeviceTensor } from '../kernels/device-tensor.ts';
+import type { AnyTensors, Tensor, Tensors } from '../program/executor.ts';
 
 /** Rows `from` to `to` of a tensor; shares its memory. */
-export function rowsOf(tensor: Tensor, from: number, to: number): Tensor {
+export function rowsOf(tensor: Tensor, from: number, to: number): Tensor;
+export function rowsOf(tensor: Tensor | DeviceTensor, from: number, to: number): Tensor | DeviceTensor;
+export function rowsOf(tensor: Tensor | DeviceTensor, from: number, to: number): Tensor | DeviceTensor {
+  if (tensor instanceof DeviceTensor) return tensor.rows(from, to);
   const [rows = 0, ...rest] = tensor.dims;
   const width = rest.reduce((product, dim) => product * dim, 1);
   if (from === 0 && to === rows) return tensor;
@@ -31,6 +35,20 @@ export function concatenateRows(parts: readonly Tensors[]): Tensors {
     joined[name] = { type: first.type, dims: [rows, ...first.dims.slice(1)], data };
   }
   return joined;
+}
+
+/** Gives up what is on a device. */
+export function disposeOf(tensors: AnyTensors): void {
+  for (const tensor of Object.values(tensors)) if (tensor instanceof DeviceTensor) tensor.dispose();
+}
+
+/** With copies of what is on a device. */
+export async function toHost(tensors: AnyTensors): Promise<Tensors> {
+  const entries = Object.entries(tensors).map(async ([name, tensor]) => [
+    name,
+    tensor instanceof DeviceTensor ? float32(await tensor.read(), tensor.dims) : tensor,
+  ]);
+  return Object.fromEntries(await Promise.all(entries)) as Tensors;
 }
 
 export function float32(data: Float32Array, dims: readonly number[]): Tensor {

@@ -1,15 +1,24 @@
 import { rm } from 'node:fs/promises';
 import { join } from 'node:path';
+import { DeviceTensor } from '../kernels/device-tensor.ts';
 import { expectInteger, expectPositive, failRange } from '../native/check.ts';
 import { abortError, CidError } from '../native/errors.ts';
-import type { ExecutorState, Tensor, Tensors } from '../program/executor.ts';
+import type { AnyTensors, Executor, ExecutorState, Tensors } from '../program/executor.ts';
 import { MetricsWriter } from '../run/metrics.ts';
 import { Prefetch } from '../run/prefetch.ts';
 import { SpeedMeter } from '../run/speed.ts';
 import { type CheckpointInfo, readCheckpoint, writeCheckpoint } from './checkpoint.ts';
 import { learningRate } from './schedule.ts';
-import { concatenateRows, rowsOf } from './tensors.ts';
-import type { LossResult, TowerOutputs, TrainOptions, TrainResult, Validation } from './types.ts';
+import { concatenateRows, disposeOf, rowsOf, toHost } from './tensors.ts';
+import type {
+  AnyLossResult,
+  AnyOutputs,
+  LossResult,
+  TowerOutputs,
+  TrainOptions,
+  TrainResult,
+  Validation,
+} from './types.ts';
 
 /** Bytes of batches prepared ahead where none are given. */
 export const PREFETCH_BYTES = 2 ** 30;
@@ -88,7 +97,7 @@ export async function train<Batch>(options: TrainOptions<Batch>): Promise<TrainR
       const { value: batch, waited, worked } = prepared;
       const epoch = Math.floor(info.step / source.stepsPerEpoch);
       const step = info.step + 1;
-      const { terms } = await accumulate(options, batch, step);
+      const terms = await accumulate(options, batch, step);
       const rate = learningRate(schedule, step);
       // A device that works for itself takes the next batch's first inputs while it makes the step.
       if (executor.prefetch) void sendAhead(options, batches.ready());
@@ -136,54 +145,102 @@ export async function train<Batch>(options: TrainOptions<Batch>): Promise<TrainR
   return { steps: info.step, best: info.best, validation: info.validation, speed: speeds.total };
 }
 
-/** Adds the gradients of one batch to the executor's. */
+/**
+ * Adds the gradients of one batch to the executor's. Where executor and loss know how, embeddings and their gradients stay on the
+ * executor's device: nothing but the terms of the loss comes from there.
+ */
 async function accumulate<Batch>(
   options: TrainOptions<Batch>,
   batch: Batch,
   step: number,
-): Promise<LossResult> {
-  const { executor, towers, source, microBatch } = options;
+): Promise<LossResult['terms']> {
+  const { executor, towers, source, microBatch, heads } = options;
   const ranges: [from: number, to: number][] = [];
   for (let from = 0; from < source.batchSize; from += microBatch) {
     ranges.push([from, Math.min(source.batchSize, from + microBatch)]);
   }
   const keep = ranges.length === 1;
-  const outputs: Record<string, Tensors> = {};
-  for (const tower of towers) {
-    // All calls are made at once: the executor goes on to the next without waiting for this thread.
-    const parts = await Promise.all(
-      ranges.map(([from, to]) =>
-        executor.forward(tower.graph, tower.inputs(batch, from, to), { keep, training: true }),
-      ),
-    );
-    outputs[tower.graph] = concatenateRows(parts);
-    expectFinite(tower.graph, outputs[tower.graph]!, step);
-  }
-  if (options.heads !== undefined) outputs[options.heads] = await executor.forward(options.heads, {});
-  const result = await options.loss(outputs as TowerOutputs, batch);
-  for (const [name, value] of Object.entries(result.terms)) {
-    if (!Number.isFinite(value)) {
-      throw new CidError(
-        'DIVERGED',
-        `The loss's term '${name}' is ${value} at step ${step}; a lower rate may help`,
+  const stays = options.loss.anywhere !== undefined && executor.forwardOnDevice !== undefined;
+  const forward = (...call: Parameters<Executor['forward']>): Promise<AnyTensors> =>
+    stays ? executor.forwardOnDevice!(...call) : executor.forward(...call);
+  const outputs: Record<string, AnyTensors> = {};
+  let result: AnyLossResult | undefined;
+  try {
+    // First, when a device is done with the last step: its scales, which are read at once, then hold nothing up.
+    if (heads !== undefined) outputs[heads] = await forward(heads, {});
+    for (const tower of towers) {
+      // All calls are made at once: the executor goes on to the next without waiting for this thread.
+      const parts = await Promise.all(
+        ranges.map(([from, to]) =>
+          forward(tower.graph, tower.inputs(batch, from, to), { keep, training: true }),
+        ),
       );
+      outputs[tower.graph] = await joined(executor, parts);
+      if (!stays) expectFinite(tower.graph, outputs[tower.graph] as Tensors, step);
     }
-  }
-  const calls: Promise<void>[] = [];
-  for (const tower of towers) {
-    const gradients = result.gradients[tower.graph];
-    if (!gradients) continue;
-    for (const [from, to] of ranges) {
-      calls.push(
-        executor.backward(tower.graph, tower.inputs(batch, from, to), sliceRows(gradients, from, to)),
-      );
+    result = await lossOf(options, outputs, batch, step);
+    for (const [name, value] of Object.entries(result.terms)) {
+      if (!Number.isFinite(value)) {
+        throw new CidError(
+          'DIVERGED',
+          `The loss's term '${name}' is ${value} at step ${step}; a lower rate may help`,
+        );
+      }
     }
+    const calls: Promise<void>[] = [];
+    for (const tower of towers) {
+      const gradients = result.gradients[tower.graph];
+      if (!gradients) continue;
+      for (const [from, to] of ranges) {
+        calls.push(
+          executor.backward(tower.graph, tower.inputs(batch, from, to), sliceRows(gradients, from, to)),
+        );
+      }
+    }
+    for (const [name, value] of Object.entries(result.parameterGradients ?? {})) {
+      calls.push(executor.addGradient(name, value));
+    }
+    await Promise.all(calls);
+    return result.terms;
+  } finally {
+    const { gradients = {}, parameterGradients = {} } = result ?? {};
+    for (const tensors of [...Object.values(outputs), ...Object.values(gradients)]) disposeOf(tensors);
+    for (const value of Object.values(parameterGradients)) if (value instanceof DeviceTensor) value.dispose();
   }
-  for (const [name, value] of Object.entries(result.parameterGradients ?? {})) {
-    calls.push(executor.addGradient(name, value));
+}
+
+async function lossOf<Batch>(
+  { loss, towers }: TrainOptions<Batch>,
+  outputs: AnyOutputs,
+  batch: Batch,
+  step: number,
+): Promise<AnyLossResult> {
+  if (!loss.anywhere) return loss(outputs as TowerOutputs, batch);
+  try {
+    return await loss.anywhere(outputs, batch);
+  } catch (error) {
+    if (!(error instanceof CidError && error.code === 'INVALID_DATA')) throw error;
+    // Of what stayed on the device nobody has seen whether it is finite.
+    for (const { graph } of towers) expectFinite(graph, await toHost(outputs[graph]!), step);
+    throw error;
   }
-  await Promise.all(calls);
-  return result;
+}
+
+/** Outputs of micro-batches, one under the other, where they are. */
+async function joined(executor: Executor, parts: readonly AnyTensors[]): Promise<AnyTensors> {
+  const [head, ...others] = parts;
+  if (head === undefined || others.length === 0) return head ?? {};
+  const names = Object.keys(head).filter((name) => head[name] instanceof DeviceTensor);
+  const entries = names.map(async (name) => {
+    const tensors = parts.map((part) => part[name] as DeviceTensor);
+    const whole = await executor.concatenate!(tensors);
+    for (const tensor of tensors) tensor.dispose();
+    return [name, whole];
+  });
+  const rest = parts.map((part) =>
+    Object.fromEntries(Object.entries(part).filter(([name]) => !names.includes(name))),
+  );
+  return { ...concatenateRows(rest as Tensors[]), ...Object.fromEntries(await Promise.all(entries)) };
 }
 
 /** The first inputs of the batch that is next, where it is there. What fails fails again when the batch is used. */
@@ -220,7 +277,7 @@ function expectFinite(graph: string, outputs: Tensors, step: number): void {
   }
 }
 
-function sliceRows(tensors: Tensors, from: number, to: number): Record<string, Tensor> {
+function sliceRows(tensors: AnyTensors, from: number, to: number): AnyTensors {
   return Object.fromEntries(
     Object.entries(tensors).map(([name, tensor]) => [name, rowsOf(tensor, from, to)]),
   );

@@ -1,4 +1,5 @@
-import type { Executor, Tensors } from '../program/executor.ts';
+import type { DeviceTensor } from '../kernels/device-tensor.ts';
+import type { AnyTensors, Executor, Tensors } from '../program/executor.ts';
 import type { Speed, StepSpeed } from '../run/speed.ts';
 
 /** A graph of the executor together with how a batch feeds it. */
@@ -28,6 +29,9 @@ export interface BatchSource<Batch> {
 /** Outputs of every tower over the whole batch (concatenated over micro-batches), by graph and output name. */
 export type TowerOutputs = Readonly<Record<string, Tensors>>;
 
+/** The same where matrices of float32 may be where the executor has them. */
+export type AnyOutputs = Readonly<Record<string, AnyTensors>>;
+
 export interface LossResult {
   /** What is minimised is `terms.total`; the others are for the log. */
   readonly terms: Readonly<Record<string, number>> & { readonly total: number };
@@ -37,8 +41,18 @@ export interface LossResult {
   readonly parameterGradients?: Readonly<Record<string, Float32Array>>;
 }
 
+/** The same, with gradients where their outputs are. The trainer disposes of them. */
+export interface AnyLossResult extends Pick<LossResult, 'terms'> {
+  readonly gradients: AnyOutputs;
+  readonly parameterGradients?: Readonly<Record<string, Float32Array | DeviceTensor>>;
+}
+
 /** Any objective: the trainer knows none of them. */
-export type Loss<Batch> = (outputs: TowerOutputs, batch: Batch) => Promise<LossResult>;
+export interface Loss<Batch> {
+  (outputs: TowerOutputs, batch: Batch): Promise<LossResult>;
+  /** The same where outputs are wherever the executor has them; so they need not come to the host. Not there for losses that need them. */
+  readonly anywhere?: (outputs: AnyOutputs, batch: Batch) => Promise<AnyLossResult>;
+}
 
 export interface Schedule {
   /** Highest learning rate. */

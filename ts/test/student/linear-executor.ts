@@ -40,14 +40,14 @@ export function linearExecutor(width: number): Executor {
     },
     backward: async (_graph, inputs, outputGradients) => {
       const x = inputs.x!;
-      const dy = outputGradients.y!;
+      const dy = outputGradients.y as Tensor;
       for (let i = 0; i < x.dims[0]!; i++) {
         for (let k = 0; k < width; k++)
           gradients[k]! += (x.data[i * width + k] as number) * (dy.data[i] as number);
       }
     },
     addGradient: async (_name, value) => {
-      gradients[width]! += value[0]!;
+      gradients[width]! += (value as Float32Array)[0]!;
     },
     update: async ({ rate, decay, betas, epsilon, clip, ema }) => {
       const gradientNorm = Math.hypot(...gradients);

@@ -1,6 +1,8 @@
+import { DeviceTensor } from '../../kernels/device-tensor.ts';
 import type {
   NativeAddon,
   NativeContext,
+  NativeDeviceRows,
   NativeEngine,
   NativeProgramSpec,
   NativeStaged,
@@ -12,6 +14,7 @@ import { loadAddon } from '../../native/loader.ts';
 import type { TensorData } from '../../onnx/tensor.ts';
 import { checkGradients, checkInputs, checkOptions } from '../checks.ts';
 import type {
+  AnyTensors,
   Executor,
   ExecutorOptions,
   ExecutorState,
@@ -153,6 +156,34 @@ class NativeExecutor implements Executor {
     inputs: Tensors,
     options: Parameters<Executor['forward']>[2] = {},
   ): Promise<Record<string, Tensor>> {
+    // All outputs are asked for on the host.
+    return this.#forward(graph, inputs, options, false) as Promise<Record<string, Tensor>>;
+  }
+
+  forwardOnDevice(
+    graph: string,
+    inputs: Tensors,
+    options: { keep?: boolean; training?: boolean } = {},
+  ): Promise<AnyTensors> {
+    return this.#forward(graph, inputs, options, true);
+  }
+
+  concatenate(parts: readonly DeviceTensor[]): Promise<DeviceTensor> {
+    return this.#queued(async () => {
+      const natives = parts.map((part) => this.#whole(part, 'rows to concatenate'));
+      const joined = await this.#call((addon, context) =>
+        addon.engineConcatenate(context, this.#engine, natives),
+      );
+      return DeviceTensor.of(joined, this.#engine);
+    });
+  }
+
+  #forward(
+    graph: string,
+    inputs: Tensors,
+    options: NonNullable<Parameters<Executor['forward']>[2]>,
+    onDevice: boolean,
+  ): Promise<AnyTensors> {
     const { keep = false, training = keep, parameters = 'current' } = options;
     const ahead = this.#ahead(graph, inputs);
     return this.#queued(async () => {
@@ -164,21 +195,25 @@ class NativeExecutor implements Executor {
       const { program, id } = loaded;
       const given = program.inputs.map(({ name }) => inputs[name]!.data);
       const average = parameters === 'ema';
+      const rows = program.outputs.map(({ type, dims }) =>
+        onDevice && type === 'float32' && dims.length === 2 ? dims[0]! : 0,
+      );
       this.#drop(graph);
-      const buffers = await this.#call((addon, context) =>
-        addon.engineForward(context, this.#engine, id, given, { average, keep: holds, staged }),
+      const made = await this.#call((addon, context) =>
+        addon.engineForward(context, this.#engine, id, given, { average, keep: holds, rows, staged }),
       );
       if (holds) this.#kept.set(graph, { loaded, inputs });
       return Object.fromEntries(
-        program.outputs.map(({ name, type, dims }, i) => [
-          name,
-          { type, dims, data: viewOf(type, buffers[i]!) } as Tensor,
-        ]),
+        program.outputs.map(({ name, type, dims }, i) => {
+          const value = made[i]!;
+          if (!(value instanceof ArrayBuffer)) return [name, DeviceTensor.of(value, this.#engine)];
+          return [name, { type, dims, data: viewOf(type, value) } as Tensor];
+        }),
       );
     });
   }
 
-  backward(graph: string, inputs: Tensors, outputGradients: Tensors): Promise<void> {
+  backward(graph: string, inputs: Tensors, outputGradients: AnyTensors): Promise<void> {
     const held = this.#kept.get(graph);
     const ahead = held && sameInputs(held.inputs, inputs) ? undefined : this.#ahead(graph, inputs);
     return this.#queued(async () => {
@@ -194,10 +229,14 @@ class NativeExecutor implements Executor {
       const gradients = program.outputGradients.map(({ name, dims, bytes }) => {
         const tensor = outputGradients[name];
         if (!tensor || bytes === 0) return undefined;
-        if (tensor.dims.join() === dims.join()) return tensor.data as Float32Array;
-        throw new RangeError(
-          `Expected shape [${dims}] for the gradient of ${name} but received [${tensor.dims}]`,
-        );
+        if (tensor.dims.join() !== dims.join()) {
+          throw new RangeError(
+            `Expected shape [${dims}] for the gradient of ${name} but received [${tensor.dims}]`,
+          );
+        }
+        return 'data' in tensor
+          ? (tensor.data as Float32Array)
+          : this.#rows(tensor, `the gradient of ${name}`);
       });
       await this.#call((addon, context) =>
         addon.engineBackward(context, this.#engine, id, given, gradients, staged),
@@ -205,17 +244,20 @@ class NativeExecutor implements Executor {
     });
   }
 
-  addGradient(name: string, value: Float32Array): Promise<void> {
+  addGradient(name: string, value: Float32Array | DeviceTensor): Promise<void> {
     return this.#queued(async () => {
       const slot = this.parameters.find((parameter) => parameter.name === name);
       if (!slot) throw new RangeError(`Expected the name of a parameter but received ${name}`);
-      if (value.length !== slot.length) {
+      const onDevice = value instanceof DeviceTensor;
+      const length = onDevice ? value.dims[0] * value.dims[1] : value.length;
+      if (length !== slot.length) {
         throw new RangeError(
-          `Expected ${slot.length} values for the gradient of ${name} but received ${value.length}`,
+          `Expected ${slot.length} values for the gradient of ${name} but received ${length}`,
         );
       }
+      const values = onDevice ? this.#whole(value, `the gradient of ${name}`) : value;
       await this.#call((addon, context) =>
-        addon.engineAddGradient(context, this.#engine, slot.offset, value),
+        addon.engineAddGradient(context, this.#engine, slot.offset, values),
       );
     });
   }
@@ -281,6 +323,17 @@ class NativeExecutor implements Executor {
     await this.#last.catch(() => undefined);
     this.#staged.clear();
     loadAddon().engineDispose(this.#engine);
+  }
+
+  /** Rows that this executor has. */
+  #rows(tensor: DeviceTensor, name: string): NativeDeviceRows {
+    if (tensor.engine !== this.#engine) throw new TypeError(`Expected ${name} to be this executor's`);
+    return { matrix: tensor.native, row: tensor.row, rows: tensor.dims[0] };
+  }
+
+  #whole(tensor: DeviceTensor, name: string): NativeDeviceRows['matrix'] {
+    if (!tensor.whole) throw new RangeError(`Expected ${name} to be all rows of a tensor`);
+    return this.#rows(tensor, name).matrix;
   }
 
   /** Calls run one after the other, in the order made. */

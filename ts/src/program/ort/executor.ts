@@ -2,7 +2,7 @@ import { availableParallelism } from 'node:os';
 import { CidError } from '../../native/errors.ts';
 import { WorkerChannel } from '../../onnx/channel.ts';
 import { startWorker } from '../../run/worker.ts';
-import { checkGradients, checkInputs, checkOptions } from '../checks.ts';
+import { checkGradients, checkInputs, checkOptions, onHost } from '../checks.ts';
 import type { Executor, ExecutorOptions, ExecutorState, Tensor, Tensors } from '../executor.ts';
 import { layOut } from '../parameters.ts';
 
@@ -41,10 +41,14 @@ export async function createExecutor(options: ExecutorOptions): Promise<Executor
       await channel.call('backward', {
         graph,
         inputs: alone(inputs),
-        outputGradients: alone(outputGradients),
+        outputGradients: alone(onHost(outputGradients)),
       });
     },
-    addGradient: (name, value) => channel.call('addGradient', { name, value }),
+    addGradient: async (name, value) => {
+      if (!(value instanceof Float32Array))
+        throw new TypeError(`Expected the gradient of ${name} to be in memory`);
+      await channel.call('addGradient', { name, value });
+    },
     update: (update) => channel.call('update', update),
     save: () => channel.call<ExecutorState>('save', undefined),
     load: (state) => channel.call('load', state),
