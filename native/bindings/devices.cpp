@@ -27,6 +27,7 @@ Napi::Value devices(const Napi::CallbackInfo& info) {
     object.Set("memory", static_cast<double>(device.memory));
     object.Set("architecture", std::to_string(device.major) + '.' + std::to_string(device.minor));
     object.Set("usable", device.usable);
+    object.Set("bfloat16", device.usable);  // those that there are kernels for all have tensor cores for it
     if (!device.usable) object.Set("reason", device.reason);
     list.Set(list.Length(), object);
   }

@@ -329,3 +329,15 @@ CLIPCID_DEVICE void multiplyAddAsync(int (&sums)[16][4], uint64_t a, uint64_t b)
 }  // namespace clipcid::cuda
 
 #endif
+
+namespace clipcid::cuda {
+
+// Packs two floats, and leaves in them what the word lacks, so that they can be a sum of some words.
+CLIPCID_DEVICE uint32_t takeBfloat16(float& low, float& high) {
+  const uint32_t word = packBfloat16(low, high);
+  low -= __uint_as_float(word << 16);
+  high -= __uint_as_float(word & 0xffff0000u);
+  return word;
+}
+
+}  // namespace clipcid::cuda

@@ -67,11 +67,7 @@ CLIPCID_DEVICE void stageRows(const float* from, int64_t stride, int64_t first, 
     for (int part = 0; part < Tile::kParts; ++part) {
       uint32_t words[4];
 #pragma unroll
-      for (int w = 0; w < 4; ++w) {
-        words[w] = packBfloat16(values[2 * w], values[2 * w + 1]);
-        values[2 * w] -= __uint_as_float(words[w] << 16);
-        values[2 * w + 1] -= __uint_as_float(words[w] & 0xffff0000u);
-      }
+      for (int w = 0; w < 4; ++w) words[w] = takeBfloat16(values[2 * w], values[2 * w + 1]);
       *reinterpret_cast<Words4*>(to + part * kRows * Tile::kRowBytes + placeOf<Tile>(row, chunk)) = {
           words[0], words[1], words[2], words[3]};
     }
@@ -139,11 +135,7 @@ CLIPCID_DEVICE void addWeighted(float (&sums)[Tile::kDepth / 8][4],
 #pragma unroll
     for (int part = 0; part < Tile::kParts; ++part) {
 #pragma unroll
-      for (int w = 0; w < 4; ++w) {
-        left[part][w] = packBfloat16(rest[2 * w], rest[2 * w + 1]);
-        rest[2 * w] -= __uint_as_float(left[part][w] << 16);
-        rest[2 * w + 1] -= __uint_as_float(left[part][w] & 0xffff0000u);
-      }
+      for (int w = 0; w < 4; ++w) left[part][w] = takeBfloat16(rest[2 * w], rest[2 * w + 1]);
     }
 #pragma unroll
     for (int j = 0; j < Tile::kDepth / 16; ++j) {

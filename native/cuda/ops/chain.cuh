@@ -32,6 +32,8 @@ CLIPCID_DEVICE int64_t quotient(int64_t a, int64_t b) {
   return a / b;
 }
 
+CLIPCID_DEVICE int32_t quotient(int32_t a, int32_t b) { return a / b; }
+
 CLIPCID_DEVICE int64_t rowOffset(const ChainProgram& program, const ChainSource& source, int64_t row) {
   if (source.reach == RowReach::kNone) return 0;
   if (source.reach == RowReach::kPitch) return row * source.pitch;

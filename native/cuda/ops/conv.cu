@@ -12,6 +12,7 @@
 #include "cuda/ops/ops.h"
 #include "cuda/ops/product.cuh"
 #include "cuda/ops/sums.cuh"
+#include "cuda/ops/windows.cuh"
 
 namespace clipcid::cuda {
 namespace {
@@ -27,20 +28,6 @@ struct Windows {
   int32_t strideHeight, strideWidth, dilationHeight, dilationWidth, padTop, padLeft;
   bool backward;
 };
-
-// Place of a coordinate's source under a tap, or -1.
-CLIPCID_DEVICE int32_t sourceOf(int32_t at, int32_t tap, int32_t stride, int32_t dilation, int32_t pad,
-                                int32_t size, bool backward) {
-  int32_t place;
-  if (backward) {
-    place = at + pad - tap * dilation;
-    if (place < 0 || place % stride != 0) return -1;
-    place /= stride;
-  } else {
-    place = at * stride - pad + tap * dilation;
-  }
-  return place >= 0 && place < size ? place : -1;
-}
 
 // Elements under windows: (line, tap and channel), lines being (row, column, image).
 template <bool kLinesAreDepth>
@@ -95,9 +82,13 @@ class WindowLoader {
   CLIPCID_DEVICE const float* at(int32_t row, int32_t column, int32_t image, int32_t tap) const {
     const Windows& w = params_.windows;
     const int32_t down = tap / w.kernelWidth, across = tap - down * w.kernelWidth;
-    const int32_t y = sourceOf(row, down, w.strideHeight, w.dilationHeight, w.padTop, w.height, w.backward);
-    const int32_t x =
-        sourceOf(column, across, w.strideWidth, w.dilationWidth, w.padLeft, w.width, w.backward);
+    const auto place = [&](int32_t at, int32_t tap, int32_t stride, int32_t dilation, int32_t pad,
+                           int32_t size) {
+      return w.backward ? windowOver(at, tap, stride, dilation, pad, size)
+                        : sourceUnder(at, tap, stride, dilation, pad, size);
+    };
+    const int32_t y = place(row, down, w.strideHeight, w.dilationHeight, w.padTop, w.height);
+    const int32_t x = place(column, across, w.strideWidth, w.dilationWidth, w.padLeft, w.width);
     if (y < 0 || x < 0) return nullptr;
     return data_ + ((static_cast<int64_t>(y) * w.width + x) * w.images + image) * w.channels;
   }

@@ -19,7 +19,7 @@ __global__ void __launch_bounds__(kThreads)
     float sum = 0;
     for (int32_t split = 0; split < plan.splits; ++split) sum += result.parts[split * all + at];
     const int64_t batch = quotient(at, matrix), inside = at - batch * matrix;
-    const int64_t row = quotient(inside, plan.n), column = inside - row * plan.n;
+    const int64_t row = quotient(inside, int64_t{plan.n}), column = inside - row * plan.n;
     float* to = result.c + batch / result.inner * result.batch[0] + batch % result.inner * result.batch[1] +
                 row * result.row + column;
     float value = result.alpha * sum;

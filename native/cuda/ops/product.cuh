@@ -76,15 +76,7 @@ class ProductStaging {
       for (int part = 0; part < kParts; ++part) {
         uint32_t words[4];
 #pragma unroll
-        for (int w = 0; w < 4; ++w) {
-          float& low = values_[i][2 * w];
-          float& high = values_[i][2 * w + 1];
-          words[w] = packBfloat16(low, high);
-          if (part + 1 < kParts) {
-            low -= __uint_as_float(words[w] << 16);
-            high -= __uint_as_float(words[w] & 0xffff0000u);
-          }
-        }
+        for (int w = 0; w < 4; ++w) words[w] = takeBfloat16(values_[i][2 * w], values_[i][2 * w + 1]);
         *reinterpret_cast<Words4*>(to + part * kLines * kProductDepth * 2) = {words[0], words[1], words[2],
                                                                               words[3]};
       }

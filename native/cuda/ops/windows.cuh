@@ -1,5 +1,5 @@
-// Windows over images that lie pixel by pixel: a thread has an element of one pixel, image and channel. Of pooling and of depthwise
-// convolutions, whose shapes have the same names.
+// Windows over images that lie pixel by pixel: where they lie, for all; and walks for kernels whose threads have an element of one pixel,
+// image and channel each, of pooling and of depthwise convolutions, whose shapes have the same names.
 #pragma once
 
 #include "cuda/ops/chain.cuh"
@@ -8,16 +8,16 @@
 namespace clipcid::cuda {
 
 // Where a coordinate's source lies under a tap; or, going backward, which window has it under that tap. -1: nowhere.
-CLIPCID_DEVICE int64_t sourceUnder(int64_t at, int64_t tap, int64_t stride, int64_t dilation, int64_t pad,
-                                   int64_t size) {
-  const int64_t place = at * stride - pad + tap * dilation;
+template <typename Int>
+CLIPCID_DEVICE Int sourceUnder(Int at, Int tap, Int stride, Int dilation, Int pad, Int size) {
+  const Int place = at * stride - pad + tap * dilation;
   return place >= 0 && place < size ? place : -1;
 }
-CLIPCID_DEVICE int64_t windowOver(int64_t at, int64_t tap, int64_t stride, int64_t dilation, int64_t pad,
-                                  int64_t size) {
-  const int64_t place = at + pad - tap * dilation;
+template <typename Int>
+CLIPCID_DEVICE Int windowOver(Int at, Int tap, Int stride, Int dilation, Int pad, Int size) {
+  const Int place = at + pad - tap * dilation;
   if (place < 0) return -1;
-  const int64_t window = quotient(place, stride);
+  const Int window = quotient(place, stride);
   return window * stride == place && window < size ? window : -1;
 }
 

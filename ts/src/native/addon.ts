@@ -72,8 +72,8 @@ export interface NativeDeviceInfo {
   /** False with a reason when kernels for this device are not in this build. */
   usable: boolean;
   reason?: string;
-  /** CPU: whether products of bfloat16 have instructions in the set in use, as training in 'bf16' needs. */
-  bfloat16?: boolean;
+  /** Whether products of bfloat16 have instructions, on the CPU in the set in use, as training in 'bf16' needs. */
+  bfloat16: boolean;
 }
 
 export interface NativeBalanceOptions {

@@ -11,16 +11,31 @@ import {
 } from '../../src/native/devices.ts';
 import { packageVersion } from '../../src/native/loader.ts';
 
-const cpu: DeviceInfo = { device: 'cpu', name: 'A processor', memory: 1, architecture: 'avx2', usable: true };
+const cpu: DeviceInfo = {
+  device: 'cpu',
+  name: 'A processor',
+  memory: 1,
+  architecture: 'avx2',
+  usable: true,
+  bfloat16: true,
+};
 const old: DeviceInfo = {
   device: 'cuda:0',
   name: 'Old',
   memory: 1,
   architecture: '6.1',
   usable: false,
+  bfloat16: false,
   reason: 'kernels need 8.0',
 };
-const gpu: DeviceInfo = { device: 'cuda:1', name: 'New', memory: 1, architecture: '9.0', usable: true };
+const gpu: DeviceInfo = {
+  device: 'cuda:1',
+  name: 'New',
+  memory: 1,
+  architecture: '9.0',
+  usable: true,
+  bfloat16: true,
+};
 
 describe('choice of a device', () => {
   it('takes the CPU unless a CUDA device is named, and says why', () => {
@@ -61,7 +76,7 @@ describe('devices()', () => {
     const report = devices();
     expect(report.version).toBe(packageVersion);
     expect(report.addon).toMatch(/\.node$/);
-    expect(report.devices[0]).toMatchObject({ device: 'cpu', usable: true });
+    expect(report.devices[0]).toMatchObject({ device: 'cpu', usable: true, bfloat16: true });
     expect(typeof report.devices[0]!.bfloat16).toBe('boolean');
     expect(report.devices[0]!.memory).toBeGreaterThan(2 ** 20);
     expect(report.devices[0]!.architecture).toMatch(

@@ -1,4 +1,4 @@
-import { afterEach, expect, test } from 'vitest';
+import { afterEach, describe, expect, test } from 'vitest';
 import { devices } from '../../src/native/devices.ts';
 import { createExecutor } from '../../src/program/create.ts';
 import type { Executor, ExecutorOptions, Tensor, Tensors } from '../../src/program/executor.ts';
@@ -97,6 +97,9 @@ async function start(options: ExecutorOptions, precision: Precision, more = {}):
   return executor;
 }
 
+const usable = devices().devices.filter((info) => info.usable);
+if (usable.length === 1) process.stdout.write('bf16: on the CPU alone, since there is no usable GPU\n');
+
 /** Output, and all gradients, flat: with β₁ = 0 a step leaves them in the first moments. */
 async function gradient(executor: Executor, c: Awaited<ReturnType<Case['make']>>) {
   const { inputs, output, dims } = c;
@@ -113,80 +116,87 @@ async function gradient(executor: Executor, c: Awaited<ReturnType<Case['make']>>
   return { output: result!.data as Float32Array, gradients: (await executor.save()).first };
 }
 
-test.each(CASES)('$name: outputs and gradients are near those of float32', async ({ make, changes }) => {
-  const made = await make();
-  const executor = await start(made.options, 'bf16');
-  const [actual, expected] = [
-    await gradient(executor, made),
-    await gradient(await start(made.options, 'float32'), made),
-  ];
-  if (!changes) {
-    expect(actual).toEqual(expected);
-    return;
-  }
-  expect(difference(actual.output, expected.output)).toBeLessThan(BOUND * norm(expected.output));
-  const whole = norm(expected.gradients);
-  const error = difference(actual.gradients, expected.gradients);
-  expect(error).toBeLessThan(0.5 * BOUND * whole);
-  // That of float32 would be a thousand times smaller.
-  expect(error).toBeGreaterThan(1e-4 * whole);
-  for (const { name, offset, length } of executor.parameters) {
-    const [a, b] = [actual, expected].map(({ gradients }) => gradients.subarray(offset, offset + length));
-    if (norm(b!) > 0.01 * whole) expect(difference(a!, b!), name).toBeLessThan(BOUND * norm(b!));
-  }
-});
-
 const LARGE = CASES.filter(({ changes }) => changes);
 
-test.each(LARGE)('$name: the same bytes every time, on 1, 2 and 7 threads', async ({ make }) => {
-  const made = await make();
-  const results = [];
-  for (const threads of [2, 2, 1, 7]) {
-    results.push(await gradient(await start(made.options, 'bf16', { threads }), made));
-  }
-  for (const result of results.slice(1)) expect(result).toEqual(results[0]);
-});
+describe.each(usable)('$device ($name)', ({ device }) => {
+  // There convolutions and attention are in bf16 too, whatever their sizes.
+  const onGpu = device !== 'cpu';
+  const begin = (options: ExecutorOptions, precision: Precision, more = {}) =>
+    start({ ...options, device }, precision, more);
 
-test.each(LARGE)('$name: the same bytes where activations are made again', async ({ make }) => {
-  const made = await make();
-  const { graphs, parameters } = made.options;
-  const dims = made.inputs[graphs.model!.inputs[0]!.name]!.dims;
-  const { activations } = explain(graphs.model!, parameters, dims[0]!, {}, { precision: 'bf16' }).training!;
-  const less = { maxActivationMemory: Math.floor(0.9 * activations) };
-  const [all, again] = [await start(made.options, 'bf16'), await start(made.options, 'bf16', less)];
-  expect(await gradient(again, made)).toEqual(await gradient(all, made));
-});
-
-test('outputs that are not for training are in float32', async () => {
-  const made = await CASES[0]!.make();
-  const [half, whole] = [await start(made.options, 'bf16'), await start(made.options, 'float32')];
-  expect(await half.forward('model', made.inputs)).toEqual(await whole.forward('model', made.inputs));
-  const [a, b] = await Promise.all(
-    [half, whole].map((executor) => executor.forward('model', made.inputs, { training: true })),
-  );
-  expect(a).not.toEqual(b);
-});
-
-test('it learns what float32 learns', async () => {
-  const made = await CASES[0]!.make();
-  const target = hashed(8, 40 * 32);
-  const learn = async (precision: Precision) => {
-    const executor = await start(made.options, precision);
-    const losses: number[] = [];
-    for (let step = 0; step < 100; step++) {
-      const { embedding } = await executor.forward('model', made.inputs, { keep: true });
-      const errors = (embedding!.data as Float32Array).map((value, i) => value - target[i]!);
-      losses.push(norm(errors) ** 2 / errors.length);
-      const data = errors.map((error) => (2 * error) / errors.length);
-      await executor.backward('model', made.inputs, { embedding: float32(made.dims, data) });
-      await executor.update({ rate: 1e-3, decay: 0.1, betas: [0.9, 0.98], epsilon: 1e-6, clip: 1 });
+  test.each(CASES)('$name: outputs and gradients are near those of float32', async ({ make, changes }) => {
+    const made = await make();
+    const executor = await begin(made.options, 'bf16');
+    const [actual, expected] = [
+      await gradient(executor, made),
+      await gradient(await begin(made.options, 'float32'), made),
+    ];
+    if (!changes && !onGpu) {
+      expect(actual).toEqual(expected);
+      return;
     }
-    return losses;
-  };
-  const [half, whole] = [await learn('bf16'), await learn('float32')];
-  for (const [step, loss] of whole.entries())
-    expect(Math.abs(half[step]! - loss), `step ${step}`).toBeLessThan(0.02 * whole[0]!);
-  expect(half.at(-1)).toBeLessThan(half[0]! / 3);
+    expect(difference(actual.output, expected.output)).toBeLessThan(BOUND * norm(expected.output));
+    const whole = norm(expected.gradients);
+    const error = difference(actual.gradients, expected.gradients);
+    expect(error).toBeLessThan(0.5 * BOUND * whole);
+    // That of float32 would be a thousand times smaller.
+    expect(error).toBeGreaterThan(1e-4 * whole);
+    for (const { name, offset, length } of executor.parameters) {
+      const [a, b] = [actual, expected].map(({ gradients }) => gradients.subarray(offset, offset + length));
+      if (norm(b!) > 0.01 * whole) expect(difference(a!, b!), name).toBeLessThan(BOUND * norm(b!));
+    }
+  });
+
+  test.each(LARGE)('$name: the same bytes every time, on 1, 2 and 7 threads', async ({ make }) => {
+    const made = await make();
+    const results = [];
+    for (const threads of [2, 2, 1, 7]) {
+      results.push(await gradient(await begin(made.options, 'bf16', { threads }), made));
+    }
+    for (const result of results.slice(1)) expect(result).toEqual(results[0]);
+  });
+
+  test.each(LARGE)('$name: the same bytes where activations are made again', async ({ make }) => {
+    const made = await make();
+    const { graphs, parameters } = made.options;
+    const dims = made.inputs[graphs.model!.inputs[0]!.name]!.dims;
+    const { activations } = explain(graphs.model!, parameters, dims[0]!, {}, { precision: 'bf16' }).training!;
+    const less = { maxActivationMemory: Math.floor(0.9 * activations) };
+    const [all, again] = [await begin(made.options, 'bf16'), await begin(made.options, 'bf16', less)];
+    expect(await gradient(again, made)).toEqual(await gradient(all, made));
+  });
+
+  test('outputs that are not for training are in float32', async () => {
+    const made = await CASES[0]!.make();
+    const [half, whole] = [await begin(made.options, 'bf16'), await begin(made.options, 'float32')];
+    expect(await half.forward('model', made.inputs)).toEqual(await whole.forward('model', made.inputs));
+    const [a, b] = await Promise.all(
+      [half, whole].map((executor) => executor.forward('model', made.inputs, { training: true })),
+    );
+    expect(a).not.toEqual(b);
+  });
+
+  test('it learns what float32 learns', async () => {
+    const made = await CASES[0]!.make();
+    const target = hashed(8, 40 * 32);
+    const learn = async (precision: Precision) => {
+      const executor = await begin(made.options, precision);
+      const losses: number[] = [];
+      for (let step = 0; step < 100; step++) {
+        const { embedding } = await executor.forward('model', made.inputs, { keep: true });
+        const errors = (embedding!.data as Float32Array).map((value, i) => value - target[i]!);
+        losses.push(norm(errors) ** 2 / errors.length);
+        const data = errors.map((error) => (2 * error) / errors.length);
+        await executor.backward('model', made.inputs, { embedding: float32(made.dims, data) });
+        await executor.update({ rate: 1e-3, decay: 0.1, betas: [0.9, 0.98], epsilon: 1e-6, clip: 1 });
+      }
+      return losses;
+    };
+    const [half, whole] = [await learn('bf16'), await learn('float32')];
+    for (const [step, loss] of whole.entries())
+      expect(Math.abs(half[step]! - loss), `step ${step}`).toBeLessThan(0.02 * whole[0]!);
+    expect(half.at(-1)).toBeLessThan(half[0]! / 3);
+  });
 });
 
 test('products of a side under 32 stay float32', () => {
