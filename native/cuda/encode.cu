@@ -115,9 +115,9 @@ __global__ void __launch_bounds__(kThreads, 4) encodeKernel(EncodeKernelArgs arg
   const DeviceRows& rows = args.rows;
   const int lane = static_cast<int>(threadIdx.x % kWarp);
   const int warp = static_cast<int>(threadIdx.x / kWarp);
-  const int64_t step = static_cast<int64_t>(gridDim.x) * kWarps;
+  const auto warps = static_cast<int64_t>(blockDim.x / kWarp);
   const int64_t padded = (rows.dim + 3) / 4 * 4;
-  for (int64_t at = static_cast<int64_t>(blockIdx.x) * kWarps + warp; at < rows.count; at += step) {
+  for (int64_t at = blockIdx.x * warps + warp; at < rows.count; at += gridDim.x * warps) {
     const ComparedRow row(rows, at);
     char* words = args.words + at * args.stride;
     float residuals = 0, squares = 0;
@@ -211,9 +211,15 @@ Status encode(const Device& device, Stream stream, const EncodeKernelArgs& args,
   if (!spread)
     return CLIPCID_LAUNCH((encodeKernel<kMath, false>), {.grid = grid, .block = kThreads, .stream = stream},
                           args);
-  const auto shared = static_cast<size_t>(kWarps * ((args.rows.dim + 3) / 4 * 4) * 4);
+  // As many rows at a time as a block has memory for: of the widest three, where that is 99 KB.
+  const auto ofRow = static_cast<size_t>((args.rows.dim + 3) / 4 * 16);
+  const size_t warps = std::min<size_t>(kWarps, device.properties.sharedOfBlock / ofRow);
   return CLIPCID_LAUNCH((encodeKernel<kMath, true>),
-                        {.grid = grid, .block = kThreads, .shared = shared, .stream = stream}, args);
+                        {.grid = grid,
+                         .block = static_cast<unsigned>(warps * kWarp),
+                         .shared = warps * ofRow,
+                         .stream = stream},
+                        args);
 }
 
 }  // namespace

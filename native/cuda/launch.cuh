@@ -32,6 +32,7 @@ Status launch(const char* name, Where, void (*kernel)(Params...), const Launch& 
   shape.block.x = how.block;
   shape.cluster = how.cluster;
   shape.shared = how.shared;
+  emulator::requireLaunch(how.stream, name, how.grid, how.shared, how.cluster);
   emulator::enqueue(how.stream, [=] { emulator::run(shape, [&] { kernel(static_cast<Params>(args)...); }); });
   return {};
 }

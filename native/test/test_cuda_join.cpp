@@ -457,6 +457,29 @@ void cancelled() {
             .code == Code::kFileFormat);
 }
 
+// The widest rows that are spread: of 8.6 a block has memory for three at a time, of others for all of its warps.
+void widestSpread() {
+  const int64_t count = 9, dim = kWidestSpread;
+  const std::vector<float> data = rowsOf(Kind::kClusters, count, dim, 4);
+  std::vector<char> words[2];
+  for (const int index : {0, 1}) {
+    std::unique_ptr<Prepared> rows;
+    CHECK_OK(emulatedBackend(index).prepare(
+        contextOf(1), {.rows = Rows(floatView(data.data(), count, dim)), .unit = true}, &rows));
+    Session session(&deviceAt(index));
+    CHECK_OK(session.begin());
+    Encoding encoding;
+    encoding.math = Math::kInt8;
+    encoding.spread = true;
+    encoding.scale = 1000;
+    EncodedRows encoded;
+    CHECK_OK(
+        encodeRows(deviceAt(index), session.stream(), cudaPrepared(rows.get()).all(), encoding, &encoded));
+    words[index] = fetched(encoded.view().words, count * encoded.stride, session);
+  }
+  CHECK(words[0] == words[1]);
+}
+
 }  // namespace
 
 int main() {
@@ -466,6 +489,7 @@ int main() {
   schedules();
   layouts();
   allScores();
+  widestSpread();
   joins();
   hostileJoins();
   smallJoins();

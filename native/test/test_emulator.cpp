@@ -248,6 +248,13 @@ void faultsAreCaught() {
   CHECK(faults([&] { on<int>({0}, one, [](int* out) { copyAsync16(sharedMemory() + 8, out); }); },
                "no multiple of 16"));
   CHECK(faults([&] { on<int>({0}, {.block = 2048}, [](int*) {}); }, "a shape that does not exist"));
+  const auto launchOn = [](int architecture, const Launch& how) {
+    emulator::options().devices = {emulator::deviceOf(architecture)};
+    on<int>({0}, how, [](int*) {});
+  };
+  CHECK(faults([&] { launchOn(86, {.block = 32, .shared = 100 << 10}); }, "of shared memory, where a block"));
+  CHECK(faults([&] { launchOn(90, {.block = 32, .shared = 228 << 10}); }, "of shared memory, where a block"));
+  CHECK(faults([&] { launchOn(80, {.grid = 2, .block = 32, .cluster = 2}); }, "clusters on"));
 }
 
 // A kernel that forgets to wait: right as long as copies happen at once, wrong when they happen as late as they may; and one

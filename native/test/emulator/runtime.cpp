@@ -157,6 +157,21 @@ void enqueue(cuda::Stream stream, std::function<void()> work) {
   if (options().streams == When::kEager) runUpTo(stream, stream->issued);
 }
 
+void requireLaunch(cuda::Stream stream, const char* kernel, uint64_t blocks, size_t shared,
+                   unsigned cluster) {
+  if (stream == nullptr) die("work without a stream");
+  cuda::DeviceProperties device;
+  (void)cuda::deviceProperties(stream->device, &device);
+  const std::string of = "kernel " + std::string(kernel) + " was launched with ";
+  if (shared > device.sharedOfBlock)
+    die((of + std::to_string(shared) + " bytes of shared memory, where a block of " + device.name + " has " +
+         std::to_string(device.sharedOfBlock))
+            .c_str());
+  if (cluster > 1 && device.major < 9) die((of + "clusters on " + device.name).c_str());
+  if (cluster > 8) die((of + "clusters of more than 8 blocks").c_str());
+  if (blocks > INT32_MAX) die((of + "more than 2^31 blocks").c_str());
+}
+
 cuda::TensorShape shapeOf(const cuda::TensorMap& map, const std::source_location& where) {
   if (reinterpret_cast<uintptr_t>(&map) % alignof(cuda::TensorMap) != 0 || map.words[0] != kTensorMap)
     fault("a tensor map that nobody made", where);
