@@ -4,7 +4,8 @@
 //                (needs dist/: npm run build:ts)
 //   conformance  the conformance suite, on every device (needs the development packages: npm ci)
 //   training     the executor on every device: gradients and 200 steps beside ONNX Runtime's, the same bytes every time, runs that go on
-//                on another executor, and the command line's benchmark of a step (needs the development packages, and dist/)
+//                on another executor, bf16 beside float32, what does not fit in memory; and the command line's benchmark of a step, of
+//                two towers in micro-batches too (needs the development packages, and dist/)
 //   native       the native test program on every device (needs build/gpu/test_device: npm run build:gpu-test)
 //   sanitize     the same under compute-sanitizer's memcheck, racecheck and synccheck (needs compute-sanitizer on the PATH)
 //
@@ -199,13 +200,20 @@ function conformance() {
 function training({ devices }) {
   const entry = join(root, 'dist', 'cli', 'main.js');
   if (!existsSync(entry)) return `there is no ${entry}: run npm run build:ts`;
-  for (const file of [join('program', 'native.test.ts'), join('student', 'device-loss.test.ts')]) {
-    const problem = suite(join('ts', 'test', file));
-    if (problem !== undefined) return problem;
-  }
+  const files = [
+    ...['native', 'precision', 'sizes'].map((name) => join('program', `${name}.test.ts`)),
+    join('student', 'device-loss.test.ts'),
+  ];
+  const problem = suite(...files.map((file) => join('ts', 'test', file)));
+  if (problem !== undefined) return problem;
+  const models = [
+    ['--precision', 'float32'],
+    ['--precision', 'bf16'],
+    ['--precision', 'bf16', '--model', 'clip-w192', '--micro-batch', '16'],
+  ];
   for (const device of devices) {
-    for (const precision of ['float32', 'bf16']) {
-      const options = ['--device', device, '--precision', precision, '--repeat', '10'];
+    for (const model of models) {
+      const options = ['--device', device, '--repeat', '10', ...model];
       const failed = run(process.execPath, [entry, 'bench', 'train', ...options], {
         CLIP_CID_ADDON: addonFile,
       });
@@ -214,15 +222,15 @@ function training({ devices }) {
   }
 }
 
-/** Runs a file of tests, on every device that there is. */
-function suite(file) {
+/** Runs files of tests, on every device that there is. */
+function suite(...files) {
   let vitest;
   try {
     vitest = join(dirname(createRequire(import.meta.url).resolve('vitest/package.json')), 'vitest.mjs');
   } catch {
     return 'vitest is not installed: run npm ci';
   }
-  return run(process.execPath, [vitest, 'run', file], { CLIP_CID_ADDON: addonFile });
+  return run(process.execPath, [vitest, 'run', ...files], { CLIP_CID_ADDON: addonFile });
 }
 
 function native() {
