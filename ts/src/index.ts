@@ -221,3 +221,4 @@ export {
   studentNames,
 } from './student/config.ts';
 export type { TrainedStudent, TrainerOptions, TrainingOptions } from './student/options.ts';
+export { studentParameters } from './student/towers.ts';

@@ -5,7 +5,7 @@ import type { BalanceOptions } from '../kernels/balance.ts';
 import { balanceAgainst, type IncrementalResult } from '../kernels/incremental.ts';
 import { CidError } from '../native/errors.ts';
 import { defined, type StageSettings } from '../run/settings.ts';
-import { kernelOptions } from './stage.ts';
+import { toTheEnd } from './stage.ts';
 
 /**
  * Balances a store against the rows of an earlier one that stayed there.
@@ -36,11 +36,13 @@ export async function compareAgainst(
   const rows = keptRows(earlier, keep === undefined ? undefined : await readKeep(keep, earlier));
   const chunks = selectRows(earlier.image, rows);
   const base = chunks.length > 0 ? chunks : [{ data: new Float32Array(0), rows: 0, dim: store.dim }];
-  const result = await balanceAgainst(store.image, base, {
-    threshold: options.threshold,
-    ...defined({ keep: options.keep, maxDiameter: options.maxDiameter }),
-    ...kernelOptions(settings, 'balance'),
-  });
+  const result = await toTheEnd(settings, 'balance', (kernel) =>
+    balanceAgainst(store.image, base, {
+      threshold: options.threshold,
+      ...defined({ keep: options.keep, maxDiameter: options.maxDiameter }),
+      ...kernel,
+    }),
+  );
   const duplicateOf = result.duplicateOf.map((row) => (row === -1 ? -1 : rows[row]!));
   return { ...result, duplicateOf, stored: rows.length };
 }

@@ -21,7 +21,7 @@ import { identifyStore } from './inputs.ts';
 import type { KeptItem } from './items.ts';
 import { PAIRS_FILES, type PairsFormat, writePairs } from './pairs.ts';
 import { compareWithinClusters, expectClusters } from './semdedup.ts';
-import { kernelOptions } from './stage.ts';
+import { toTheEnd } from './stage.ts';
 
 export interface BalanceStageOptions extends StageSettings {
   /** Folder of an embedding store, ours or clip-retrieval's; its images need not be at hand. */
@@ -151,10 +151,13 @@ export async function balanceStage(options: BalanceStageOptions): Promise<StageR
     },
     owns: [...OUTPUTS, DUPLICATES, ...Object.values(PAIRS_FILES)],
     ...defined({ existing: options.existing, log: options.log }),
-    work: async () => {
+    check: async () => {
       if (store.rows === 0)
         throw new CidError('INVALID_DATA', `There are no embeddings in ${options.embeddings}`);
-      if (options.semdedup !== undefined) expectClusters(store, options.semdedup);
+      if (options.semdedup === undefined) await policy(options, store.rows);
+      else expectClusters(store, options.semdedup);
+    },
+    work: async () => {
       // Damage that came after a store was written would quietly change the groups. Those without checksums were just read.
       for (const folder of [options.embeddings, options.against]) {
         if (folder !== undefined && existsSync(join(folder, STORE_FILE))) await openStore(folder);
@@ -210,11 +213,9 @@ async function compare(
   }
   const choices = { ...(await policy(options, store.rows)), ...defined({ maxDiameter }) };
   if (earlier === undefined) {
-    const result = await balance(store.image, {
-      ...wanted,
-      ...choices,
-      ...kernelOptions(options, 'balance'),
-    });
+    const result = await toTheEnd(options, 'balance', (kernel) =>
+      balance(store.image, { ...wanted, ...choices, ...kernel }),
+    );
     return { method: 'balance', result };
   }
   const within = { threshold: wanted.threshold!, ...choices };

@@ -58,6 +58,7 @@ export async function clusterStage(options: ClusterStageOptions): Promise<StageR
   const { clusters, iterations = 50, tolerance = 0.001, init = 'k-means++', nInit = 1, seed = 0 } = options;
   const store = await identifyStore(options.embeddings);
   const kept = options.kept;
+  let chosen: ChosenRows | undefined;
   return runStage({
     name: 'cluster',
     folder: options.folder,
@@ -65,15 +66,19 @@ export async function clusterStage(options: ClusterStageOptions): Promise<StageR
     options: { clusters, iterations, tolerance, init, nInit, seed },
     owns: OUTPUTS,
     ...defined({ existing: options.existing, log: options.log }),
-    work: async () => {
-      const { rows, keys } = await chooseRows(store, kept);
-      if (clusters > rows.length) {
+    check: async () => {
+      chosen = await chooseRows(store, kept);
+      const { length } = chosen.rows;
+      if (clusters > length) {
         throw new CidError(
           'INVALID_CONFIG',
-          `Expected at most ${rows.length}, the number of ${kept === undefined ? 'embeddings' : 'kept images'}, ` +
+          `Expected at most ${length}, the number of ${kept === undefined ? 'embeddings' : 'kept images'}, ` +
             `for cluster.clusters but received ${clusters}`,
         );
       }
+    },
+    work: async () => {
+      const { rows, keys } = chosen!;
       const matrix = await openRows(store, rows, (row) => keys?.[row] ?? `row ${rows[row]}`, options);
       const result = await kmeans(matrix, {
         clusters,

@@ -4,8 +4,16 @@ import type { Encoder } from '../encoder/encoder.ts';
 import { readModelJson } from '../encoder/tokenizer.ts';
 import { softTargets } from '../kernels/loss.ts';
 import type { Matrix } from '../kernels/rows.ts';
-import { expectNumber, expectOneOf, expectPositive, failRange, failType } from '../native/check.ts';
+import {
+  expectNumber,
+  expectObject,
+  expectOneOf,
+  expectPositive,
+  failRange,
+  failType,
+} from '../native/check.ts';
 import { hashBytes, type Json } from '../run/hash.ts';
+import { studentConfig } from '../student/config.ts';
 import { fitStudent, kernelOptions, type PreparedData, prepareData } from '../student/fit.ts';
 import { loadStudent } from '../student/load.ts';
 import {
@@ -16,7 +24,7 @@ import {
   type TermWeights,
 } from '../student/losses.ts';
 import { type StudentModel, startStudent } from '../student/model.ts';
-import type { TrainedStudent, TrainingOptions } from '../student/options.ts';
+import { TRAINING_OPTIONS, type TrainedStudent, type TrainingOptions } from '../student/options.ts';
 import { pickRows } from '../student/tensors.ts';
 
 /**
@@ -72,9 +80,19 @@ interface Guidance {
   learned: boolean;
 }
 
+/** Holds options against the data that they are for, and throws what {@link distill} would, before embeddings and a teacher are at hand. */
+export function checkDistill(options: DistillOptions): void {
+  expectObject('options', options, OPTIONS);
+  resolveGuidance(options);
+  if (options.init === undefined) studentConfig(options.student);
+  prepareData(options.data, options.items, options);
+}
+
 /** Trains a student from a teacher; see {@link DistillOptions}. Source of the terms: `clusterInstanceLoss`. */
 export async function distill(options: DistillOptions): Promise<TrainedStudent> {
+  expectObject('options', options, OPTIONS);
   const guidance = resolveGuidance(options);
+  expectGuides(options, guidance);
   const prepared = prepareData(options.data, options.items, options);
   checkRows(options, guidance, prepared);
   const student = await chooseStudent(options, prepared);
@@ -126,10 +144,6 @@ function resolveGuidance(options: DistillOptions): Guidance {
   const temperature = expectPositive('temperature', options.temperature ?? 0.05);
   const sampleRate = expectPositive('sampleRate', options.sampleRate ?? 1);
   if (sampleRate > 1) failRange('a share of at most 1', 'sampleRate', sampleRate);
-  if (guided && !options.embeddings) failType("the teacher's embeddings", 'embeddings', options.embeddings);
-  if (guided && targets === 'online' && !options.teacher)
-    failType('an opened teacher', 'teacher', options.teacher);
-  if (clustered && !options.clusters) failType('centres and labels', 'clusters', options.clusters);
   return {
     weights,
     guided,
@@ -141,6 +155,16 @@ function resolveGuidance(options: DistillOptions): Guidance {
     sampleRate,
     learned: clustered && (options.learnedCentres ?? false),
   };
+}
+
+/** What the terms are made of has to be there. */
+function expectGuides(
+  { embeddings, teacher, clusters }: DistillOptions,
+  { guided, targets, clustered }: Guidance,
+): void {
+  if (guided && !embeddings) failType("the teacher's embeddings", 'embeddings', embeddings);
+  if (guided && targets === 'online' && !teacher) failType('an opened teacher', 'teacher', teacher);
+  if (clustered && !clusters) failType('centres and labels', 'clusters', clusters);
 }
 
 /** Rows that do not belong together would train the student on other images' targets without a sign. */
@@ -261,3 +285,22 @@ function identityOf(options: DistillOptions, guidance: Guidance): Json {
     teacher: guided ? (options.teacher?.hash ?? null) : null,
   };
 }
+
+const OPTIONS = [
+  ...TRAINING_OPTIONS,
+  ...Object.keys({
+    data: true,
+    items: true,
+    teacherFolder: true,
+    teacher: true,
+    embeddings: true,
+    clusters: true,
+    targets: true,
+    weights: true,
+    temperature: true,
+    teacherTemperature: true,
+    pairing: true,
+    sampleRate: true,
+    learnedCentres: true,
+  } satisfies Record<Exclude<keyof DistillOptions, keyof TrainingOptions>, true>),
+];

@@ -64,16 +64,26 @@ export async function embedStage(options: EmbedStageOptions): Promise<StageResul
   }
 }
 
-/** Texts are embedded for all images or for none, so a few without a caption cost the captions of the others. */
+/**
+ * Texts are embedded for all images or for none, so a few without a caption cost the captions of the others. Without any, what works is said now
+ * and not by `distill` in the end.
+ */
 function noteMissingCaptions(dataset: Dataset, log: ((line: string) => void) | undefined): void {
   const missing: string[] = [];
   for (let i = 0; i < dataset.length; i++) {
     const { key, captions } = dataset.item(i);
     if (captions.length === 0) missing.push(key);
   }
-  if (missing.length === 0 || missing.length === dataset.length) return;
+  if (missing.length === 0) return;
+  if (missing.length === dataset.length) {
+    log?.(
+      `embed: warning: there are no captions in ${dataset.source}. balance, cluster and retrieval among images work without; distill and text ` +
+        'retrieval need them: NAME.txt beside NAME.jpg in a folder, the field that --caption-field names in a list',
+    );
+    return;
+  }
   log?.(
-    `embed: ${missing.length} of ${dataset.length} images have no caption (the first is ${missing[0]}), so that no captions are ` +
+    `embed: warning: ${missing.length} of ${dataset.length} images have no caption (the first is ${missing[0]}), so that no captions are ` +
       'embedded at all, which distilling needs: give them captions or leave them out',
   );
 }

@@ -44,9 +44,16 @@ function describe(rows: number, dim: number, found: BalanceEstimate): string {
     `balance of ${count(rows)} embeddings of ${dim} dimensions over a cosine of ${found.threshold}, ${basis}:`,
     `  pairs: ${exact ? count(pairs.expected) : `about ${count(pairs.expected)}, ${count(pairs.low)} to ${count(pairs.high)}`}`,
     `  time: ${duration(seconds)}`,
-    `  memory: up to ${(memory / 2 ** 20).toFixed(0)} MiB beside the results`,
+    `  memory: up to ${bytes(memory)} beside the results`,
     `  plan: ${found.plan}`,
   ].join('\n');
+}
+
+function bytes(count: number): string {
+  const [unit, name] =
+    count < 2 ** 20 ? [2 ** 10, 'KiB'] : count < 2 ** 30 ? [2 ** 20, 'MiB'] : [2 ** 30, 'GiB'];
+  const value = count / unit;
+  return `${value < 10 ? value.toFixed(1) : Math.round(value).toLocaleString('en-US')} ${name}`;
 }
 
 function duration(seconds: number): string {

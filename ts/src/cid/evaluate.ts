@@ -1,7 +1,9 @@
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
+import { openDataset } from '../data/dataset.ts';
 import { encoderIdentity, hashModel } from '../encoder/identity.ts';
 import { evaluate } from '../eval/evaluate.ts';
+import { expectMeasurable } from '../eval/tasks.ts';
 import type { EvaluateOptions, EvaluateResult } from '../eval/types.ts';
 import { readJson, writeJson } from '../run/files.ts';
 import type { Json } from '../run/hash.ts';
@@ -41,6 +43,7 @@ export async function evalStage(options: EvalStageOptions): Promise<StageResult>
     options: { ...(options.options as Record<string, Json>), seed, ...encoderIdentity(options.encoder) },
     owns: outputs,
     ...defined({ existing: options.existing, log: options.log }),
+    check: () => checkEvaluation(options),
     work: async ({ resumed }) => {
       const summary: Record<string, Json> = {};
       for (const name of names) {
@@ -54,6 +57,21 @@ export async function evalStage(options: EvalStageOptions): Promise<StageResult>
       return { outputs, summary };
     },
   });
+}
+
+/** Holds the options against the lists of images, which fails in a moment where measuring would after hours. */
+async function checkEvaluation(
+  options: Pick<EvalStageOptions, 'data' | 'train' | 'imageField' | 'captionField' | 'options'>,
+): Promise<void> {
+  const { imageField, captionField } = options;
+  const fields = { captions: false, ...defined({ imageField, captionField }) };
+  const data = await openDataset(options.data, fields);
+  const train = options.train === undefined ? undefined : await openDataset(options.train, fields);
+  try {
+    expectMeasurable(data, train, defined(options.options) as Partial<EvaluateOptions>);
+  } finally {
+    await Promise.all([data.dispose(), train?.dispose()]);
+  }
 }
 
 /** Measures one model of the stage's, without writing anything. */

@@ -4,7 +4,7 @@ import { type PairBatch, pairs } from '../kernels/pairs.ts';
 import { CidError } from '../native/errors.ts';
 import { type FileChunk, writeFileAtomic } from '../run/files.ts';
 import type { StageSettings } from '../run/settings.ts';
-import { kernelOptions } from './stage.ts';
+import { toTheEnd } from './stage.ts';
 
 /** Files that pairs are written to. */
 export type PairsFormat = 'npy' | 'tsv';
@@ -25,9 +25,11 @@ export async function writePairs(
   format: PairsFormat,
   settings: StageSettings,
 ): Promise<string> {
-  const found = pairs(store.image, { threshold, ...kernelOptions(settings, 'pairs') });
-  const lines = format === 'npy' ? records(found, count) : table(found);
-  await writeFileAtomic(join(settings.folder, PAIRS_FILES[format]), lines);
+  await toTheEnd(settings, 'pairs', async (kernel) => {
+    const found = pairs(store.image, { threshold, ...kernel });
+    const lines = format === 'npy' ? records(found, count) : table(found);
+    await writeFileAtomic(join(settings.folder, PAIRS_FILES[format]), lines);
+  });
   return PAIRS_FILES[format];
 }
 

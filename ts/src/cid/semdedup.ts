@@ -3,7 +3,7 @@ import type { BalanceResult } from '../kernels/balance.ts';
 import { semdedup } from '../kernels/semdedup.ts';
 import { CidError } from '../native/errors.ts';
 import type { StageSettings } from '../run/settings.ts';
-import { kernelOptions } from './stage.ts';
+import { toTheEnd } from './stage.ts';
 
 export interface SemdedupStageOptions {
   /** Cosine. */
@@ -32,7 +32,9 @@ export async function compareWithinClusters(
   options: SemdedupStageOptions,
   settings: StageSettings,
 ): Promise<BalanceResult> {
-  const found = await semdedup(store.image, { ...options, ...kernelOptions(settings, 'semdedup') });
+  const found = await toTheEnd(settings, 'semdedup', (kernel) =>
+    semdedup(store.image, { ...options, ...kernel }),
+  );
   const { keep, duplicateOf, similarity } = found;
   return {
     labels: groupsOf(duplicateOf),

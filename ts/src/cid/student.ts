@@ -5,9 +5,9 @@ import { npyMatrix, readNpy } from '../data/npy.ts';
 import type { Store } from '../data/store.ts';
 import { openEncoder } from '../encoder/encoder.ts';
 import { encoderIdentity, hashModel } from '../encoder/identity.ts';
+import { summariseModel } from '../eval/model.ts';
 import type { Matrix } from '../kernels/rows.ts';
 import { CidError } from '../native/errors.ts';
-import { expectPrecision } from '../program/precision.ts';
 import { hashFile, type Json } from '../run/hash.ts';
 import { defined, type StageSettings } from '../run/settings.ts';
 import { describeSpeed, speedNotes } from '../run/speed.ts';
@@ -15,10 +15,10 @@ import { outputHash, requireStage, runStage, type StageResult } from '../run/sta
 import { chosenPrecision } from '../student/optimise.ts';
 import type { TrainedStudent, TrainingOptions } from '../student/options.ts';
 import type { Config } from './config.ts';
-import { type DistillOptions, distill } from './distill.ts';
+import { checkDistill, distill } from './distill.ts';
 import { identifyStore } from './inputs.ts';
 import { expectItemsOf, readKept } from './items.ts';
-import { pretrain } from './pretrain.ts';
+import { checkPretrain, pretrain } from './pretrain.ts';
 
 /** What a training folder holds: checkpoints, metrics of its own, and the exported model. */
 const OWNS = ['last.safetensors', 'best.safetensors', 'metrics.jsonl', 'model'] as const;
@@ -63,55 +63,71 @@ export async function distillStage(options: DistillStageOptions): Promise<StageR
     );
   }
   const store = await identifyStore(options.embeddings);
-  return runStage({
-    name,
-    folder: options.folder,
-    inputs: {
-      teacher: await hashModel(options.teacher),
-      kept: keptHash,
-      ...(guided ? { embeddings: store.hash } : {}),
-      ...(centres
-        ? { centroids: outputHash(centres, 'centroids.npy'), labels: outputHash(centres, 'labels.npy') }
-        : {}),
-      ...(await startInputs(training)),
-    },
-    options: { ...trainingOptions(training, seed), ...(guided ? encoderIdentity(options.encoder) : {}) },
-    owns: OWNS,
-    ...defined({ existing: options.existing, log: options.log }),
-    work: async () => {
-      expectPrecision(training.precision ?? 'float32', options.device);
-      const data = await openDataset(kept);
-      const teacher = await openEncoder(options.teacher, {
-        ...defined(options.encoder ?? {}),
-        ...threadsOf(options),
-      });
-      try {
-        if (guided && store.model !== undefined && store.model !== teacher.hash) {
-          throw new CidError(
-            'INVALID_DATA',
-            `${options.embeddings} was made by another model than ${options.teacher}, or with other preprocessing`,
-          );
-        }
+  let data: Dataset | undefined;
+  try {
+    return await runStage({
+      name,
+      folder: options.folder,
+      inputs: {
+        teacher: await hashModel(options.teacher),
+        kept: keptHash,
+        ...(guided ? { embeddings: store.hash } : {}),
+        ...(centres
+          ? { centroids: outputHash(centres, 'centroids.npy'), labels: outputHash(centres, 'labels.npy') }
+          : {}),
+        ...(await startInputs(training)),
+      },
+      options: { ...trainingOptions(training, seed), ...(guided ? encoderIdentity(options.encoder) : {}) },
+      owns: OWNS,
+      ...defined({ existing: options.existing, log: options.log }),
+      check: async () => {
         if (guided) await expectItemsOf(store, kept);
-        const { rows, places } = await rowsOf(data, kept);
-        const embeddings = guided ? await gatherEmbeddings(store, rows, data) : undefined;
-        const clusters = clustered ? await readClusters(options.cluster!, places) : undefined;
-        const student = await distill({
-          ...(defined(training) as Partial<DistillOptions>),
-          ...trainingSettings(options, name, seed),
-          data,
-          folder: options.folder,
-          teacherFolder: options.teacher,
-          teacher,
-          ...defined({ embeddings, clusters, metrics: options.metrics }),
+        data = await openDataset(kept);
+        checkDistill({ ...shared(options, name, seed), data, teacherFolder: options.teacher });
+      },
+      work: async () => {
+        const teacher = await openEncoder(options.teacher, {
+          ...defined(options.encoder ?? {}),
+          ...threadsOf(options),
         });
-        return trained(student, options, name);
-      } finally {
-        await teacher.dispose();
-        await data.dispose();
-      }
-    },
-  });
+        try {
+          if (guided && store.model !== undefined && store.model !== teacher.hash) {
+            throw new CidError(
+              'INVALID_DATA',
+              `${options.embeddings} was made by another model than ${options.teacher}, or with other preprocessing`,
+            );
+          }
+          const { rows, places } = await rowsOf(data!, kept);
+          const embeddings = guided ? await gatherEmbeddings(store, rows, data!) : undefined;
+          const clusters = clustered ? await readClusters(options.cluster!, places) : undefined;
+          const { parameters } = await summariseModel(teacher, defined(options.encoder ?? {}));
+          const student = await distill({
+            ...shared(options, name, seed),
+            data: data!,
+            teacherFolder: options.teacher,
+            teacher,
+            ...defined({ embeddings, clusters, metrics: options.metrics }),
+            onSizes: (sizes) => options.log?.(`${name}: ${describeSizes(sizes, parameters)}`),
+          });
+          return trained(student, options, name);
+        } finally {
+          await teacher.dispose();
+        }
+      },
+    });
+  } finally {
+    await data?.dispose();
+  }
+}
+
+/** Who learns from whom. A student that is larger than its teacher is hardly what was meant. */
+function describeSizes({ image, text }: { image: number; text: number }, teacher: number): string {
+  const count = (value: number) => value.toLocaleString('en-US');
+  const all = image + text;
+  return (
+    `a student of ${count(all)} parameters (image tower ${count(image)}, text tower ${count(text)}) learns from a teacher of ` +
+    `${count(teacher)}${all > teacher ? '. Warning: the student is the larger one; --student names others, --help their sizes' : ''}`
+  );
 }
 
 export interface PretrainStageOptions extends StageSettings {
@@ -141,13 +157,11 @@ export async function pretrainStage(options: PretrainStageOptions): Promise<Stag
       options: trainingOptions(training, seed),
       owns: OWNS,
       ...defined({ existing: options.existing, log: options.log }),
+      check: async () => checkPretrain({ ...shared(options, 'pretrain', seed), data }),
       work: async () => {
-        expectPrecision(training.precision ?? 'float32', options.device);
         const student = await pretrain({
-          ...(defined(training) as Partial<TrainingOptions>),
-          ...trainingSettings(options, 'pretrain', seed),
+          ...shared(options, 'pretrain', seed),
           data,
-          folder: options.folder,
           ...defined({ metrics: options.metrics }),
         });
         return trained(student, options, 'pretrain');
@@ -181,6 +195,20 @@ async function startInputs({ init, imageModel }: Config['pretrain']): Promise<Re
   return {
     ...(init === undefined ? {} : { init: await hashModel(init) }),
     ...(imageModel === undefined ? {} : { imageModel: await hashFile(imageModel) }),
+  };
+}
+
+/** Options of a training that both stages hand on. */
+function shared(
+  options: DistillStageOptions | PretrainStageOptions,
+  label: string,
+  seed: number,
+): TrainingOptions {
+  const { training, folder } = options;
+  return {
+    ...(defined(training) as Partial<TrainingOptions>),
+    ...trainingSettings(options, label, seed),
+    folder,
   };
 }
 
@@ -221,7 +249,7 @@ function trained(
   { log }: StageSettings,
   label: string,
 ): { outputs: string[]; summary: Record<string, Json> } {
-  const { steps, best, validation, parameters, heldOut, skipped, speed } = student;
+  const { steps, best, validation, parameters, lossParameters, heldOut, skipped, speed } = student;
   if (speed) log?.(`${label}: ${describeSpeed(speed)}`);
   return {
     outputs: ['model'],
@@ -229,6 +257,7 @@ function trained(
       model: 'model',
       steps,
       parameters,
+      lossParameters,
       heldOut: heldOut.length,
       skipped,
       ...(best === undefined ? {} : { best }),

@@ -1,6 +1,7 @@
 import { join } from 'node:path';
 import type { Command } from 'commander';
 import type { Config } from '../cid/config.ts';
+import { STAGE_FOLDERS } from '../run/folder.ts';
 import { required } from '../run/schema.ts';
 import {
   type CommonFlags,
@@ -12,7 +13,7 @@ import {
   type Session,
   stageFlags,
 } from './common.ts';
-import { openPlace } from './place.ts';
+import { openPlace, rememberedBy } from './place.ts';
 
 interface Flags extends CommonFlags {
   embeddings?: string;
@@ -80,10 +81,13 @@ Examples:
   $ clip-cid balance --embeddings huge/ --threshold 0.9 --max-memory 1GiB --pairs npy --out balance/
   $ clip-cid balance --embeddings new/ --against old/ --against-keep old-balance/keep.npy --threshold 0.9 --out balance/
 
+Of a group, --keep lets stay: central (or easy), the image most like the group's mean; hard, the least like it; first, the first in the
+list; random, one drawn by --seed; best, that with the highest of --scores.
+
 All pairs are compared, exactly: the result is the same for every number of threads and on every device.`,
     )
-    .action((flags: Flags) =>
-      runCommand(flags, (session) => (flags.estimate ? estimate(flags, session) : balance(flags, session))),
+    .action((flags: Flags, command: Command) =>
+      runCommand(flags, (session) => (flags.estimate ? estimate : balance)(flags, session, command)),
     );
 }
 
@@ -101,9 +105,9 @@ function section(flags: Flags): Record<string, unknown> {
   return { ...rule, metric, keep, scores, maxDiameter, pairs, semdedup, against, againstKeep };
 }
 
-async function balance(flags: Flags, session: Session): Promise<void> {
+async function balance(flags: Flags, session: Session, command: Command): Promise<void> {
   const { balanceStage } = await import('../cid/balance.ts');
-  const place = await openPlace('balance', flags, { balance: section(flags) });
+  const place = await openPlace('balance', session, command, { balance: section(flags) });
   try {
     const result = await balanceStage({
       ...place.settings(session),
@@ -122,22 +126,15 @@ async function balance(flags: Flags, session: Session): Promise<void> {
 }
 
 /** Writes nothing, and so needs neither --run nor --out. */
-async function estimate(flags: Flags, session: Session): Promise<void> {
-  const [{ estimateStore }, { readRunRecord, STAGE_FOLDERS }] = await Promise.all([
-    import('../cid/estimate.ts'),
-    import('../run/folder.ts'),
-  ]);
+async function estimate(flags: Flags, session: Session, command: Command): Promise<void> {
+  const { estimateStore } = await import('../cid/estimate.ts');
   const { run } = flags;
-  const record = run === undefined ? undefined : await readRunRecord(run);
-  const config: Config = await configOf(flags, { balance: section(flags) }, record?.config);
+  const remembered = await rememberedBy('balance', session, command);
+  const config: Config = await configOf(flags, { balance: section(flags) }, remembered);
   const own = run === undefined ? undefined : join(run, STAGE_FOLDERS.embed);
   const found = await estimateStore({
     embeddings: required(flags.embeddings ?? own, '--embeddings', 'an embedding store'),
-    threshold: required(
-      config.balance.threshold,
-      'balance.threshold (--threshold)',
-      'a threshold to estimate for',
-    ),
+    threshold: required(config.balance.threshold, 'balance.threshold (--threshold)', 'a threshold'),
     ...(config.balance.metric === undefined ? {} : { metric: config.balance.metric }),
     seed: config.seed,
     device: config.device,

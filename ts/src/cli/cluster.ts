@@ -38,11 +38,11 @@ Examples:
   $ clip-cid cluster --run runs/mine --clusters 10000
   $ clip-cid cluster --embeddings embeddings/ --kept balance/kept.jsonl --clusters 1000 --seed 1 --out cluster/`,
     )
-    .action((flags: Flags) =>
+    .action((flags: Flags, command: Command) =>
       runCommand(flags, async (session) => {
         const { clusterStage } = await import('../cid/cluster.ts');
         const { clusters, iterations, tolerance, init, nInit } = flags;
-        const place = await openPlace('cluster', flags, {
+        const place = await openPlace('cluster', session, command, {
           cluster: { clusters, iterations, tolerance, init, nInit },
         });
         try {

@@ -8,6 +8,7 @@ import { catchInterrupt, INTERRUPTED } from '../run/interrupt.ts';
 import { type OnProgress, showProgress } from '../run/progress.ts';
 import { readConfigFile } from '../run/schema.ts';
 import type { Existing } from '../run/stage.ts';
+import { type Remembered, recalled, tellRemembered } from './remembered.ts';
 
 /** Exit codes of every command. */
 export const DONE = 0;
@@ -28,6 +29,7 @@ export interface CommonFlags {
   json?: boolean;
   quiet?: boolean;
   force?: boolean;
+  forget?: boolean;
 }
 
 /** What an action gets beside its flags. */
@@ -66,9 +68,10 @@ export function placeFlags(command: Command, out: string): Command {
   return command
     .option(
       '--run <dir>',
-      "run folder: inputs come from its earlier stages, results go to the stage's own folder",
+      "run folder: inputs come from its earlier stages, results go to the stage's own folder; options left out are as in the command's last run there",
     )
-    .option('--out <dir>', out);
+    .option('--out <dir>', out)
+    .option('--forget', 'with --run: options left out are the defaults again');
 }
 
 /** --simd, which {@link configOf} obeys. */
@@ -135,9 +138,9 @@ export function list(flags: string, description: string): Option {
 export function configOf(
   flags: CommonFlags,
   overrides: Record<string, unknown>,
-  before: unknown = {},
+  remembered?: Remembered,
 ): Promise<Config> {
-  return configWith(parseConfig, flags, overrides, before);
+  return configWith(parseConfig, flags, overrides, remembered);
 }
 
 /**
@@ -148,18 +151,22 @@ export async function configWith<C extends { readonly threads?: number | undefin
   parse: (value: unknown, name: string, folder?: string) => C,
   flags: CommonFlags,
   overrides: Record<string, unknown>,
-  before: unknown = {},
+  remembered?: Remembered,
 ): Promise<C> {
-  let base = merge(before as object, {});
+  let base = merge(remembered === undefined ? {} : recalled(remembered), {});
+  let fromFile: object = {};
   if (flags.config !== undefined) {
     const file = await readConfigFile(flags.config);
     // Checked by itself, so that a mistake in the file is reported with the file's name.
     const checked = parse(file, flags.config, dirname(resolve(flags.config)));
-    base = merge(base, pick(checked, file));
+    fromFile = pick(checked, file);
+    base = merge(base, fromFile);
   }
   const { device, threads, maxMemory, maxDeviceMemory, seed } = flags;
   const common = { device, threads, maxMemory, maxDeviceMemory, seed };
-  const config = parse(merge(base, { ...common, ...overrides }), 'the options');
+  const said = { ...common, ...overrides };
+  const config = parse(merge(base, said), 'the options');
+  if (remembered !== undefined) tellRemembered(remembered, [fromFile, said], parse({}, 'the defaults'));
   if (config.threads !== undefined) setThreads(config.threads);
   if (flags.simd !== undefined) setInstructions(flags.simd);
   return config;

@@ -2,7 +2,7 @@ import type { Command } from 'commander';
 import { required } from '../run/schema.ts';
 import { placeFlags, runCommand, stageFlags } from './common.ts';
 import { openPlace } from './place.ts';
-import { type TrainingFlags, trainingFlags, trainingSection } from './training.ts';
+import { studentTable, type TrainingFlags, trainingFlags, trainingSection } from './training.ts';
 
 interface Flags extends TrainingFlags {
   teacher?: string;
@@ -25,6 +25,7 @@ export function distillCommand(program: Command): void {
       '--targets <which>',
       "'cached' embeddings, or 'online': the teacher sees each augmented view (default: cached)",
     )
+    .addHelpText('after', studentTable)
     .addHelpText(
       'after',
       `
@@ -33,12 +34,13 @@ Examples:
   $ clip-cid distill --teacher models/clip --embeddings embeddings/ --kept balance/kept.jsonl --cluster cluster/ --out student/
 
 Ctrl-C stops after the step in hand; the same command goes on from there and ends with the same student.
-Loss weights, temperatures and augmentation are set in the section "distill" of a configuration file.`,
+Loss weights, temperatures and augmentation are set in the section "distill" of a configuration file (--config), such as
+  { "distill": { "weights": { "instance": 0.5 }, "temperature": 0.07, "augment": { "scale": [0.5, 1], "flip": 0.5 } } }`,
     )
-    .action((flags: Flags) =>
+    .action((flags: Flags, command: Command) =>
       runCommand(flags, async (session) => {
         const { distillStage } = await import('../cid/student.ts');
-        const place = await openPlace('distill', flags, {
+        const place = await openPlace('distill', session, command, {
           teacher: flags.teacher,
           distill: { ...trainingSection(flags), targets: flags.targets },
         });

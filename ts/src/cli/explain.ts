@@ -34,10 +34,10 @@ export function explainCommand(program: Command): void {
       'after',
       `
 Examples:
-  $ clip-cid explain student/image.onnx
-  $ clip-cid explain text.onnx --batch 256 --size sequence=77
-  $ clip-cid explain student/image.onnx --batch 64 --max-activation-memory 100MB
-  $ clip-cid explain student/image.onnx --precision bf16
+  $ clip-cid explain student/model/onnx/vision_model.onnx
+  $ clip-cid explain student/model/onnx/text_model.onnx --batch 256 --size sequence=77
+  $ clip-cid explain student/model/onnx/vision_model.onnx --batch 64 --max-activation-memory 100MB
+  $ clip-cid explain student/model/onnx/vision_model.onnx --precision bf16
   $ clip-cid explain vision_model.onnx --output image_embeds --json
 
 Training is that of all weights that look learned, by our own executor. Where it lacks an operation the node is named, and training

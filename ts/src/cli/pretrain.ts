@@ -2,7 +2,7 @@ import type { Command } from 'commander';
 import { required } from '../run/schema.ts';
 import { number, placeFlags, runCommand, stageFlags } from './common.ts';
 import { openPlace, sourceFlags } from './place.ts';
-import { type TrainingFlags, trainingFlags, trainingSection } from './training.ts';
+import { studentTable, type TrainingFlags, trainingFlags, trainingSection } from './training.ts';
 
 interface Flags extends TrainingFlags {
   data?: string;
@@ -21,6 +21,7 @@ export function pretrainCommand(program: Command): void {
     .addOption(
       number('--vocab-size <n>', 'tokens of the byte-level BPE trained on the captions (default: 8192)'),
     )
+    .addHelpText('after', studentTable)
     .addHelpText(
       'after',
       `
@@ -29,10 +30,10 @@ Examples:
 
 Ctrl-C stops after the step in hand; the same command goes on from there and ends with the same model.`,
     )
-    .action((flags: Flags) =>
+    .action((flags: Flags, command: Command) =>
       runCommand(flags, async (session) => {
         const { pretrainStage } = await import('../cid/student.ts');
-        const place = await openPlace('pretrain', flags, {
+        const place = await openPlace('pretrain', session, command, {
           data: flags.data,
           imageField: flags.imageField,
           captionField: flags.captionField,

@@ -32,6 +32,9 @@ Examples:
   $ clip-cid embed --data images/ --model teacher/ --out embeddings/
   $ clip-cid balance --embeddings embeddings/ --threshold 0.9 --out balance/
 
+The stages in their order: embed, balance, cluster, distill, eval, report. Each works in a run folder (--run DIR), where it finds what those
+before it made, or on files of its own (--out DIR); run does all of them.
+
 Exit codes: 0 done, 1 failed, 2 misuse or bad configuration, 130 interrupted and resumable.
 Results go to standard output, progress and notes to standard error.
 Environment: CLIP_CID_DEBUG=1 shows where an error came from.`,

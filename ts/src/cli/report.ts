@@ -23,15 +23,20 @@ Examples:
   $ clip-cid report --run runs/mine --out mine.html --title 'Mine'`,
     )
     .action((flags: Flags) =>
-      runCommand(flags, async ({ print }) => {
-        const { writeReport } = await import('../report/report.ts');
+      runCommand(flags, async ({ print, log }) => {
+        const [{ writeReport }, { describeStale, staleStages }] = await Promise.all([
+          import('../report/report.ts'),
+          import('../report/stale.ts'),
+        ]);
         const { run, out, title } = flags;
         if (run === undefined) throw new UsageError('Expected --run DIR but received nothing');
         const path = await writeReport(run, {
           ...(out === undefined ? {} : { out }),
           ...(title === undefined ? {} : { title }),
         });
-        print({ report: path }, path);
+        const stale = await staleStages(run);
+        for (const stage of stale) log(`report: ${describeStale(stage)}`);
+        print({ report: path, ...(stale.length > 0 && { stale }) }, path);
       }),
     );
 }

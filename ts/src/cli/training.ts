@@ -1,4 +1,6 @@
 import type { Command } from 'commander';
+import { studentConfig, studentNames } from '../student/config.ts';
+import { studentParameters } from '../student/towers.ts';
 import { bytes, type CommonFlags, deviceMemoryOption, number } from './common.ts';
 
 /** Flags of every training. What has no flag (augmentation, sizes by number, …) is set in a configuration file. */
@@ -24,10 +26,33 @@ export interface TrainingFlags extends TrainerFlags {
   imageModel?: string;
 }
 
+/** Sizes of the students that have a name, for --help. */
+export function studentTable(): string {
+  const rows = studentNames.map((name) => {
+    const { embedDim, vision } = studentConfig(name);
+    const { image, text } = studentParameters(name);
+    return [name, ...[image, text].map(millions), String(embedDim), `${vision.imageSize} px`];
+  });
+  const head = ['', 'image tower', 'text tower', 'embedding', 'image'];
+  const widths = head.map((_, column) => Math.max(...[head, ...rows].map((row) => row[column]!.length)));
+  const lines = [head, ...rows].map((row) =>
+    row
+      .map((cell, column) => (column === 0 ? cell.padEnd(widths[0]!) : cell.padStart(widths[column]!)))
+      .join('  '),
+  );
+  return `
+Students by name: parameters of both towers in millions, width of the embeddings, side of the image.
+${lines.map((line) => `  ${line}`).join('\n')}
+The text tower is given for CLIP's 49,408 tokens; another tokenizer changes it by its width a token. Other sizes are
+set by numbers: "student": { "base": "mini-64", "vision": { "layers": 4 } } in the command's section of a configuration file.`;
+}
+
+const millions = (value: number) => (value / 1e6).toFixed(2);
+
 export function trainingFlags(command: Command): Command {
   return trainerFlags(
     command
-      .option('--student <name>', "architecture by name, such as 'mini-64' or 'vit-b-32' (default: mini-64)")
+      .option('--student <name>', 'architecture by name, see below (default: mini-64)')
       .option(
         '--init <dir>',
         'model folder to start from, an exported student or any CLIP, instead of --student',

@@ -6,6 +6,7 @@ import type { Matrix } from '../kernels/rows.ts';
 import {
   expectInteger,
   expectNumber,
+  expectObject,
   expectOneOf,
   expectPositive,
   failRange,
@@ -17,12 +18,18 @@ import type { Executor } from '../program/executor.ts';
 import { hashBytes, hashValue, type Json } from '../run/hash.ts';
 import type { Speed } from '../run/speed.ts';
 import type { AugmentOptions } from '../student/augment.ts';
-import { type Backbone, type BackboneChoice, chooseBackbone } from '../student/backbone.ts';
+import {
+  BACKBONE_CHOICE,
+  type Backbone,
+  type BackboneChoice,
+  chooseBackbone,
+  visionConfig,
+} from '../student/backbone.ts';
 import { imageTower } from '../student/batches.ts';
 import { exportImageModel } from '../student/image-model.ts';
 import { buildMlp } from '../student/mlp.ts';
 import { decisiveTraining, oncePerBatch, optimise } from '../student/optimise.ts';
-import type { TrainerOptions } from '../student/options.ts';
+import { TRAINER_OPTIONS, type TrainerOptions } from '../student/options.ts';
 import { Random, streams } from '../student/random.ts';
 import { type ResolvedTrainer, resolveTrainer, splitItems } from '../student/resolve.ts';
 import { float32 } from '../student/tensors.ts';
@@ -105,10 +112,16 @@ interface Resolved {
   readonly hidden: number;
 }
 
-/** Aligns an encoder; see {@link AlignOptions}. Goes on with what is in `folder`. */
-export async function align(options: AlignOptions): Promise<AlignedBackbone> {
-  const resolved = resolve(options);
-  const { dim, hidden, targets } = resolved;
+/** Holds options against the images that they are for, and throws what {@link align} would, before there are any features. */
+export function checkAlign(options: AlignOptions): void {
+  expectObject('options', options, OPTIONS);
+  const { targets } = resolveTerms(options);
+  if (options.init === undefined) visionConfig(options.backbone);
+  schedule(options, targets);
+}
+
+/** Images of each set for training and held out, and the training over all of them. */
+function schedule(options: AlignOptions, targets: 'cached' | 'online') {
   const seed = expectInteger('seed', options.seed ?? 0);
   const sets = options.sets.map(({ data }, i) => {
     const all = Int32Array.from({ length: data.length }, (_, item) => item);
@@ -121,7 +134,15 @@ export async function align(options: AlignOptions): Promise<AlignedBackbone> {
     throw new CidError('INVALID_DATA', `There are ${total} images to align on; at least 2 are needed`);
   const held = sets.reduce((sum, { heldOut }) => sum + heldOut.length, 0);
   const augment = options.augment ?? (targets === 'cached' ? 'none' : {});
-  const training = resolveTrainer({ ...options, augment }, total, held, 256);
+  return { seed, sets, held, training: resolveTrainer({ ...options, augment }, total, held, 256) };
+}
+
+/** Aligns an encoder; see {@link AlignOptions}. Goes on with what is in `folder`. */
+export async function align(options: AlignOptions): Promise<AlignedBackbone> {
+  expectObject('options', options, OPTIONS);
+  const resolved = resolve(options);
+  const { dim, hidden, targets } = resolved;
+  const { seed, sets, held, training } = schedule(options, targets);
   const backbone = await chooseBackbone(options, seed);
   const projector = buildMlp(
     'projector',
@@ -172,24 +193,15 @@ export async function align(options: AlignOptions): Promise<AlignedBackbone> {
   };
 }
 
-function resolve(options: AlignOptions): Resolved {
-  const { sets, frozen } = options;
+/** What needs no features. */
+function resolveTerms(options: AlignOptions): Omit<Resolved, 'dim' | 'hidden'> {
+  const { sets } = options;
   if (!Array.isArray(sets) || sets.length === 0) failType('at least one set of images', 'sets', sets);
   const targets = expectOneOf('targets', options.targets ?? 'cached', ['cached', 'online']);
   const given = sets.filter(({ weight }) => weight !== undefined).length;
   if (given > 0 && given < sets.length) failType('weights of all sets or of none', 'sets', sets);
-  for (const [i, { weight, data, features }] of sets.entries()) {
+  for (const [i, { weight }] of sets.entries())
     if (weight !== undefined) expectPositive(`sets[${i}].weight`, weight);
-    if (targets === 'online') continue;
-    if (!features) failType('features of the frozen model', `sets[${i}].features`, features);
-    if (!(features.data instanceof Float32Array)) failType('float32', `sets[${i}].features`, features.data);
-    if (features.rows !== data.length)
-      failRange(`${data.length} rows, one an image,`, `sets[${i}].features`, features.rows);
-    if (features.dim !== sets[0]!.features!.dim)
-      failRange(`${sets[0]!.features!.dim}, as those before,`, `sets[${i}].features.dim`, features.dim);
-  }
-  if (targets === 'online' && !frozen) failType('an opened model', 'frozen', frozen);
-  const dim = targets === 'online' ? frozen!.dim : sets[0]!.features!.dim;
   const weight = (name: keyof AlignWeights, usual: number) =>
     expectNumber(`weights.${name}`, options.weights?.[name] ?? usual, 0);
   const weights: AlignWeights = {
@@ -199,13 +211,26 @@ function resolve(options: AlignOptions): Resolved {
     relational: weight('relational', 0),
   };
   if (Object.values(weights).every((value) => value === 0)) failRange('a weight over 0', 'weights', weights);
-  return {
-    targets,
-    weights,
-    temperature: expectPositive('temperature', options.temperature ?? 0.1),
-    dim,
-    hidden: expectInteger('projector', options.projector ?? dim, 0),
-  };
+  if (options.projector !== undefined) expectInteger('projector', options.projector, 0);
+  return { targets, weights, temperature: expectPositive('temperature', options.temperature ?? 0.1) };
+}
+
+function resolve(options: AlignOptions): Resolved {
+  const { sets, frozen } = options;
+  const terms = resolveTerms(options);
+  const online = terms.targets === 'online';
+  for (const [i, { data, features }] of sets.entries()) {
+    if (online) continue;
+    if (!features) failType('features of the frozen model', `sets[${i}].features`, features);
+    if (!(features.data instanceof Float32Array)) failType('float32', `sets[${i}].features`, features.data);
+    if (features.rows !== data.length)
+      failRange(`${data.length} rows, one an image,`, `sets[${i}].features`, features.rows);
+    if (features.dim !== sets[0]!.features!.dim)
+      failRange(`${sets[0]!.features!.dim}, as those before,`, `sets[${i}].features.dim`, features.dim);
+  }
+  if (online && !frozen) failType('an opened model', 'frozen', frozen);
+  const dim = online ? frozen!.dim : sets[0]!.features!.dim;
+  return { ...terms, dim, hidden: options.projector ?? dim };
 }
 
 interface UsedSet {
@@ -345,3 +370,17 @@ function identityOf(
     frozen: resolved.targets === 'online' ? options.frozen!.hash : null,
   });
 }
+
+const OPTIONS = [
+  ...TRAINER_OPTIONS,
+  ...BACKBONE_CHOICE,
+  ...Object.keys({
+    sets: true,
+    frozen: true,
+    targets: true,
+    weights: true,
+    temperature: true,
+    projector: true,
+    validation: true,
+  } satisfies Record<Exclude<keyof AlignOptions, keyof TrainerOptions | keyof BackboneChoice>, true>),
+];

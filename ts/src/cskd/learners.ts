@@ -11,9 +11,9 @@ import type { Executor } from '../program/executor.ts';
 import { hashValue, type Json } from '../run/hash.ts';
 import type { Speed } from '../run/speed.ts';
 import type { AugmentOptions } from '../student/augment.ts';
-import { type BackboneChoice, chooseBackbone } from '../student/backbone.ts';
+import { BACKBONE_CHOICE, type BackboneChoice, chooseBackbone, visionConfig } from '../student/backbone.ts';
 import { decisiveTraining, optimise } from '../student/optimise.ts';
-import type { TrainerOptions } from '../student/options.ts';
+import { TRAINER_OPTIONS, type TrainerOptions } from '../student/options.ts';
 import { type ResolvedTrainer, resolveTrainer } from '../student/resolve.ts';
 import type { Validation } from '../student/types.ts';
 import { LARGEST_VALIDATION } from '../student/validate.ts';
@@ -69,6 +69,27 @@ export interface ScorerTrainingOptions extends TrainerOptions {
   emd?: EmdForm;
 }
 
+/** Names of {@link LearnerOptions} and of {@link ScorerTrainingOptions}. */
+export const LEARNER_OPTIONS: readonly string[] = [
+  ...BACKBONE_CHOICE,
+  ...Object.keys({
+    head: true,
+    backboneRate: true,
+  } satisfies Record<Exclude<keyof LearnerOptions, keyof BackboneChoice>, true>),
+];
+export const SCORER_OPTIONS: readonly string[] = [
+  ...TRAINER_OPTIONS,
+  ...Object.keys({
+    labelled: true,
+    items: true,
+    unlabelled: true,
+    unlabelledWeight: true,
+    ratio: true,
+    maxDeviation: true,
+    emd: true,
+  } satisfies Record<Exclude<keyof ScorerTrainingOptions, keyof TrainerOptions>, true>),
+];
+
 /** How the training of a scorer ended. */
 export interface TrainedScorer {
   /** The exported model folder; see `openScorer`. */
@@ -104,11 +125,44 @@ export interface Prepared {
   readonly form: EmdForm;
 }
 
+/** Holds options against the images that they are for, and throws what training would, before anything of it is built. */
+export function checkLearners(
+  options: ScorerTrainingOptions,
+  named: Readonly<Record<string, LearnerOptions>>,
+): void {
+  plan(options);
+  for (const { init, backbone, head, backboneRate } of Object.values(named)) {
+    if (init === undefined) visionConfig(backbone);
+    if (head !== undefined) expectInteger('head', head, 0);
+    if (backboneRate !== undefined) expectNumber('backboneRate', backboneRate, 0);
+  }
+}
+
 /** Checks options, and builds the learners that are named. */
 export async function prepare(
   options: ScorerTrainingOptions,
   named: Readonly<Record<string, LearnerOptions>>,
 ): Promise<Prepared> {
+  const planned = plan(options);
+  const { seed } = planned.training;
+  const learners: Record<string, Learner> = {};
+  for (const [graph, learner] of Object.entries(named)) {
+    const backbone = await chooseBackbone(learner, seed);
+    const program = buildScorer(backbone, options.labelled.scale, {
+      hidden: expectInteger('head', learner.head ?? backbone.width, 0),
+      rate: expectNumber('backboneRate', learner.backboneRate ?? 1, 0),
+      seed,
+    });
+    learners[graph] = {
+      program,
+      names: new Map(program.parameters.map(({ name }) => [name, `${graph}/${name}`])),
+    };
+  }
+  return { learners, ...planned };
+}
+
+/** Options with defaults. */
+function plan(options: ScorerTrainingOptions): Omit<Prepared, 'learners'> {
   const { labelled, unlabelled = [] } = options;
   const indices = (name: 'train' | 'validation', usual: Int32Array) =>
     Int32Array.from(options.items?.[name] ?? usual, (index) =>
@@ -129,21 +183,7 @@ export async function prepare(
   const augment = options.augment ?? { scale: [0.8, 1], ratio: [0.9, 1.1], flip: 0.5 };
   const training = resolveTrainer({ ...options, augment }, train.length, validation.length, 64);
   const ratio = expectPositive('ratio', options.ratio ?? 1);
-  const learners: Record<string, Learner> = {};
-  for (const [graph, learner] of Object.entries(named)) {
-    const backbone = await chooseBackbone(learner, training.seed);
-    const program = buildScorer(backbone, labelled.scale, {
-      hidden: expectInteger('head', learner.head ?? backbone.width, 0),
-      rate: expectNumber('backboneRate', learner.backboneRate ?? 1, 0),
-      seed: training.seed,
-    });
-    learners[graph] = {
-      program,
-      names: new Map(program.parameters.map(({ name }) => [name, `${graph}/${name}`])),
-    };
-  }
   return {
-    learners,
     training,
     train,
     validation,

@@ -1,7 +1,6 @@
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { abortError, CidError } from '../native/errors.ts';
-import { expectPrecision } from '../program/precision.ts';
 import { openRun, STAGE_FOLDERS } from '../run/folder.ts';
 import type { Json } from '../run/hash.ts';
 import { required } from '../run/schema.ts';
@@ -9,6 +8,14 @@ import { defined, type StageSettings } from '../run/settings.ts';
 import { readStage, type StageResult } from '../run/stage.ts';
 import { chooseBackbone } from '../student/backbone.ts';
 import { type Analyzed, type AnalyzeStageOptions, analyzeStage } from './analyze.ts';
+import {
+  alignTraining,
+  expectAlignable,
+  expectTrainable,
+  learnerOf,
+  type Role,
+  scorerTraining,
+} from './check.ts';
 import { type AestheticsConfig, type ImageSetSource, imageSetsOf } from './config.ts';
 import { scorerEvalStage } from './evaluate.ts';
 import type { LearnerOptions } from './learners.ts';
@@ -31,8 +38,6 @@ export interface PhaseOptions extends StageSettings {
   readonly onStage?: ((folder: string, result: StageResult) => void) | undefined;
 }
 
-export type Role = 'teacher' | 'student';
-
 /** Folder of the stage that aligned an encoder, in a run folder. */
 export const alignFolder = (role: Role) => `align-${role}`;
 /** Folder of what encoders look at, in a run folder. */
@@ -43,10 +48,11 @@ export const ANALYSIS_FOLDER = STAGE_FOLDERS.analyze;
  * Stages that are done with the same inputs and options are skipped and one that was stopped goes on.
  */
 export async function runAlignment(config: AestheticsConfig, options: PhaseOptions): Promise<void> {
+  required(config.clip, 'clip (--clip)', 'a model folder');
+  required(imageSetsOf(config, 'align')[0], 'unlabelled (--data)', 'images');
   await inRun(config, options, async ({ folder, stage, metrics }) => {
-    // Of both, before the first of them takes its hours.
-    for (const role of ['teacher', 'student'] as const)
-      await expectAlignable(config, role, join(folder, alignFolder(role)), options.device);
+    const open = await undone(ROLES, (role) => [join(folder, alignFolder(role))]);
+    await expectAlignable(config, open, options);
     for (const role of ['teacher', 'student'] as const)
       await alignEncoder(config, role, alignFolder(role), folder, { stage, metrics });
   });
@@ -55,7 +61,9 @@ export async function runAlignment(config: AestheticsConfig, options: PhaseOptio
 /** {@link runAlignment} of the student's encoder alone, into a folder of its own; features go into `features-N` in it. */
 export async function alignInto(config: AestheticsConfig, settings: StageSettings): Promise<StageResult> {
   const { folder } = settings;
-  await expectAlignable(config, 'student', folder, settings.device);
+  required(config.clip, 'clip (--clip)', 'a model folder');
+  required(imageSetsOf(config, 'align')[0], 'unlabelled (--data)', 'images');
+  await expectAlignable(config, await undone(['student'], () => [folder]), settings);
   return alignEncoder(config, 'student', '', folder, { stage: stagesIn(settings) });
 }
 
@@ -65,20 +73,16 @@ type RunStage = (
   work: (settings: StageSettings) => Promise<StageResult>,
 ) => Promise<StageResult>;
 
-function alignTraining(config: AestheticsConfig, role: Role) {
-  const { unlabelled: _unlabelled, ...common } = config.align;
-  return overlay(common, config[role].align ?? {});
-}
+const ROLES = ['teacher', 'student'] as const;
 
-/** Before the features, which take long. */
-async function expectAlignable(
-  config: AestheticsConfig,
-  role: Role,
-  folder: string,
-  device: StageSettings['device'],
-): Promise<void> {
-  if ((await readStage(folder))?.status === 'done') return;
-  expectPrecision(alignTraining(config, role).precision ?? 'float32', device);
+/** Roles of which a stage, by its folder, is not done. */
+async function undone(roles: readonly Role[], folders: (role: Role) => readonly string[]): Promise<Role[]> {
+  const open: Role[] = [];
+  for (const role of roles) {
+    const stages = await Promise.all(folders(role).map(readStage));
+    if (stages.some((stage) => stage?.status !== 'done')) open.push(role);
+  }
+  return open;
 }
 
 async function alignEncoder(
@@ -88,11 +92,9 @@ async function alignEncoder(
   root: string,
   { stage, metrics }: { stage: RunStage; metrics?: string },
 ): Promise<StageResult> {
-  const clip = required(config.clip, 'clip (--clip)', 'a model folder');
-  const sets = imageSetsOf(config, 'align');
-  required(sets[0], 'unlabelled (--data)', 'images');
   const { encoder } = config;
-  const { align: _align, train: _train, ...backbone } = config[role];
+  const clip = config.clip!;
+  const sets = imageSetsOf(config, 'align');
   const training = alignTraining(config, role);
   const features = training.targets === 'online' ? [] : sets.map((_, i) => `features-${i + 1}`);
   for (const [i, name] of features.entries()) {
@@ -106,7 +108,7 @@ async function alignEncoder(
       features: features.map((name) => join(root, name)),
       clip,
       encoder,
-      backbone: defined(backbone) as LearnerOptions,
+      backbone: learnerOf(config, role),
       training,
       seed: config.seed,
       ...defined({ metrics }),
@@ -126,26 +128,31 @@ export async function runTraining(config: AestheticsConfig, options: PhaseOption
   const aligned = config.clip !== undefined;
   await inRun(config, options, async (run) => {
     const start = async (role: Role, plain: boolean): Promise<LearnerOptions> => {
-      const { align: _align, train: _train, ...own } = config[role];
-      if (plain || !aligned) return defined(own) as LearnerOptions;
+      if (plain || !aligned) return learnerOf(config, role);
       const folder = join(run.folder, alignFolder(role));
       await requireAlignment(folder);
       return { init: modelOf(folder) };
     };
     const pair = { teacher: await start('teacher', false), student: await start('student', false) };
     // Each is called what it has of the two phases.
-    await trainPair(config, run, sets, pair, {
+    const names = {
       teacher: aligned ? 'teacher' : 'teacher-plain',
       student: aligned ? (semi ? 'student' : 'aligned') : semi ? 'unlabelled' : 'supervised',
-    });
+    } as const;
+    const open = await undone(ROLES, (role) =>
+      SCORERS.filter((name) => roleOf(name) === role && (config.baselines || name === names[role])).map(
+        (name) => join(run.folder, scorerFolder(name)),
+      ),
+    );
+    await expectTrainable(config, open, options);
+    await trainPair(config, run, sets, pair, names);
     if (config.baselines) {
       const plain = { teacher: await start('teacher', true), student: await start('student', true) };
-      const alone = scorerTraining(config, run);
+      const alone = trainAlone(config, run);
       if (aligned && semi) await alone('aligned', 'student', pair.student);
       if (aligned || semi) await alone('supervised', 'student', plain.student);
       if (aligned && semi) {
-        const names = { teacher: 'teacher-plain', student: 'unlabelled' } as const;
-        await trainPair(config, run, sets, plain, names);
+        await trainPair(config, run, sets, plain, { teacher: 'teacher-plain', student: 'unlabelled' });
       }
     }
     await evaluateAll(config, run);
@@ -177,8 +184,7 @@ export async function runAnalysis(
     for (const role of ['student', 'teacher'] as const) {
       const aligned = join(folder, alignFolder(role));
       if ((await readStage(aligned))?.status !== 'done') continue;
-      const { align: _align, train: _train, ...choice } = config[role];
-      before.push([`before-${role}`, await chooseBackbone(defined(choice) as LearnerOptions, config.seed)]);
+      before.push([`before-${role}`, await chooseBackbone(learnerOf(config, role), config.seed)]);
       after.push([`after-${role}`, modelOf(aligned)]);
     }
     if (after.length === 0) {
@@ -220,13 +226,12 @@ export async function trainInto(
   required(config.labels.data, 'labels.data (--labels)', 'images with ratings');
   const sets = imageSetsOf(config, 'train');
   const stage = stagesIn(settings);
-  const { unlabelled: _unlabelled, mutual, ...common } = config.train;
-  const { align: _align, train = {}, ...learner } = config.student;
-  const training = overlay(common, train);
+  const { mutual } = config.train;
+  const training = scorerTraining(config, 'student');
+  await expectTrainable(config, await undone(['student'], () => [settings.folder]), settings);
   let guide: ScorerStageOptions['guide'];
   if (sets.length > 0 && mutual) {
-    const { align: _teacherAlign, train: _teacherTrain, ...other } = config.teacher;
-    guide = { sets, mutual: defined(other) as LearnerOptions };
+    guide = { sets, mutual: learnerOf(config, 'teacher') };
   } else if (sets.length > 0) {
     const scorer = required(teacher, '--teacher', 'a scorer that rates the unlabelled images');
     // Before it rates them all.
@@ -242,7 +247,7 @@ export async function trainInto(
       ...own,
       name: 'train',
       labels: config.labels,
-      learner: defined(learner) as LearnerOptions,
+      learner: learnerOf(config, 'student'),
       training,
       guide,
       seed: config.seed,
@@ -282,6 +287,8 @@ export async function scorersOf(folder: string): Promise<Record<string, string>>
   return Object.fromEntries(known);
 }
 
+const roleOf = (name: ScorerName): Role => (name.startsWith('teacher') ? 'teacher' : 'student');
+
 async function requireAlignment(folder: string): Promise<void> {
   const name = folder.split(/[\\/]/).at(-1)!;
   const found = await readStage(folder);
@@ -307,7 +314,7 @@ async function trainPair(
   start: Readonly<Record<Role, LearnerOptions>>,
   names: { readonly teacher: ScorerName; readonly student: ScorerName },
 ): Promise<void> {
-  const train = scorerTraining(config, run);
+  const train = trainAlone(config, run);
   const mutual = config.train.mutual && sets.length > 0;
   if (mutual) {
     await train(names.student, 'student', start.student, { sets, mutual: start.teacher });
@@ -351,8 +358,7 @@ async function rateSets(
 }
 
 /** Trains one scorer as the configuration says for its role. */
-function scorerTraining(config: AestheticsConfig, { stage, metrics }: OpenRun) {
-  const { unlabelled: _unlabelled, mutual: _mutual, ...common } = config.train;
+function trainAlone(config: AestheticsConfig, { stage, metrics }: OpenRun) {
   return async (
     scorer: ScorerName,
     role: Role,
@@ -360,7 +366,7 @@ function scorerTraining(config: AestheticsConfig, { stage, metrics }: OpenRun) {
     guide?: ScorerStageOptions['guide'],
   ): Promise<void> => {
     const name = scorerFolder(scorer);
-    const training = overlay(common, config[role].train ?? {});
+    const training = scorerTraining(config, role);
     await stage(name, (settings) =>
       scorerStage({
         ...settings,
@@ -409,19 +415,4 @@ function stagesIn(settings: StageSettings): RunStage {
     if (settings.signal?.aborted) throw abortError();
     return work({ ...settings, folder: join(settings.folder, name) });
   };
-}
-
-/** `changes` laid over the options of a training; weights one by one. Of steps and epochs, what is given last counts. */
-function overlay<T extends { weights?: object | undefined; steps?: unknown; epochs?: unknown }>(
-  base: T,
-  changes: T,
-): T {
-  const given = defined(changes);
-  const { steps: _steps, epochs: _epochs, ...rest } = base;
-  const length = 'steps' in given || 'epochs' in given ? rest : base;
-  return {
-    ...length,
-    ...given,
-    ...(base.weights || changes.weights ? { weights: { ...base.weights, ...changes.weights } } : {}),
-  } as T;
 }

@@ -4,7 +4,7 @@ import { openStore } from '../data/store.ts';
 import { storeStage } from '../encoder/embed-stage.ts';
 import { type EncoderFiles, encoderIdentity, hashModel } from '../encoder/identity.ts';
 import { openImageEncoder } from '../encoder/image-encoder.ts';
-import { expectPrecision, type Precision } from '../program/precision.ts';
+import type { Precision } from '../program/precision.ts';
 import type { Json } from '../run/hash.ts';
 import { defined, type StageSettings } from '../run/settings.ts';
 import { describeSpeed, speedNotes } from '../run/speed.ts';
@@ -12,9 +12,9 @@ import { runStage, type StageResult } from '../run/stage.ts';
 import { type BackboneChoice, backboneInputs } from '../student/backbone.ts';
 import { chosenPrecision } from '../student/optimise.ts';
 import type { TrainerOptions } from '../student/options.ts';
-import { type AlignedBackbone, type AlignOptions, align } from './align.ts';
+import { type AlignedBackbone, type AlignOptions, align, checkAlign } from './align.ts';
 import type { AestheticsConfig, ImageSetSource, LabelsConfig } from './config.ts';
-import type { LearnerOptions, TrainedScorer } from './learners.ts';
+import { checkLearners, type LearnerOptions, type TrainedScorer } from './learners.ts';
 import { openScorer } from './scorer.ts';
 import { joinStore, openImageSets, openImages, openLabels } from './sources.ts';
 import { type TrainScorerOptions, trainMutual, trainScorer } from './train.ts';
@@ -106,6 +106,14 @@ export interface AlignStageOptions extends TrainingStageOptions {
 export async function alignStage(options: AlignStageOptions): Promise<StageResult> {
   const { name, training, backbone, seed = 0, features = [], clip, encoder = {}, threads } = options;
   const online = training.targets === 'online';
+  const { weights, ...rest } = training;
+  const shared = {
+    ...(defined(rest) as Partial<AlignOptions>),
+    ...(weights && { weights: defined(weights) }),
+    ...defined(backbone),
+    ...trainerSettings(options),
+  };
+  const weightOf = (set: number) => defined({ weight: options.sets[set]!.weight });
   const opened = await openImageSets(options.sets);
   try {
     const inputs: Record<string, string> = {
@@ -128,32 +136,23 @@ export async function alignStage(options: AlignStageOptions): Promise<StageResul
       },
       owns: OWNS,
       ...defined({ existing: options.existing, log: options.log }),
+      check: async () => checkAlign({ ...shared, sets: opened.map((data, i) => ({ data, ...weightOf(i) })) }),
       work: async () => {
-        expectPrecision(training.precision ?? 'float32', options.device);
         const frozen = online ? await openClip(clip, encoder, threads) : undefined;
         try {
           const sets: AlignOptions['sets'] = await Promise.all(
             opened.map(async (data, i) => {
-              const weight = defined({ weight: options.sets[i]!.weight });
-              if (online) return { data, ...weight };
+              if (online) return { data, ...weightOf(i) };
               const found = await joinStore(data, await openStore(features[i]!, { verify: false }));
               const { length } = found.items;
               return {
                 data: found.data,
                 features: { data: found.rows, rows: length, dim: found.dim },
-                ...weight,
+                ...weightOf(i),
               };
             }),
           );
-          const { weights, ...rest } = training;
-          const result = await align({
-            ...(defined(rest) as Partial<AlignOptions>),
-            ...(weights && { weights: defined(weights) }),
-            ...defined(backbone),
-            ...trainerSettings(options),
-            sets,
-            ...defined({ frozen }),
-          });
+          const result = await align({ ...shared, sets, ...defined({ frozen }) });
           return trained(result, options);
         } finally {
           await frozen?.dispose();
@@ -196,6 +195,15 @@ export async function scorerStage(options: ScorerStageOptions): Promise<StageRes
   });
   try {
     const { rated, splits } = labels;
+    const { targets, head, backboneRate, ...common } = defined(training) as Partial<TrainScorerOptions>;
+    const shared = {
+      ...common,
+      ...trainerSettings(options),
+      labelled: rated,
+      items: { train: splits.train, validation: splits.validation },
+    };
+    const own = defined({ head, backboneRate });
+    const weightOf = (set: number) => defined({ weight: sets[set]!.weight });
     const inputs: Record<string, string> = { labels: rated.hash, ...(await backboneInputs(learner)) };
     for (const [name, hash] of Object.entries(mutual ? await backboneInputs(mutual) : {}))
       inputs[`teacher-${name}`] = hash;
@@ -217,37 +225,36 @@ export async function scorerStage(options: ScorerStageOptions): Promise<StageRes
       },
       owns: OWNS,
       ...defined({ existing: options.existing, log: options.log }),
+      check: async () =>
+        checkLearners(
+          { ...shared, unlabelled: opened.map((data, i) => ({ data, ...weightOf(i) })) },
+          {
+            student: { ...own, ...defined(learner) },
+            ...(mutual && { teacher: { ...own, ...defined(mutual) } }),
+          },
+        ),
       work: async () => {
-        expectPrecision(training.precision ?? 'float32', options.device);
         const teacher = online
           ? await openScorer(guide.teacher!, { batchSize: BATCH, ...defined({ threads }) })
           : undefined;
         try {
           const unlabelled = await Promise.all(
             opened.map(async (data, i) => {
-              const weight = defined({ weight: sets[i]!.weight });
-              if (!cached) return { data, ...weight };
+              if (!cached) return { data, ...weightOf(i) };
               const found = await joinStore(data, await openStore(pseudo[i]!, { verify: false }));
-              return { data: found.data, distributions: found.rows, ...weight };
+              return { data: found.data, distributions: found.rows, ...weightOf(i) };
             }),
           );
-          const { targets, head, backboneRate, ...common } = defined(training) as Partial<TrainScorerOptions>;
-          const shared = {
-            ...common,
-            ...trainerSettings(options),
-            labelled: rated,
-            items: { train: splits.train, validation: splits.validation },
-            unlabelled,
-          };
-          const own = { ...defined({ head, backboneRate }) };
           const result = mutual
             ? await trainMutual({
                 ...shared,
+                unlabelled,
                 student: { ...own, ...defined(learner) },
                 teacher: { ...own, ...defined(mutual) },
               })
             : await trainScorer({
                 ...shared,
+                unlabelled,
                 ...own,
                 ...defined(learner),
                 ...defined({ targets, teacher }),

@@ -1,14 +1,16 @@
 import type { RatedDataset } from '../data/rated/dataset.ts';
 import { describeScale, type ScoreScale, sameBins } from '../data/rated/scale.ts';
-import { expectOneOf, failRange, failType } from '../native/check.ts';
+import { expectObject, expectOneOf, failRange, failType } from '../native/check.ts';
 import { CidError } from '../native/errors.ts';
 import { hashBytes } from '../run/hash.ts';
 import { oncePerBatch } from '../student/optimise.ts';
 import type { ScoreBatch } from './batches.ts';
 import { softmaxRows } from './emd.ts';
 import {
+  LEARNER_OPTIONS,
   type LearnerOptions,
   prepare,
+  SCORER_OPTIONS,
   type ScorerTrainingOptions,
   type TrainedScorer,
   trainLearners,
@@ -38,6 +40,7 @@ export interface TrainMutualOptions extends ScorerTrainingOptions {
 
 /** Trains a scorer; see {@link TrainScorerOptions}. Goes on with what is in `folder`. */
 export async function trainScorer(options: TrainScorerOptions): Promise<TrainedScorer> {
+  expectObject('options', options, [...SCORER_OPTIONS, ...LEARNER_OPTIONS, 'teacher', 'targets']);
   const { unlabelled = [], teacher } = options;
   const targets = expectOneOf('targets', options.targets ?? 'cached', ['cached', 'online']);
   const { scale } = expectLabelled(options);
@@ -82,6 +85,8 @@ export async function trainScorer(options: TrainScorerOptions): Promise<TrainedS
  * folder.
  */
 export async function trainMutual(options: TrainMutualOptions): Promise<TrainedScorer> {
+  expectObject('options', options, [...SCORER_OPTIONS, 'teacher', 'student']);
+  for (const role of ['teacher', 'student'] as const) expectObject(role, options[role], LEARNER_OPTIONS);
   const { unlabelled = [] } = options;
   if (unlabelled.length === 0)
     failType('unlabelled images to learn from each other on', 'unlabelled', unlabelled);

@@ -1,7 +1,7 @@
 import { createHash } from 'node:crypto';
 import { readFile, stat } from 'node:fs/promises';
 import { extname } from 'node:path';
-import { expectBoolean, expectInteger, expectString, failType } from '../native/check.ts';
+import { expectBoolean, expectInteger, expectObject, expectString, failType } from '../native/check.ts';
 import { CidError } from '../native/errors.ts';
 import { readError } from '../run/files.ts';
 import { readFolder } from './folder.ts';
@@ -94,6 +94,7 @@ export interface Found {
  */
 export async function openDataset(source: string, options: OpenDatasetOptions = {}): Promise<Dataset> {
   expectString('source', source);
+  expectObject('options', options, ['imageField', 'captionField', 'captions']);
   const { imageField, captionField } = options;
   if (imageField !== undefined) expectString('imageField', imageField);
   if (captionField !== undefined) expectString('captionField', captionField);

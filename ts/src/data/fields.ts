@@ -1,7 +1,16 @@
 import type { OpenDatasetOptions } from './dataset.ts';
 
-const IMAGE_FIELDS = ['image', 'path', 'file', 'filename', 'file_name', 'filepath', 'url'];
-const CAPTION_FIELDS = ['caption', 'captions', 'text', 'txt', 'title'];
+/** Names that a list's columns usually have, the first that is there counts. */
+export const IMAGE_FIELDS: readonly string[] = [
+  'image',
+  'path',
+  'file',
+  'filename',
+  'file_name',
+  'filepath',
+  'url',
+];
+export const CAPTION_FIELDS: readonly string[] = ['caption', 'captions', 'text', 'txt', 'title'];
 const KEY_FIELDS = ['key', 'id'];
 
 /** Endings of files that are taken for images. */

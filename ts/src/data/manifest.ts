@@ -8,7 +8,7 @@ import { asyncBufferFromFile, parquetMetadataAsync, parquetReadObjects } from 'h
 import { CidError } from '../native/errors.ts';
 import { readError } from '../run/files.ts';
 import type { Entry, Found, OpenDatasetOptions, Skipped } from './dataset.ts';
-import { splitFields } from './fields.ts';
+import { CAPTION_FIELDS, IMAGE_FIELDS, splitFields } from './fields.ts';
 import { indexTar, type TarMember } from './tar.ts';
 
 /** Endings of lists that {@link readManifest} takes. */
@@ -39,18 +39,20 @@ export async function readManifest(
   const tars: Tars = new Map();
   const entries = new Map<string, Growing>();
   const skipped: Skipped[] = [];
-  const missing: Set<string>[] = [];
+  let unnamed = 0;
+  const fields = new Set<string>();
 
   for await (const { line, value, reason } of rowsOf(path)) {
     if (value === undefined) {
       skipped.push({ key: `line ${line}`, reason: reason ?? 'not a JSON object' });
       continue;
     }
+    for (const field of Object.keys(value)) fields.add(field);
     const { key: named, image, captions, metadata } = splitFields(value, options);
     const key = named ?? image ?? `line ${line}`;
     if (image === undefined) {
       skipped.push({ key, reason: 'no field names its image' });
-      if (missing.length < 8) missing.push(new Set(Object.keys(value)));
+      unnamed++;
       continue;
     }
     const known = entries.get(key);
@@ -66,18 +68,42 @@ export async function readManifest(
     else entries.set(key, { key, captions: [...captions], metadata, ...place });
   }
 
-  if (entries.size === 0 && missing.length > 0) {
-    const fields = [...missing[0]].join(', ');
-    const wanted = options.imageField ?? 'image, path, file, filename, file_name, filepath';
+  const found = [...fields].join(', ') || 'none';
+  if (entries.size === 0 && unnamed > 0) {
+    const wanted = options.imageField ?? IMAGE_FIELDS.join(', ');
     throw new CidError(
       'INVALID_DATA',
-      `${path} names no images: expected a field ${wanted} but found ${fields || 'none'}`,
+      `${path} names no images: expected a field ${wanted} but found ${found}. ${exampleOf(path)}`,
+    );
+  }
+  const { captionField } = options;
+  const captioned =
+    captionField === undefined ? CAPTION_FIELDS.some((name) => fields.has(name)) : fields.has(captionField);
+  // A field that is asked for, and one that is needed, has to be there.
+  if (!captioned && entries.size > 0 && (captionField !== undefined || options.captions)) {
+    const wanted = captionField ?? CAPTION_FIELDS.join(', ');
+    throw new CidError(
+      'INVALID_DATA',
+      `${path} has no captions: expected a field ${wanted} but found ${found}. ${exampleOf(path)}`,
     );
   }
   const all = [...entries.values()];
   if (!options.captions) return { entries: all, skipped };
   for (const { key, captions } of all) if (captions.length === 0) skipped.push({ key, reason: 'no caption' });
   return { entries: all.filter(({ captions }) => captions.length > 0), skipped };
+}
+
+/** What a list looks like, for messages. */
+function exampleOf(path: string): string {
+  const line = '{"image": "photos/1.jpg", "caption": "a dog"}';
+  const text: Readonly<Record<string, string>> = {
+    '.csv':
+      "A list begins with a line of names, 'image,caption', and goes on with lines such as 'photos/1.jpg,a dog'",
+    '.tsv':
+      "A list begins with a line of names, 'image<TAB>caption', and goes on with lines such as 'photos/1.jpg<TAB>a dog'",
+    '.parquet': "A list has a column with the images' paths, such as 'photos/1.jpg', and one with captions",
+  };
+  return `${text[extname(path).toLowerCase()] ?? `A line is such as ${line}`}; paths are relative to the list`;
 }
 
 /** Path and, within a tar, member that an image is named by. */

@@ -66,7 +66,7 @@ export async function embedDataset(options: EmbedDatasetOptions): Promise<Store>
 
   const start = Math.min(writer.next * shardSize, dataset.length);
   const ranges = batches(start, dataset.length, shardSize, batchSize);
-  const note = speedNotes();
+  const note = speedNotes({ rate: false });
   const report = (done: number, speed?: StepSpeed) =>
     onProgress?.({
       label: 'embed',

@@ -1,27 +1,23 @@
 import { type Dataset, type Item, openDataset } from '../data/dataset.ts';
 import { type Encoder, openEncoder } from '../encoder/encoder.ts';
 import type { Matrix } from '../kernels/rows.ts';
-import { expectInteger, expectOneOf, failType } from '../native/check.ts';
+import { expectObject } from '../native/check.ts';
 import { CidError } from '../native/errors.ts';
 import { type Embedded, embedData } from './embed.ts';
 import { summariseModel } from './model.ts';
 import { linearProbe } from './probe.ts';
 import { imageImageRetrieval, imageTextRetrieval } from './retrieval.ts';
-import {
-  type EvaluateOptions,
-  type EvaluateResult,
-  type EvaluationTask,
-  evaluationTasks,
-  type ImageImageResult,
-  type ImageTextResult,
-  type LinearProbeResult,
-  type ZeroShotResult,
+import { classOf, conceptField, domainField, expectMeasurable, planOf } from './tasks.ts';
+import type {
+  EvaluateOptions,
+  EvaluateResult,
+  ImageImageResult,
+  ImageTextResult,
+  LinearProbeResult,
+  ZeroShotResult,
 } from './types.ts';
 import { matrix } from './vectors.ts';
 import { classEmbeddings, zeroShot } from './zero-shot.ts';
-
-/** Fields that hold a class where the options name none. */
-const USUAL_LABELS = ['label', 'category'];
 
 /**
  * Measures a model on a data set: see {@link EvaluationTask}. Rows are ranked exactly, ties going to the smaller index, so the
@@ -35,11 +31,7 @@ const USUAL_LABELS = ['label', 'category'];
  */
 export async function evaluate(options: EvaluateOptions): Promise<EvaluateResult> {
   const started = performance.now();
-  for (const task of options.tasks ?? []) expectOneOf('tasks', task, evaluationTasks);
-  if (options.captionsPerImage !== undefined) expectInteger('captionsPerImage', options.captionsPerImage, 1);
-  if (options.tasks?.includes('linear-probe') && options.train === undefined) {
-    failType('a data set to train on', 'train', options.train);
-  }
+  expectObject('options', options, OPTIONS);
   const disposables: { dispose(): Promise<void> }[] = [];
   const opened = async <T extends { dispose(): Promise<void> }>(opening: Promise<T>) => {
     const resource = await opening;
@@ -49,6 +41,7 @@ export async function evaluate(options: EvaluateOptions): Promise<EvaluateResult
   try {
     const data = await openData(options.data, options, opened);
     const train = options.train === undefined ? undefined : await openData(options.train, options, opened);
+    expectMeasurable(data, train, options);
     const { threads } = options;
     const encoder =
       typeof options.model === 'string'
@@ -91,12 +84,14 @@ class Evaluation {
 
   async run(): Promise<Omit<EvaluateResult, 'seconds'>> {
     const { seed, captionsPerImage } = this.#options;
-    this.#checkFields();
     const data = await this.#embed(this.#data, 'embed images');
-    const fields = this.#options.labels ?? this.#usualLabels(data.items);
-    const has = this.#possible(data.items, fields);
-    const wanted = (task: EvaluationTask) => this.#options.tasks?.includes(task) ?? has(task);
-    for (const task of this.#options.tasks ?? []) if (!has(task)) this.#fail(task, fields);
+    // Images that cannot be decoded are left out, and with them perhaps all that a task needs.
+    const { fields, wanted } = planOf(
+      data.items,
+      this.#data.source,
+      this.#train !== undefined,
+      this.#options,
+    );
 
     const seen = wanted('linear-probe') || wanted('image-text');
     const train = this.#train && seen ? await this.#embed(this.#train, 'embed train images') : undefined;
@@ -116,27 +111,13 @@ class Evaluation {
     }
     return {
       model: await summariseModel(this.#encoder, this.#options.encoder),
-      data: data.summary,
+      data: { ...data.summary, ...(this.#train && { seen: countShared(this.#data, this.#train) }) },
       ...(train ? { train: train.summary } : {}),
       ...(wanted('zero-shot') ? { zeroShot: zero } : {}),
       ...(wanted('image-text') ? { imageText: text } : {}),
       ...(image ? { imageImage: image } : {}),
       ...(wanted('linear-probe') ? { linearProbe: probe } : {}),
     };
-  }
-
-  /** A misspelt field fails before anything is embedded. */
-  #checkFields(): void {
-    const { labels = [], probeLabels = [] } = this.#options;
-    const items = Array.from({ length: this.#data.length }, (_, i) => this.#data.item(i));
-    for (const field of new Set([...labels, ...probeLabels])) {
-      if (items.some((item) => classOf(item, field) !== undefined)) continue;
-      const known = new Set(items.flatMap(({ metadata }) => Object.keys(metadata)));
-      throw new CidError(
-        'INVALID_DATA',
-        `No item of ${this.#data.source} has a class in the field '${field}'; its fields are ${[...known].sort().join(', ') || 'none'}`,
-      );
-    }
   }
 
   get #kernel() {
@@ -149,36 +130,7 @@ class Evaluation {
   }
 
   get #concept() {
-    return this.#options.concept ?? 'concept';
-  }
-
-  #usualLabels(items: readonly Item[]): readonly string[] {
-    if (this.#options.classes) return Object.keys(this.#options.classes);
-    return USUAL_LABELS.filter((field) => items.some((item) => classOf(item, field) !== undefined)).slice(
-      0,
-      1,
-    );
-  }
-
-  #possible(items: readonly Item[], fields: readonly string[]): (task: EvaluationTask) => boolean {
-    const labelled = fields.some((field) => items.some((item) => classOf(item, field) !== undefined));
-    const can: Record<EvaluationTask, boolean> = {
-      'zero-shot': labelled,
-      'image-text': items.some(hasCaption),
-      'image-image': items.some((item) => classOf(item, this.#concept) !== undefined),
-      'linear-probe': labelled && this.#train !== undefined,
-    };
-    return (task) => can[task];
-  }
-
-  #fail(task: EvaluationTask, fields: readonly string[]): never {
-    const missing: Record<EvaluationTask, string> = {
-      'zero-shot': `a class in ${fields.join(', ') || USUAL_LABELS.join(' or ')}`,
-      'image-text': 'a caption',
-      'image-image': `the field '${this.#concept}'`,
-      'linear-probe': `a class in ${fields.join(', ') || USUAL_LABELS.join(' or ')}`,
-    };
-    throw new CidError('INVALID_DATA', `No item of ${this.#data.source} has ${missing[task]}, for ${task}`);
+    return conceptField(this.#options);
   }
 
   #embed(dataset: Dataset, label: string): Promise<Embedded> {
@@ -227,7 +179,7 @@ class Evaluation {
   }
 
   #imageImage({ images, items }: Embedded): Promise<ImageImageResult> {
-    const { domain = 'vendor' } = this.#options;
+    const domain = domainField(this.#options);
     return imageImageRetrieval(
       images,
       items.map((item) => classOf(item, this.#concept)),
@@ -260,6 +212,14 @@ class Evaluation {
   }
 }
 
+/** Images of a data set that are in another one too: the same file, or the same part of the same tar. */
+function countShared(data: Dataset, other: Dataset): number {
+  const known = new Set(Array.from({ length: other.length }, (_, i) => other.location(i)));
+  let count = 0;
+  for (let i = 0; i < data.length; i++) if (known.has(data.location(i))) count++;
+  return count;
+}
+
 const hasCaption = (item: Item) => item.captions.length > 0;
 
 function withNote(result: ImageTextResult, unseen: boolean): ImageTextResult {
@@ -270,12 +230,6 @@ function withNote(result: ImageTextResult, unseen: boolean): ImageTextResult {
       'No concept of these images is in the training data: their names can hardly be known to the model, and recall is near ' +
       'chance. Compare models on the seen concepts instead.',
   };
-}
-
-function classOf(item: Item, field: string): string | undefined {
-  const value = item.metadata[field];
-  if (typeof value === 'number' || typeof value === 'boolean') return String(value);
-  return typeof value === 'string' && value !== '' ? value : undefined;
 }
 
 /** The rows that have a class in `field`, with its number. */
@@ -307,3 +261,26 @@ function labelled(
   });
   return { images: matrix(data, dim), labels, items: rows.map((row) => items[row]!) };
 }
+
+const OPTIONS = Object.keys({
+  model: true,
+  data: true,
+  train: true,
+  imageField: true,
+  captionField: true,
+  tasks: true,
+  labels: true,
+  classes: true,
+  templates: true,
+  concept: true,
+  domain: true,
+  captionsPerImage: true,
+  probeGrid: true,
+  probeLabels: true,
+  seed: true,
+  device: true,
+  threads: true,
+  encoder: true,
+  signal: true,
+  onProgress: true,
+} satisfies Record<keyof EvaluateOptions, true>);

@@ -1,4 +1,4 @@
-import type { EvaluateResult, RecallResult } from './types.ts';
+import type { DataSummary, EvaluateResult, RecallResult } from './types.ts';
 
 /** An evaluation as lines for a person. */
 export function formatEvaluation(result: EvaluateResult): string {
@@ -7,6 +7,8 @@ export function formatEvaluation(result: EvaluateResult): string {
     `${model.folder}: ${model.parameters.toLocaleString('en-US')} parameters, ${(model.bytes / 1e6).toFixed(2)} MB`,
     `  ${data.images} images of ${data.source}${left(data.skipped)}`,
   ];
+  const seen = describeSeen(data);
+  if (seen !== undefined) lines.push(`  NOTE: ${seen}`);
   if (train)
     lines.push(`  trained on or seen: ${train.images} images of ${train.source}${left(train.skipped)}`);
   for (const [field, scores] of Object.entries(result.zeroShot ?? {})) {
@@ -35,6 +37,14 @@ export function formatEvaluation(result: EvaluateResult): string {
     if (scores.note) lines.push(`    ${scores.note}`);
   }
   return lines.join('\n');
+}
+
+/** A warning where images that were measured on are training images: in a sentence, or undefined. */
+export function describeSeen({ images, seen = 0 }: DataSummary): string | undefined {
+  if (seen === 0) return undefined;
+  if (seen >= images)
+    return 'all of these images are training images: the scores say what was learned by heart, and little of new images';
+  return `${seen} of these images are training images, so that the scores are better than those of new images would be`;
 }
 
 const left = (skipped: number) => (skipped > 0 ? ` (${skipped} could not be decoded)` : '');

@@ -3,7 +3,10 @@ import { readdir, stat } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 import type { OpenEncoderOptions } from '../encoder/encoder.ts';
 import type { ImageEncoder } from '../encoder/image-encoder.ts';
+import { CidError } from '../native/errors.ts';
 import { readModel } from '../onnx/model.ts';
+import type { ModelProto } from '../onnx/onnx_pb.ts';
+import { importModel } from '../program/import.ts';
 import type { ModelSummary } from './types.ts';
 
 /** ONNX's numbers of float32, float16, float64 and bfloat16. */
@@ -36,8 +39,19 @@ export async function summariseModel(
   };
 }
 
+/** Numbers that training would learn or keep, as it counts them itself: no masks, and no single numbers of the arithmetic. */
 async function countParameters(path: string): Promise<number> {
-  const { graph } = await readModel(path);
+  const model = await readModel(path);
+  try {
+    return importModel(model).parameters.reduce((sum, { value }) => sum + value.length, 0);
+  } catch (error) {
+    if (!(error instanceof CidError)) throw error;
+    return countFloats(model);
+  }
+}
+
+/** Of a model that cannot be trained: all floating-point numbers. */
+function countFloats({ graph }: ModelProto): number {
   let count = 0;
   for (const { dataType, dims } of graph!.initializer) {
     if (FLOATS.has(dataType)) count += dims.reduce((product, size) => product * Number(size), 1);

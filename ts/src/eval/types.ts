@@ -114,7 +114,7 @@ export interface ModelSummary {
   readonly hash: string;
   readonly dim: number;
   readonly imageSize: number;
-  /** Floating-point numbers in the graphs' initializers: those of both towers, and of the image tower where it is a file of its own. */
+  /** Numbers that training learns or keeps, as its own summary counts them: of both towers, and of the image tower where it is a file of its own. */
   readonly parameters: number;
   readonly imageParameters?: number;
   /** Size of the ONNX files together. */
@@ -127,6 +127,8 @@ export interface DataSummary {
   readonly images: number;
   /** Items left out because their image could not be read or decoded. */
   readonly skipped: number;
+  /** Of what is measured on: images that are in the training data too, where that was given. */
+  readonly seen?: number;
 }
 
 export interface EvaluateResult {

@@ -4,6 +4,8 @@
  */
 
 const LONGEST = 60;
+/** Names of options that a message lists. */
+const MANY = 16;
 
 /** A value as an error message shows it: short, on one line, and never a failure of its own. */
 export function describeValue(value: unknown): string {
@@ -132,7 +134,13 @@ export function expectObject(
   if (keys !== undefined) {
     for (const key of Object.keys(value)) {
       if (!keys.includes(key)) {
-        throw new TypeError(`Expected ${keys.join(', ')} for ${name} but received ${JSON.stringify(key)}`);
+        const meant = closest(key, keys);
+        // A few names are said; of many, the one that may have been meant says more.
+        const wanted = keys.length > MANY && meant !== undefined ? 'names that are known' : keys.join(', ');
+        throw new TypeError(
+          `Expected ${wanted} for ${name} but received ${JSON.stringify(key)}` +
+            (meant === undefined ? '' : ` (did you mean ${meant}?)`),
+        );
       }
     }
   }
@@ -170,4 +178,29 @@ function expectArray<T extends { readonly length: number }>(
   if (!(value instanceof type)) failType(what, name, value);
   if (length !== undefined && value.length !== length) failRange(what, name, value);
   return value;
+}
+
+/** The name that differs in the fewest letters, when that is few enough to be a slip. */
+export function closest(name: string, candidates: readonly string[]): string | undefined {
+  const scored = candidates.map((candidate) => ({
+    candidate,
+    distance: editDistance(name.toLowerCase(), candidate.toLowerCase()),
+  }));
+  scored.sort((a, b) => a.distance - b.distance);
+  const best = scored[0];
+  return best && best.distance <= Math.ceil(name.length / 3) ? best.candidate : undefined;
+}
+
+/** Levenshtein. */
+function editDistance(a: string, b: string): number {
+  let row = Array.from({ length: b.length + 1 }, (_, j) => j);
+  for (let i = 1; i <= a.length; i++) {
+    const next = [i];
+    for (let j = 1; j <= b.length; j++) {
+      const substitute = row[j - 1]! + (a[i - 1] === b[j - 1] ? 0 : 1);
+      next.push(Math.min(substitute, row[j]! + 1, next[j - 1]! + 1));
+    }
+    row = next;
+  }
+  return row[b.length]!;
 }

@@ -50,7 +50,9 @@ export function lineChart({ title, x, series }: ChartOptions): Html {
     ) => html`<line class="grid" x1="${MARGIN.left}" x2="${WIDTH - MARGIN.right}" y1="${top(tick)}" y2="${top(tick)}"/>
 <text class="tick" x="${MARGIN.left - 6}" y="${top(tick) + 4}" text-anchor="end">${formatNumber(tick)}</text>`,
   );
-  const marks = xs.ticks.map(
+  // There is nothing between two steps, or layers.
+  const whole = all.every(([px]) => Number.isInteger(px));
+  const marks = (whole ? xs.ticks.filter(Number.isInteger) : xs.ticks).map(
     (tick) =>
       html`<text class="tick" x="${left(tick)}" y="${HEIGHT - MARGIN.bottom + 16}" text-anchor="middle">${formatNumber(tick)}</text>`,
   );

@@ -1,7 +1,8 @@
-import { percent } from '../eval/format.ts';
+import { describeSeen, percent } from '../eval/format.ts';
 import type { EvaluateResult, RecallResult } from '../eval/types.ts';
 import { formatNumber, Html, html, section } from './html.ts';
-import type { Evaluation } from './read.ts';
+import type { RunContents } from './read.ts';
+import { staleNote } from './stale-notes.ts';
 
 interface Row {
   readonly label: string;
@@ -13,7 +14,8 @@ interface Row {
 }
 
 /** Models beside each other: size, and every score. The best score of a row is bold. */
-export function evaluationSection(evaluations: readonly Evaluation[]): Html | undefined {
+export function evaluationSection(run: Pick<RunContents, 'evaluations' | 'stale'>): Html | undefined {
+  const { evaluations } = run;
   if (evaluations.length === 0) return undefined;
   const results = evaluations.map(({ result }) => result);
   const [first] = results;
@@ -105,6 +107,7 @@ export function evaluationSection(evaluations: readonly Evaluation[]): Html | un
     }
   }
   const { data, train } = first!;
+  const seen = describeSeen(data);
   return section(
     'evaluation',
     'Evaluation',
@@ -113,10 +116,14 @@ export function evaluationSection(evaluations: readonly Evaluation[]): Html | un
         ? html`; the probe was trained on, and seen concepts are, ${formatNumber(train.images)} images of ${baseName(train.source)}`
         : undefined
     }. The best of each row is bold; chance is what guessing gives.</p>`,
+    staleNote(run, 'student', 'baseline', 'eval'),
+    seen === undefined ? undefined : html`<p class="note warning">${upper(seen)}.</p>`,
     html`<div class="scroll"><table><thead>${head}</thead><tbody>${body}</tbody></table></div>`,
     [...notes].map((note) => html`<p class="note">${note}</p>`),
   );
 }
+
+const upper = (text: string) => `${text[0]!.toUpperCase()}${text.slice(1)}`;
 
 function rowOf(
   { label, value, show, chance }: Row,

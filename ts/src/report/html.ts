@@ -40,7 +40,7 @@ export function formatNumber(value: number): string {
   if (Number.isInteger(value)) return value.toLocaleString('en-US');
   const size = Math.abs(value);
   if (size >= 1000) return Math.round(value).toLocaleString('en-US');
-  if (size < 1e-3) return value.toExponential(2).replace(/\.?0+e/, 'e');
+  if (size < 1e-4) return value.toExponential(2).replace(/\.?0+e/, 'e');
   return String(Number(value.toPrecision(4)));
 }
 

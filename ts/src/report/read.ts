@@ -12,6 +12,7 @@ import type { RunRecord } from '../run/folder.ts';
 import { type MetricsRecord, readMetrics } from '../run/metrics.ts';
 import { readStage, STAGE_FILE, type StageManifest } from '../run/stage.ts';
 import type { NamedAnalysis } from './analysis.ts';
+import { type StaleStage, staleStages } from './stale.ts';
 
 /** An evaluated model under the name that it has in this run. */
 export interface Evaluation {
@@ -58,6 +59,8 @@ export interface RunContents {
   readonly analyses: readonly NamedAnalysis[];
   readonly scores: readonly NamedScores[];
   readonly spread: ScoreSpread | undefined;
+  /** Stages that are done, but of inputs that have changed since. */
+  readonly stale: readonly StaleStage[];
 }
 
 const STAGES = [
@@ -91,6 +94,7 @@ export async function readRun(folder: string): Promise<RunContents> {
     analyses: await readAnalyses(join(folder, 'analysis')),
     scores: await readScores(folder),
     spread: (await optional(join(folder, SCORES_FOLDER, 'spread.json'))) as ScoreSpread | undefined,
+    stale: await staleStages(folder),
   };
 }
 

@@ -1,6 +1,7 @@
 import { basename, join, resolve } from 'node:path';
 import { CidError } from '../native/errors.ts';
 import { writeFileAtomic } from '../run/files.ts';
+import { STAGE_FOLDERS } from '../run/folder.ts';
 import { analysisSection } from './analysis.ts';
 import { sampleClusters } from './clusters.ts';
 import { evaluationSection } from './evaluation.ts';
@@ -15,6 +16,7 @@ import {
   groupsSection,
   runSection,
 } from './sections.ts';
+import { staleSection } from './stale-notes.ts';
 import { Thumbnails } from './thumbnails.ts';
 
 export interface ReportOptions {
@@ -38,14 +40,17 @@ const IMAGE_BYTES = 3_000_000;
 export async function writeReport(runFolder: string, options: ReportOptions = {}): Promise<string> {
   const run = await readRun(runFolder);
   const thumbnails = new Thumbnails(options.imageBytes ?? IMAGE_BYTES);
+  // Labels of an earlier balance would name other images than those that were clustered.
+  const mixed = run.stale.some(({ folder }) => folder === STAGE_FOLDERS.cluster);
   const sections = [
+    staleSection(run),
     funnelSection(run),
-    evaluationSection(run.evaluations),
+    evaluationSection(run),
     await scoresSection(run, thumbnails),
     analysisSection(run.analyses),
     balanceSection(run),
     await groupsSection(run, thumbnails),
-    await clustersSection(run, await sampleClusters(runFolder), thumbnails),
+    await clustersSection(run, mixed ? [] : await sampleClusters(runFolder), thumbnails),
     curvesSection(run),
     runSection(run),
   ].filter((part) => part !== undefined);

@@ -1,15 +1,22 @@
 import type { RatedImage } from '../cskd/evaluate.ts';
-import { type NamedScores, type ScoreFigure, scoreFigures, scorerTitles } from '../cskd/summary.ts';
+import {
+  type NamedScores,
+  SCORERS,
+  SCORES_FOLDER,
+  type ScoreFigure,
+  scoreFigures,
+  scorerFolder,
+  scorerTitles,
+} from '../cskd/summary.ts';
 import type { Estimate } from '../eval/scores.ts';
 import { formatNumber, Html, html, section } from './html.ts';
 import type { RunContents, ScoreSpread } from './read.ts';
+import { staleNote } from './stale-notes.ts';
 import type { Thumbnails } from './thumbnails.ts';
 
 /** How well scorers agree with people, what each phase adds, and the images that the best of them likes most and least. */
-export async function scoresSection(
-  { scores, spread }: RunContents,
-  thumbnails: Thumbnails,
-): Promise<Html | undefined> {
+export async function scoresSection(run: RunContents, thumbnails: Thumbnails): Promise<Html | undefined> {
+  const { scores, spread } = run;
   const [first] = scores;
   if (!first) return undefined;
   const { data, metrics } = first.result;
@@ -18,6 +25,7 @@ export async function scoresSection(
   return section(
     'scores',
     'Scores',
+    staleNote(run, SCORES_FOLDER, ...SCORERS.map(scorerFolder)),
     html`<p class="lead">Measured on ${formatNumber(data.images)} images that nothing was learned from. In brackets: intervals of ${formatNumber(100 * metrics.confidence)} % over
 resamples of these images. The best of each column is bold; a score over ${formatNumber(metrics.threshold)} counts as high.</p>`,
     scoreTable(scores),

@@ -1,15 +1,18 @@
 import { percent } from '../eval/format.ts';
+import { STAGE_FOLDERS } from '../run/folder.ts';
 import type { Json } from '../run/hash.ts';
 import type { MetricsRecord } from '../run/metrics.ts';
+import { words } from '../run/progress.ts';
 import { describeSpeed, type Speed, SpeedMeter } from '../run/speed.ts';
 import { barChart, lineChart, type Series } from './charts.ts';
 import type { ClusterSample } from './clusters.ts';
 import { formatNumber, formatSeconds, type Html, html, section, table } from './html.ts';
 import type { RunContents } from './read.ts';
+import { staleNote } from './stale-notes.ts';
 import type { Thumbnails } from './thumbnails.ts';
 
 /** From the source to the student, in numbers. */
-export function funnelSection({ balance, cluster, stages, metrics }: RunContents): Html | undefined {
+export function funnelSection({ balance, cluster, stages, metrics, stale }: RunContents): Html | undefined {
   const bars = (balance?.funnel ?? []).map(({ step, items }) => ({ label: step, value: items }));
   if (bars.length === 0) {
     const rows = stages.find(({ folder }) => folder === 'embeddings')?.manifest.summary.rows;
@@ -19,6 +22,8 @@ export function funnelSection({ balance, cluster, stages, metrics }: RunContents
   if (bars.length === 0) return undefined;
   const embedded = bars.find(({ label }) => label === 'embedded')?.value;
   const trained = new Set(metrics.filter((record) => 'loss/total' in record).map(({ stage }) => stage));
+  for (const stage of trained)
+    if (stale.some(({ folder }) => folder === folderOf(stage))) trained.delete(stage);
   return section(
     'funnel',
     'Funnel',
@@ -35,12 +40,14 @@ export function funnelSection({ balance, cluster, stages, metrics }: RunContents
 }
 
 /** How near-duplicates were told, and how well that agrees with what is known of the data. */
-export function balanceSection({ balance, grouping }: RunContents): Html | undefined {
+export function balanceSection(run: RunContents): Html | undefined {
+  const { balance, grouping } = run;
   if (!balance) return undefined;
   const { rule, groups, edges, faults } = balance;
   return section(
     'balance',
     'Balance',
+    staleNote(run, 'balance'),
     html`<p>${rule.text}</p>`,
     table(
       ['', ''],
@@ -111,10 +118,11 @@ export async function groupsSection(
 
 /** Some clusters with the images that lie nearest to their centres. */
 export async function clustersSection(
-  { cluster }: RunContents,
+  run: RunContents,
   samples: readonly ClusterSample[],
   thumbnails: Thumbnails,
 ): Promise<Html | undefined> {
+  const { cluster } = run;
   if (!cluster) return undefined;
   const figures = [];
   for (const { centre, size, members } of samples) {
@@ -131,6 +139,7 @@ export async function clustersSection(
   return section(
     'clusters',
     'Clusters',
+    staleNote(run, 'cluster'),
     html`<p class="lead">${formatNumber(rows)} images round ${formatNumber(clusters)} centres, ${formatNumber(iterations)} iterations of
 spherical k-means; mean cosine to the own centre ${meanCosine.toFixed(4)}; images a centre: ${sizes.min} to ${sizes.max}, median ${sizes.median}.</p>`,
     figures.length > 0
@@ -158,7 +167,8 @@ function speedOf(records: readonly MetricsRecord[]): Speed | undefined {
 }
 
 /** Losses, validation, rate and speed of every training stage. */
-export function curvesSection({ metrics }: RunContents): Html | undefined {
+export function curvesSection(run: RunContents): Html | undefined {
+  const { metrics } = run;
   const stages = new Map<string, MetricsRecord[]>();
   for (const record of metrics) {
     if (typeof record.step !== 'number') continue;
@@ -206,22 +216,29 @@ export function curvesSection({ metrics }: RunContents): Html | undefined {
     if (charts.length === 0) continue;
     const speed = speedOf(records);
     parts.push(
-      html`<h3>${stage}</h3>${speed === undefined ? undefined : html`<p>${describeSpeed(speed)}.</p>`}<div class="grid-2">${charts.map((chart) => lineChart({ ...chart, x: 'step' }))}</div>`,
+      html`<h3>${stage}</h3>${staleNote(run, folderOf(stage))}${speed === undefined ? undefined : html`<p>${describeSpeed(speed)}.</p>`}<div class="grid-2">${charts.map((chart) => lineChart({ ...chart, x: 'step' }))}</div>`,
     );
   }
   return parts.length === 0 ? undefined : section('training', 'Training', parts);
 }
 
+/** Folder of a stage of training by the name that it has in the metrics. */
+const folderOf = (stage: string) => (STAGE_FOLDERS as Readonly<Record<string, string>>)[stage] ?? stage;
+
 /** What was run, when, and with which settings. */
-export function runSection({ run, stages }: RunContents): Html | undefined {
+export function runSection({ run, stages, stale }: RunContents): Html | undefined {
   if (!run && stages.length === 0) return undefined;
   const rows = stages.map(({ folder, manifest }) => [
     folder,
-    manifest.status === 'done' ? 'done' : 'not finished',
+    stale.some((other) => other.folder === folder)
+      ? html`<b>out of date</b>`
+      : manifest.status === 'done'
+        ? 'done'
+        : 'not finished',
     manifest.finished ? duration(manifest.started, manifest.finished) : '',
     Object.entries(manifest.summary)
-      .filter(([, value]) => typeof value === 'number' || typeof value === 'string')
-      .map(([name, value]) => `${name} ${typeof value === 'number' ? formatNumber(value) : value}`)
+      .filter(([name, value]) => name !== 'model' && (typeof value === 'number' || typeof value === 'string'))
+      .map(([name, value]) => `${words(name)} ${typeof value === 'number' ? formatNumber(value) : value}`)
       .join(', '),
   ]);
   const facts: [string, string][] = [];

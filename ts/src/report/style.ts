@@ -31,6 +31,7 @@ th, td { text-align: left; padding: 5px 18px 5px 0; border-bottom: 1px solid var
 thead th { color: var(--quiet); font-weight: 500; }
 tbody th { font-weight: 400; }
 .number { text-align: right; }
+td.number, td code { white-space: nowrap; }
 td.best { font-weight: 700; }
 tr.head th { color: var(--quiet); font-weight: 600; padding-top: 16px; border-bottom: 0; }
 .bars { display: grid; gap: 8px; }
@@ -65,6 +66,8 @@ ${[0, 1, 2, 3, 4, 5, 6]
 .kept .thumb { border-color: var(--mark); }
 .kept { color: var(--mark) !important; font-weight: 600; }
 .note { border-left: 3px solid var(--mark); padding: 2px 0 2px 12px; color: var(--quiet); font-size: 14px; }
+
+.note.warning { border-left-color: var(--series-1); color: var(--ink); background: color-mix(in srgb, var(--series-1) 12%, transparent); padding: 6px 12px; }
 pre { background: var(--page); border-radius: 8px; padding: 12px; overflow-x: auto; font: 12.5px/1.5 ui-monospace, "SF Mono", Menlo, Consolas, "DejaVu Sans Mono", monospace; }
 summary { cursor: pointer; }
 @media (max-width: 640px) { .bar { grid-template-columns: 1fr; gap: 2px; } section { padding: 16px; } }

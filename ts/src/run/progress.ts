@@ -133,6 +133,11 @@ function format(event: ProgressEvent, meter: Meter): string {
   return [label, share.padStart(4), count, speed, left, note].filter((part) => part).join('  ');
 }
 
+/** A field's name as people write it: 'keepRatio' as 'keep ratio'. */
+export function words(name: string): string {
+  return name.replace(/[A-Z]/g, (letter) => ` ${letter.toLowerCase()}`);
+}
+
 /** 1,234,567 */
 export function formatCount(value: number): string {
   return Math.round(value).toLocaleString('en-US');

@@ -1,5 +1,5 @@
 import { z } from 'zod';
-import { describeValue } from '../native/check.ts';
+import { closest, describeValue } from '../native/check.ts';
 import { CidError } from '../native/errors.ts';
 import { readJson } from './files.ts';
 
@@ -126,29 +126,4 @@ function shapeOf(type: z.core.$ZodType): Record<string, z.core.$ZodType>[] {
     return shapeOf(type.def.innerType);
   }
   return [];
-}
-
-/** The name that differs in the fewest letters, when that is few enough to be a slip. */
-function closest(name: string, candidates: readonly string[]): string | undefined {
-  const scored = candidates.map((candidate) => ({
-    candidate,
-    distance: editDistance(name.toLowerCase(), candidate.toLowerCase()),
-  }));
-  scored.sort((a, b) => a.distance - b.distance);
-  const best = scored[0];
-  return best && best.distance <= Math.ceil(name.length / 3) ? best.candidate : undefined;
-}
-
-/** Levenshtein. */
-function editDistance(a: string, b: string): number {
-  let row = Array.from({ length: b.length + 1 }, (_, j) => j);
-  for (let i = 1; i <= a.length; i++) {
-    const next = [i];
-    for (let j = 1; j <= b.length; j++) {
-      const substitute = row[j - 1]! + (a[i - 1] === b[j - 1] ? 0 : 1);
-      next.push(Math.min(substitute, row[j]! + 1, next[j - 1]! + 1));
-    }
-    row = next;
-  }
-  return row[b.length]!;
 }

@@ -80,27 +80,33 @@ function plus(a: StepTimes, b: StepTimes): StepTimes {
   };
 }
 
-/** A few words for the progress: how fast the last steps were, and whether they wait. */
-export function speedNotes(): (speed: StepSpeed) => string {
+/**
+ * A few words for the progress: whether the last steps waited, or what the loader could give; with `rate` also how fast they were, where the
+ * progress counts something else than images.
+ */
+export function speedNotes({ rate = true }: { rate?: boolean } = {}): (speed: StepSpeed) => string {
   const keep = 0.9;
   let all = 0;
   let waiting = 0;
   let loading = 0;
+  let steps = 0;
   return ({ items, step, loader }) => {
-    const weight = all === 0 ? 0 : keep;
+    // As in the sum, the first one stands for the others only while there are none.
+    const weight = steps++ < 2 ? 0 : keep;
     all = weight * all + (1 - weight) / items;
     waiting = weight * waiting + (1 - weight) * (1 / items - 1 / step);
     loading = weight * loading + (1 - weight) / loader;
     const rest =
       waiting / all > NOTABLE
         ? `waits for images ${percent(waiting / all)}`
-        : `loader ${formatCount(1 / loading)}/s`;
-    return `${formatCount(1 / all)} images/s, ${rest}`;
+        : `loader could do ${formatCount(1 / loading)}/s`;
+    return rate ? `${formatCount(1 / all)} images/s, ${rest}` : rest;
   };
 }
 
 /**
- * Which of the two was the bottleneck, and what helps: a sentence for people.
+ * Which of the two was the bottleneck, and what helps: a sentence for people. Of a training also how fast it was; where a model is run, the
+ * progress has said that.
  *
  * @param consumer What works on the rows: a 'step' of training, or a 'model'.
  */
@@ -108,11 +114,14 @@ export function describeSpeed(
   { items, step, loader, waitedShare }: Speed,
   consumer: 'step' | 'model' = 'step',
 ): string {
-  const rates = `${formatCount(items)} images/s (loader ${formatCount(loader)}, ${consumer} ${formatCount(step)})`;
-  if (waitedShare <= NOTABLE) return `${rates}: the ${consumer} is the bottleneck`;
+  const rate = consumer === 'step' ? `${formatCount(items)} images/s on average: ` : '';
+  // Of images that are in memory already there is hardly anything to time.
+  const far = loader > 100 * step ? 'over a hundred times as many' : formatCount(loader);
+  const alone = `alone the ${consumer} would do ${formatCount(step)} images/s, the loader ${far}`;
+  if (waitedShare <= NOTABLE) return `${rate}the ${consumer} is the bottleneck (${alone})`;
   const cache = consumer === 'step' ? 'memory for decoded images (cacheBytes), ' : '';
   return (
-    `${rates}: the loader is the bottleneck, the ${consumer} waited for images ${percent(waitedShare)} of the time. ` +
+    `${rate}the loader is the bottleneck, the ${consumer} waited for images ${percent(waitedShare)} of the time (${alone}). ` +
     `What helps: more threads (--threads), ${cache}images stored no larger than twice the model's size`
   );
 }

@@ -60,6 +60,11 @@ export interface StageOptions {
   /** Defaults to 'resume'. */
   existing?: Existing;
   log?: (line: string) => void;
+  /**
+   * Holds the options against the data, where there is work to do, and throws what is wrong with them: before anything is refused, moved or
+   * written, so that nobody is sent for `--force` only to hear of the next mistake.
+   */
+  check?: () => Promise<void>;
   /** Does the work. Names the outputs, relative to the folder, those whose hash it knows with it; and the summary. */
   work: (context: StageContext) => Promise<StageWork>;
 }
@@ -103,29 +108,19 @@ async function runLocked(options: StageOptions): Promise<StageResult> {
   const settings = normalise(options.options);
   await removeTemporaries(folder);
   const found = await readBegun(options);
-  const differences = found ? compare(name, found, inputs, settings) : await foreignFiles(options);
-
-  let resumed = false;
-  let anew = false;
-  if (existing === 'replace' || differences.length > 0) {
-    if (existing === 'resume') throw changed(name, folder, differences);
-    if (differences.length > 0) log?.(`${name}: to be made anew, because ${differences.join('; ')}`);
-    anew = true;
-  } else if (found?.status === 'done') {
-    const state = await checkOutputs(folder, found.outputs);
-    if (state.edited.length === 0 && state.missing.length === 0) return { skipped: true, manifest: found };
-    if (state.edited.length === 0) {
-      log?.(`${name}: goes on, because ${state.missing.map((path) => `${path} is missing`).join('; ')}`);
-      resumed = true;
-    } else {
-      const edits = state.edited.map((path) => `${path} was changed after the stage had written it`);
-      if (existing === 'resume') throw changed(name, folder, edits);
-      log?.(`${name}: to be made anew, because ${edits.join('; ')}`);
-      anew = true;
-    }
-  } else if (found) {
-    resumed = true;
+  let reasons = found ? compare(name, found, inputs, settings) : await foreignFiles(options);
+  if (existing !== 'replace' && reasons.length === 0 && found?.status === 'done') {
+    const { missing, edited } = await checkOutputs(folder, found.outputs);
+    if (missing.length === 0 && edited.length === 0) return { skipped: true, manifest: found };
+    if (edited.length === 0)
+      log?.(`${name}: goes on, because ${missing.map((path) => `${path} is missing`).join('; ')}`);
+    reasons = edited.map((path) => `${path} was changed after the stage had written it`);
   }
+  const anew = existing === 'replace' || reasons.length > 0;
+  const resumed = found !== undefined && !anew;
+  await options.check?.();
+  if (existing === 'resume' && anew) throw changed(name, folder, reasons);
+  if (reasons.length > 0) log?.(`${name}: to be made anew, because ${reasons.join('; ')}`);
   if (anew) await putAside(options);
 
   const started: StageManifest = {

@@ -47,6 +47,13 @@ export interface BackboneChoice {
   features?: string;
 }
 
+/** Names of {@link BackboneChoice}. */
+export const BACKBONE_CHOICE = Object.keys({
+  backbone: true,
+  init: true,
+  features: true,
+} satisfies Record<keyof BackboneChoice, true>);
+
 /** Key under which `config.json` of an image model's folder holds what this package knows of it. */
 export const IMAGE_KEY = 'clip_cid_image';
 const VISION_FILE = 'onnx/vision_model.onnx';

@@ -4,6 +4,8 @@ import type { Tokenizer } from '../encoder/tokenizer.ts';
 import { failRange } from '../native/check.ts';
 import type { KernelOptions } from '../native/context.ts';
 import { CidError } from '../native/errors.ts';
+import { product } from '../program/attributes.ts';
+import type { Graph } from '../program/graph.ts';
 import { hashValue, type Json } from '../run/hash.ts';
 import { defined } from '../run/settings.ts';
 import { type ImageTextBatch, imageTextSource, imageTower, textTower } from './batches.ts';
@@ -126,7 +128,9 @@ export async function fitStudent(fit: FitOptions): Promise<TrainedStudent> {
     },
     training.seed,
   );
-  const { result, values, parameters } = await optimise({
+  const sizes = { image: parametersOf(student.image), text: parametersOf(student.text) };
+  options.onSizes?.(sizes);
+  const { result, values } = await optimise({
     graphs: { image: student.image, text: student.text, [HEADS]: heads.graph },
     parameters: [...student.parameters, ...heads.parameters],
     towers,
@@ -181,10 +185,16 @@ export async function fitStudent(fit: FitOptions): Promise<TrainedStudent> {
     best: result.best,
     validation: result.validation?.metrics,
     speed: result.speed,
-    parameters,
+    parameters: sizes.image + sizes.text,
+    lossParameters: parametersOf(heads.graph),
     heldOut: prepared.heldOut,
     skipped: images.broken,
   };
+}
+
+/** Values that a graph learns or keeps. */
+function parametersOf({ parameters }: Graph): number {
+  return parameters.reduce((sum, { dims }) => sum + product(dims), 0);
 }
 
 function tokenize(tokenizer: Tokenizer, texts: readonly string[], contextLength: number): TokenTable {

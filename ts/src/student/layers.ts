@@ -41,6 +41,16 @@ export class NoParameters extends Parameters {
   }
 }
 
+/** For the number of values alone: none is drawn. */
+export class CountedParameters extends Parameters {
+  count = 0;
+
+  override add(builder: GraphBuilder, name: string, dims: readonly number[]): string {
+    this.count += dims.reduce((product, dim) => product * dim, 1);
+    return builder.parameter(name, dims);
+  }
+}
+
 function fnv1a(text: string): number {
   let hash = 0x811c9dc5;
   for (const byte of Buffer.from(text)) hash = Math.imul(hash ^ byte, 0x01000193) >>> 0;

@@ -111,6 +111,8 @@ export interface TrainingOptions extends TrainerOptions {
   captions?: 'first' | 'random';
   /** Held-out items: a share of the items (0 to 0.5), drawn by the seed, or their indices. Defaults to 0.05. */
   validation?: number | readonly number[];
+  /** Told once, before the first step, how many values each tower learns. */
+  onSizes?: (parameters: { readonly image: number; readonly text: number }) => void;
 }
 
 /** How a run of training ended. */
@@ -123,8 +125,10 @@ export interface TrainedStudent {
   best: { step: number; value: number } | undefined;
   /** Metrics of the last validation. */
   validation: Readonly<Record<string, number>> | undefined;
-  /** Learned values in both towers and heads. */
+  /** Learned values of both towers: what is exported. */
   parameters: number;
+  /** Learned values that the loss has beside them, which are not exported: scales, projections to another width, learned centres. */
+  lossParameters: number;
   /** Indices of the held-out items. */
   heldOut: Int32Array;
   /** Images that could not be read; others took their place. */
@@ -132,3 +136,53 @@ export interface TrainedStudent {
   /** How fast loader and steps were, of the steps that this call made. */
   speed: Speed | undefined;
 }
+
+/** Names of {@link TrainerOptions}, for the check of option objects. */
+export const TRAINER_OPTIONS: readonly string[] = Object.keys({
+  epochs: true,
+  steps: true,
+  batchSize: true,
+  microBatch: true,
+  rate: true,
+  finalRate: true,
+  warmup: true,
+  decay: true,
+  betas: true,
+  epsilon: true,
+  clip: true,
+  ema: true,
+  augment: true,
+  validateEvery: true,
+  checkpointEvery: true,
+  select: true,
+  exportDtype: true,
+  cacheBytes: true,
+  prefetchBytes: true,
+  seed: true,
+  device: true,
+  threads: true,
+  executor: true,
+  maxActivationMemory: true,
+  precision: true,
+  folder: true,
+  metrics: true,
+  stage: true,
+  signal: true,
+  onStep: true,
+  onValidation: true,
+  onSkip: true,
+  onFallback: true,
+} satisfies Record<keyof TrainerOptions, true>);
+
+/** Names of {@link TrainingOptions}. */
+export const TRAINING_OPTIONS: readonly string[] = [
+  ...TRAINER_OPTIONS,
+  ...Object.keys({
+    student: true,
+    init: true,
+    imageModel: true,
+    captions: true,
+    validation: true,
+    onSizes: true,
+  } satisfies Record<Exclude<keyof TrainingOptions, keyof TrainerOptions>, true>),
+];

@@ -1,8 +1,15 @@
 import { GraphBuilder } from '../program/builder.ts';
 import type { Parameter } from '../program/executor.ts';
 import type { Graph } from '../program/graph.ts';
-import type { StudentConfig, TextConfig, VisionConfig } from './config.ts';
-import { linear, NoParameters, norm, Parameters, quickGelu } from './layers.ts';
+import {
+  type StudentConfig,
+  type StudentName,
+  type StudentOptions,
+  studentConfig,
+  type TextConfig,
+  type VisionConfig,
+} from './config.ts';
+import { CountedParameters, linear, NoParameters, norm, Parameters, quickGelu } from './layers.ts';
 
 /** Graphs and starting values of a student: `image` (pixel_values → image_embeds) and `text` (input_ids → text_embeds). */
 export interface StudentProgram {
@@ -28,6 +35,21 @@ export function buildStudent(config: StudentConfig, seed: number): StudentProgra
 /** The text tower of an exported model, which takes texts of any length up to the context's. Parameters are the same. */
 export function buildExportedText(config: StudentConfig): Graph {
   return buildText(config.text, config.embedDim, new NoParameters(0), true);
+}
+
+/**
+ * How many values each tower of a student learns. The vocabulary, of which the text tower has a row a token, is 49,408, that of CLIP, where
+ * `student` does not say otherwise; in training it follows from the tokenizer.
+ *
+ * @param student A name, or a name with some numbers changed. Defaults to 'mini-64'.
+ * @throws RangeError for sizes that do not fit.
+ */
+export function studentParameters(student?: StudentName | StudentOptions): { image: number; text: number } {
+  const { embedDim, vision, text } = studentConfig(student);
+  const counted = [new CountedParameters(0), new CountedParameters(0)] as const;
+  buildVision(vision, embedDim, counted[0]);
+  buildText(text, embedDim, counted[1], false);
+  return { image: counted[0].count, text: counted[1].count };
 }
 
 /** An image encoder alone, with new weights: pixel_values → pooler_output [batch, width], what the tower of {@link buildStudent} projects. */

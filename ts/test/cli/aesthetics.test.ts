@@ -426,6 +426,54 @@ describe('misuse', () => {
     expect(ended.code).toBe(2);
   });
 
+  test.each<[string, object, RegExp]>([
+    ['align', { align: { batchSize: 1000 } }, /at most the number of training items \(\d+\) for batchSize/],
+    ['align', { init: 'none.onnx' }, /no model .*none\.onnx/],
+    ['align', { backbone: { width: 30, heads: 4 } }, /a divisor of 30 for student\.vision\.heads/],
+    ['train', { train: { batchSize: 1000 } }, /at most the number of training items \(\d+\) for batchSize/],
+    ['train', { train: { head: -1 } }, /student\.train\.head/],
+  ])(
+    'the student’s options are checked before the teacher does anything: %s %j',
+    async (name, student, message) => {
+      const other = join(folder, 'wrong.json');
+      const settings = JSON.parse(readFileSync(config, 'utf8'));
+      // Training that asks for aligned encoders would end there.
+      if (name === 'train') delete settings.clip;
+      writeFileSync(other, JSON.stringify({ ...settings, student: { ...settings.student, ...student } }));
+      const run = join(folder, 'wrong');
+      const ended = await clipCid(['aesthetics', name, '--config', other, '--run', run]);
+      expect(ended.stderr).toMatch(message);
+      expect(ended.code).not.toBe(0);
+      expect(existsSync(run) ? readdirSync(run) : []).toEqual([]);
+    },
+  );
+
+  test('what is remembered of the run is said, and --forget leaves it behind', async () => {
+    const run = join(folder, 'remembering');
+    const align = (...flags: string[]) =>
+      clipCid([
+        ...[
+          'aesthetics',
+          'align',
+          '--run',
+          run,
+          '--clip',
+          join(folder, 'clip'),
+          '--data',
+          join(folder, 'photos'),
+        ],
+        ...['--teacher-backbone', 'micro-64', '--backbone', 'micro-64', '--steps', '1', ...flags],
+      ]);
+    expect((await align('--batch-size', '4', '--seed', '2')).code).toBe(0);
+    const again = await align();
+    expect(again.code).toBe(0);
+    expect(again.stderr).toContain(
+      'align: --seed 2, --batch-size 4, as in the run before; --forget goes back to the defaults',
+    );
+    const other = await align('--forget');
+    expect(other.stderr).toMatch(/batchSize was 4 and is not set.*seed was 2 and is 0/);
+  });
+
   test('a model that is no scorer, and images that are not there', async () => {
     const clip = join(folder, 'clip');
     const wrong = await clipCid(

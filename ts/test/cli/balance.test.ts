@@ -218,6 +218,7 @@ describe('balance', () => {
     const text = await clipCid([...args, '--estimate', '--out', join(folder, 'out')]);
     expect(text).toMatchObject({ code: 0, stderr: '' });
     expect(text.stdout).toMatch(/150 embeddings of 16 dimensions/);
+    expect(text.stdout).toMatch(/memory: up to [1-9][\d.]* KiB/);
     expect(text.stdout).toMatch(new RegExp(`pairs: ${edges.toLocaleString('en-US')}\n`));
     expect(existsSync(join(folder, 'out'))).toBe(false);
     const [record] = objects(await clipCid([...args, '--estimate', '--json']));

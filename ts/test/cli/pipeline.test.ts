@@ -1,4 +1,5 @@
 import {
+  copyFileSync,
   existsSync,
   mkdirSync,
   mkdtempSync,
@@ -235,7 +236,7 @@ describe('after the uninterrupted run', () => {
       ...['--precision', 'bf16', '--simd', 'avx2'],
     ]);
     expect(pretrained.stderr).toMatch(/for precision 'bf16' but received/);
-    expect(readdirSync(alone)).toEqual(['manifest.json']);
+    expect(readdirSync(alone)).toEqual([]);
   });
 
   test('a student of another precision is another student', async () => {
@@ -248,6 +249,47 @@ describe('after the uninterrupted run', () => {
     const none = await clipCid([...args, 'fp16']);
     expect(none.stderr).toMatch(/distill\.precision/);
     expect(none.code).toBe(2);
+  });
+
+  test('options that the data do not allow are told before --force is', async () => {
+    const place = ['--run', join(folder, 'whole')];
+    const large = await clipCid(['distill', ...place, '--batch-size', '1000']);
+    expect(large.stderr).toMatch(
+      /Expected at most the number of training items \(\d+\) for batchSize but received 1000/,
+    );
+    expect(large.code).toBe(2);
+    const field = await clipCid(['eval', ...place, '--labels', 'colour']);
+    expect(field.stderr).toMatch(/No item of .* has a class in the field 'colour'/);
+    for (const { stderr } of [large, field]) expect(stderr).not.toContain('another result');
+  });
+
+  test('training and evaluation count the same parameters, and a student larger than its teacher is told', async () => {
+    const out = join(folder, 'large');
+    const trained = await clipCid([
+      ...['distill', '--config', config, '--out', out, '--student', 'micro-64', '--steps', '1', '--json'],
+      ...['--embeddings', join(folder, 'whole', 'embeddings')],
+      ...['--kept', join(folder, 'whole', 'balance', 'kept.jsonl')],
+      ...['--cluster', join(folder, 'whole', 'cluster')],
+    ]);
+    expect(trained.stderr).toMatch(/a student of [\d,]+ parameters \(image tower [\d,]+, text tower/);
+    expect(trained.stderr).toContain('Warning: the student is the larger one');
+    const [summary] = objects(trained);
+    const measured = await clipCid(['eval', '--config', config, '--model', join(out, 'model'), '--json']);
+    expect(objects(measured)[0]).toMatchObject({ model: { parameters: summary!.parameters } });
+    // The scales of the loss, and the projections to the teacher's width.
+    expect(summary!.lossParameters).toBe(2 + 2 * 128 * 16);
+  });
+
+  test('images without captions are told at once, with what they are good for', async () => {
+    const bare = join(folder, 'bare');
+    mkdirSync(bare);
+    copyFileSync(join(folder, '1.png'), join(bare, '1.png'));
+    const args = ['embed', '--data', bare, '--model', join(folder, 'teacher', 'model')];
+    const { code, stderr } = await clipCid([...args, '--out', join(folder, 'bare-embeddings')]);
+    expect(code).toBe(0);
+    expect(stderr).toMatch(
+      /^embed: warning: there are no captions in .*bare.*distill and text retrieval need them/m,
+    );
   });
 
   test('embeddings of another teacher are refused', async () => {
@@ -266,5 +308,31 @@ describe('after the uninterrupted run', () => {
     ]);
     expect(ended.code).toBe(1);
     expect(ended.stderr).toContain('was made by another model');
+  });
+
+  test('what was made of an earlier balance is measured, and marked in the output, on the way and in the report', async () => {
+    const place = ['--run', join(folder, 'whole')];
+    expect((await clipCid(['eval', ...place])).stdout).not.toContain('out of date');
+    expect((await clipCid(['balance', ...place, '--keep-ratio', '0.6', '--force'])).code).toBe(0);
+    const measured = await clipCid(['eval', ...place, '--force']);
+    const line =
+      /student is out of date: balance was made anew since.* To make it anew: clip-cid distill --run .* --force/;
+    expect(measured.code).toBe(0);
+    expect(measured.stderr).toMatch(line);
+    expect(measured.stdout).toMatch(line);
+    const records = objects(await clipCid(['eval', ...place, '--json']));
+    expect(records.map(({ stale }) => stale !== undefined)).toEqual([false, true]);
+    const report = await clipCid(['report', ...place, '--json']);
+    expect(report.stderr).toMatch(line);
+    expect((objects(report)[0]!.stale as { folder: string }[]).map((stage) => stage.folder)).toEqual([
+      'cluster',
+      'student',
+      'eval',
+    ]);
+    expect(readFileSync(join(folder, 'whole', 'report.html'), 'utf8')).toContain('<h2>Out of date</h2>');
+    // A stage over one that is out of date is warned of too; distilling is refused as before.
+    const refused = await clipCid(['distill', ...place]);
+    expect(refused.code).toBe(1);
+    expect(refused.stderr).toContain('was made from another list');
   });
 });

@@ -188,6 +188,13 @@ describe('balance and cluster on clip-retrieval embeddings', () => {
     // Without the flags: the same threshold again, so it is done already.
     const again = await clipCid(['balance', '--run', run, '--embeddings', store, '--json']);
     expect(objects(again)[0]).toMatchObject({ status: 'skipped', threshold: 0.9 });
+    expect(again.stderr).toBe(
+      'balance: --seed 7, --threshold 0.9, as in the run before; --forget goes back to the defaults\n',
+    );
+    expect(first.stderr).not.toContain('as in the run before');
+    const forgotten = await clipCid(['balance', '--run', run, '--embeddings', store, '--forget']);
+    expect(forgotten.stderr).toMatch(/threshold was 0\.9 and is not set/);
+    expect(forgotten.stderr).not.toContain('as in the run before');
     // What was refused is not remembered.
     const other = await clipCid(['balance', '--run', run, '--embeddings', store, '--threshold', '0.95']);
     expect(other.code).toBe(1);
@@ -283,6 +290,23 @@ describe('bad input', () => {
     expect(stderr).toContain(
       'Expected at most 20, the number of embeddings, for cluster.clusters but received 21',
     );
+  });
+
+  test('is told before --force is', async () => {
+    const store = await clipRetrieval(20, 1);
+    const out = join(folder, 'c');
+    const cluster = ['cluster', '--embeddings', store, '--out', out, '--clusters'];
+    expect((await clipCid([...cluster, '5'])).code).toBe(0);
+    const wrong = await clipCid([...cluster, '21']);
+    expect(wrong.stderr).toContain('for cluster.clusters but received 21');
+    expect(wrong.stderr).not.toContain('--force');
+    const balance = ['balance', '--embeddings', store, '--out', join(folder, 'b'), '--threshold', '0.9'];
+    expect((await clipCid(balance)).code).toBe(0);
+    const best = await clipCid([...balance, '--keep', 'best']);
+    expect(best.stderr).toMatch(/scores \(balance\.scores, --scores\)/);
+    const without = await clipCid([...balance, '--forget']);
+    expect(without.stderr).toMatch(/Expected --run with --forget/);
+    expect(without.code).toBe(2);
   });
 
   test('K larger than the data leaves earlier centres in place', async () => {

@@ -3,6 +3,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { packageVersion } from '../../src/native/loader.ts';
+import { studentNames } from '../../src/student/config.ts';
+import { studentParameters } from '../../src/student/towers.ts';
 import { clipCid, objects } from './cli.ts';
 
 let folder: string;
@@ -38,6 +40,17 @@ describe('help', () => {
     for (const [index, { code, stdout }] of texts.entries()) {
       expect(code).toBe(0);
       expect(stdout).toContain(`$ clip-cid ${commands[index]}`);
+    }
+  });
+
+  test('of the trainings lists the students that have a name, with their sizes', async () => {
+    for (const name of ['distill', 'pretrain']) {
+      const { stdout } = await clipCid([name, '--help']);
+      for (const student of studentNames) {
+        const { image, text } = studentParameters(student);
+        const sizes = [image, text].map((count) => (count / 1e6).toFixed(2)).join(' +');
+        expect(stdout).toMatch(new RegExp(`^  ${student} +${sizes} +\\d+ +\\d+ px$`, 'm'));
+      }
     }
   });
 

@@ -366,10 +366,27 @@ describe('a data set', () => {
     await expect(data.read(0)).rejects.toMatchObject({ code: 'DISPOSED' });
   });
 
+  it('says when a list has no captions where they are needed, and lacks a field that is asked for', async () => {
+    await put({ 'a.png': 'A', 'list.csv': 'image,words\na.png,x\n' });
+    await expect(openDataset(at('list.csv'))).rejects.toMatchObject(
+      failure('INVALID_DATA', /has no captions: expected a field caption, .* but found image, words/),
+    );
+    expect((await openDataset(at('list.csv'), { captions: false })).length).toBe(1);
+    const asked = { captions: false, captionField: 'word' };
+    await expect(openDataset(at('list.csv'), asked)).rejects.toMatchObject(
+      failure('INVALID_DATA', /expected a field word but found image, words/),
+    );
+    expect((await openDataset(at('list.csv'), { captionField: 'words' })).item(0).captions).toEqual(['x']);
+  });
+
   it('says when a list names no images at all', async () => {
     await put({ 'list.csv': 'picture,caption\na.png,x\n', 'gone.csv': 'image,caption\na.png,x\nb.png,y\n' });
     await expect(openDataset(at('list.csv'))).rejects.toMatchObject(
-      failure('INVALID_DATA', /expected a field image.* but found picture, caption/),
+      failure('INVALID_DATA', /expected a field image.* but found picture, caption.*'image,caption'/),
+    );
+    await put({ 'rows.jsonl': '{"picture": "a.png"}\n' });
+    await expect(openDataset(at('rows.jsonl'))).rejects.toMatchObject(
+      failure('INVALID_DATA', /found picture\. A line is such as \{"image": "photos\/1\.jpg", "caption"/),
     );
     await expect(openDataset(at('gone.csv'))).rejects.toMatchObject(
       failure('FILE_NOT_FOUND', /no such file \(2, such as a\.png\)/),

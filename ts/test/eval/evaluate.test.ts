@@ -81,7 +81,7 @@ describe('evaluate', () => {
 
   it('runs all that the data allow, and a perfect model scores perfectly', async () => {
     const result = await evaluate({ ...options, train, captionsPerImage: 1 });
-    expect(result.data).toEqual({ source: heldout, images: 6, skipped: 1 });
+    expect(result.data).toEqual({ source: heldout, images: 6, skipped: 1, seen: 0 });
     expect(result.train).toEqual({ source: train, images: 12, skipped: 0 });
     expect(result.zeroShot).toMatchObject({ category: { images: 6, classes: 3, top1: 1, meanPerClass: 1 } });
     expect(result.linearProbe).toMatchObject({ category: { trainImages: 12, top1: 1 } });
@@ -91,6 +91,16 @@ describe('evaluate', () => {
       textToImage: { queries: 3, candidates: 6, recall: { '1': 1 } },
     });
     expect(JSON.parse(JSON.stringify(result))).toEqual(result);
+  });
+
+  it('says when what is measured on was trained on, all of it or some', async () => {
+    const seen = await evaluate({ ...options, data: train, train, tasks: ['zero-shot'] });
+    expect(seen.data).toMatchObject({ images: 12, seen: 12 });
+    expect(formatEvaluation(seen)).toMatch(/NOTE: all of these images are training images/);
+    const some = { ...seen, data: { ...seen.data, seen: 3 } };
+    expect(formatEvaluation(some)).toMatch(/NOTE: 3 of these images are training images/);
+    const none = await evaluate({ ...options, train, tasks: ['zero-shot'] });
+    expect(formatEvaluation(none)).not.toMatch(/NOTE/);
   });
 
   it('says that unseen names are near chance, and only there', async () => {

@@ -59,7 +59,7 @@ describe('check', () => {
       [
         () => expectObject('options', { treshold: 1 }, ['threshold', 'metric']),
         TypeError,
-        'Expected threshold, metric for options but received "treshold"',
+        'Expected threshold, metric for options but received "treshold" (did you mean threshold?)',
       ],
       [() => expectObject('options', null), TypeError, 'Expected an object for options but received null'],
     ];

@@ -80,7 +80,9 @@ describe('writeReport', () => {
   });
 
   it('says whether loader or step was the bottleneck of a training', () => {
-    expect(page).toContain('900 images/s (loader 1,000, step 920): the step is the bottleneck.');
+    expect(page).toContain(
+      '900 images/s on average: the step is the bottleneck (alone the step would do 920 images/s, the loader 1,000).',
+    );
     expect(page).toMatch(/the loader is the bottleneck, the step waited for images 50 % of the time/);
     for (const name of ['trained on', 'step without waiting', 'loader while at work'])
       expect(page).toContain(`</span>${name} `);
@@ -121,13 +123,14 @@ describe('html', () => {
   });
 
   it('writes numbers and times for people', () => {
-    expect([0, 12, 1234567, 0.5, 0.123456, 0.0001234, 12345.6].map(formatNumber)).toEqual([
+    expect([0, 12, 1234567, 0.5, 0.123456, 0.0005, 0.00001234, 12345.6].map(formatNumber)).toEqual([
       '0',
       '12',
       '1,234,567',
       '0.5',
       '0.1235',
-      '1.23e-4',
+      '0.0005',
+      '1.23e-5',
       '12,346',
     ]);
     expect([0.25, 12.34, 65, 3725].map(formatSeconds)).toEqual([

@@ -57,6 +57,22 @@ test('a finished stage is skipped; the order of option fields does not matter', 
   expect(works).toEqual([false]);
 });
 
+test('what is wrong with the options is said before anything is refused or touched, and not at all where nothing is to be done', async () => {
+  await stage();
+  const check = async () => {
+    throw new RangeError('too large');
+  };
+  await stage({ check });
+  const before = readdirSync(folder);
+  for (const existing of ['resume', 'replace-changed', 'replace'] as const) {
+    const other = { check, existing, options: { threshold: 2 } };
+    await expect(stage(other)).rejects.toThrow('too large');
+    expect(readdirSync(folder)).toEqual(before);
+  }
+  expect((await readStage(folder))?.status).toBe('done');
+  expect(works).toEqual([false]);
+});
+
 test('other options or inputs are refused with what differs, and nothing is touched', async () => {
   await stage();
   const before = readFileSync(join(folder, 'manifest.json'), 'utf8');

@@ -4,7 +4,12 @@ import { encodeModel } from '../../src/onnx/model.ts';
 import { exportModel } from '../../src/program/export.ts';
 import type { Graph } from '../../src/program/graph.ts';
 import { type StudentName, studentConfig, studentNames } from '../../src/student/config.ts';
-import { buildExportedText, buildStudent, type StudentProgram } from '../../src/student/towers.ts';
+import {
+  buildExportedText,
+  buildStudent,
+  type StudentProgram,
+  studentParameters,
+} from '../../src/student/towers.ts';
 
 const tiny = studentConfig({
   embedDim: 6,
@@ -31,6 +36,21 @@ function expectClose(a: readonly number[], b: readonly number[]): void {
   expect(a.length).toBe(b.length);
   for (const [i, value] of a.entries()) expect(value).toBeCloseTo(b[i]!, 5);
 }
+
+it('counts the parameters of a student as the builders make them, without drawing any', () => {
+  for (const student of [
+    'micro-64',
+    { base: 'micro-64', vision: { stem: 'conv', pooling: 'class' } },
+  ] as const) {
+    const { image, text, parameters } = buildStudent(studentConfig(student), 0);
+    const length = new Map(parameters.map(({ name, value }) => [name, value.length]));
+    const sum = (graph: Graph) => graph.parameters.reduce((all, { name }) => all + length.get(name)!, 0);
+    expect(studentParameters(student)).toEqual({ image: sum(image), text: sum(text) });
+  }
+  // ViT-B/32 of CLIP has 151 million with the biases and norms that ours has too.
+  const { image, text } = studentParameters('vit-b-32');
+  expect((image + text) / 1e6).toBeCloseTo(151.3, 0);
+});
 
 describe('text tower', () => {
   it('sees nothing after the end token, and the end token decides where it is read', async () => {

@@ -40,10 +40,10 @@ In a run folder, the teacher's and the student's encoder are aligned, each in a 
 Ctrl-C stops after the step in hand; the same command goes on from there and ends with the same encoder.
 Losses (cosine, mse, feature, relational), the projector and augmentation are set in the section "align" of a configuration file.`,
     )
-    .action((flags: Flags) =>
+    .action((flags: Flags, command: Command) =>
       runCommand(flags, async (session) => {
         const { alignInto, runAlignment } = await import('../../cskd/run.ts');
-        const { config, run, settings } = await openAesthetics(session, flags, {
+        const { config, run, settings } = await openAesthetics(session, command, {
           clip: flags.clip,
           unlabelled: imageSection(flags),
           ...learnerSections(flags),

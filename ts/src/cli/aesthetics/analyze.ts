@@ -10,7 +10,6 @@ import {
   list,
   number,
   outputFlags,
-  placeFlags,
   runCommand,
   type Session,
   UsageError,
@@ -39,7 +38,12 @@ export function analyzeCommand(group: Command): void {
   const command = group
     .command('analyze')
     .description('look into image encoders: attention distance and entropy, effective rank of embeddings');
-  outputFlags(placeFlags(command, 'folder for the results; only printed when not given'))
+  outputFlags(command)
+    .option(
+      '--run <dir>',
+      'run folder, whose aligned encoders are looked into; results go to its folder analysis/',
+    )
+    .option('--out <dir>', 'folder for the results; only printed when not given')
     .option(
       '--model <path>',
       'model folder, or ONNX file, of any image encoder (with --run: the encoders of the run, before and after alignment)',
@@ -91,7 +95,7 @@ Examples:
 Attention has to be unfused in the graph: attn_implementation='eager' in transformers, timm.layers.set_fused_attn(False) in timm.
 With --out there is NAME.json for each model and report.html with plots; with --run they are in the run's folder analysis/ and in its report.`,
     )
-    .action((flags: Flags) =>
+    .action((flags: Flags, command: Command) =>
       runCommand(flags, async (session) => {
         const both = (name: string) => new UsageError(`Expected ${name} or --run but received both`);
         if (flags.run !== undefined && flags.out !== undefined) throw both('--out');
@@ -99,7 +103,7 @@ With --out there is NAME.json for each model and report.html with plots; with --
         if (flags.threads !== undefined) setThreads(flags.threads);
         const analyses = await (flags.run === undefined
           ? analyzeModels(flags, session)
-          : analyzeRun(flags, flags.run, session));
+          : analyzeRun(flags, flags.run, session, command));
         const { formatAnalysis, formatChange } = await import('../../eval/analysis-format.ts');
         for (const { name, analysis } of analyses) {
           session.print({ name, ...analysis }, `${name}: ${formatAnalysis(analysis)}`);
@@ -138,11 +142,16 @@ async function analyzeModels(flags: Flags, session: Session): Promise<NamedAnaly
 }
 
 /** The encoders of a run, before and after alignment. */
-async function analyzeRun(flags: Flags, run: string, session: Session): Promise<NamedAnalysis[]> {
+async function analyzeRun(
+  flags: Flags,
+  run: string,
+  session: Session,
+  command: Command,
+): Promise<NamedAnalysis[]> {
   const { ANALYSIS_FOLDER, runAnalysis } = await import('../../cskd/run.ts');
   // A seed of which images are looked at is not the run's.
   const place = { ...defined({ threads: flags.threads }), run };
-  const { config, settings } = await openAesthetics(session, place, {});
+  const { config, settings } = await openAesthetics(session, command, {}, place);
   const result = await runAnalysis(config, {
     ...settings,
     data: flags.data,

@@ -18,7 +18,7 @@ import {
   UsageError,
 } from '../common.ts';
 import { printStage } from '../place.ts';
-import { type LabelFlags, labelSection, openAesthetics } from './place.ts';
+import { type LabelFlags, labelSection, openAesthetics, RATED_LISTS } from './place.ts';
 import { printScores } from './table.ts';
 
 interface Flags extends CommonFlags, LabelFlags {
@@ -29,7 +29,9 @@ interface Flags extends CommonFlags, LabelFlags {
 export function scorerEvalCommand(group: Command): void {
   const command = group
     .command('eval')
-    .description('measure scorers on test images: SRCC, PLCC, accuracy, MSE and EMD with intervals');
+    .description(
+      'measure scorers on test images: rank and linear correlation (SRCC, PLCC), accuracy of good against bad, squared error (MSE) and distance of distributions (EMD), with intervals',
+    );
   stageFlags(placeFlags(command, 'folder for the results of --model; only printed when not given'))
     .option('--model <dir>', 'model folder of a scorer (with --run: all scorers of the run)')
     .option('--labels <source>', 'images with ratings: the folder of AVA, AADB or PARA, or a list')
@@ -40,23 +42,28 @@ export function scorerEvalCommand(group: Command): void {
       `
 Examples:
   $ clip-cid aesthetics eval --run runs/rate
-  $ clip-cid aesthetics eval --model student/model --labels PARA/ --json`,
+  $ clip-cid aesthetics eval --model student/model --labels PARA/ --json
+${RATED_LISTS}`,
     )
-    .action((flags: Flags) =>
+    .action((flags: Flags, command: Command) =>
       runCommand(flags, async (session) => {
         if (flags.run !== undefined && flags.model !== undefined) {
           throw new UsageError('Expected --model or --run but received both');
         }
         const overrides = { labels: labelSection(flags), eval: { resamples: flags.resamples } };
-        if (flags.run === undefined) await measureModel(flags, overrides, session);
-        else await measureRun(flags, overrides, session);
+        if (flags.run === undefined) await measureModel(flags, overrides, session, command);
+        else await measureRun(overrides, session, command);
       }),
     );
 }
 
-async function measureRun(flags: Flags, overrides: Record<string, unknown>, session: Session): Promise<void> {
+async function measureRun(
+  overrides: Record<string, unknown>,
+  session: Session,
+  command: Command,
+): Promise<void> {
   const { runEvaluation } = await import('../../cskd/run.ts');
-  const { config, settings } = await openAesthetics(session, flags, overrides);
+  const { config, settings } = await openAesthetics(session, command, overrides);
   await runEvaluation(config, { ...settings, onStage: undefined });
   await printScores(session, settings.folder);
 }
@@ -65,6 +72,7 @@ async function measureModel(
   flags: Flags,
   overrides: Record<string, unknown>,
   session: Session,
+  command: Command,
 ): Promise<void> {
   const [{ measureScorer, scorerEvalStage }, { openLabels }] = await Promise.all([
     import('../../cskd/evaluate.ts'),
@@ -72,7 +80,7 @@ async function measureModel(
   ]);
   const model = required(flags.model, '--model', 'a model folder');
   if (flags.out !== undefined) {
-    const { config, settings } = await openAesthetics(session, flags, overrides);
+    const { config, settings } = await openAesthetics(session, command, overrides);
     const { labels, seed } = config;
     const options = { models: { model }, labels, options: config.eval, seed };
     printStage(session, settings.folder, await scorerEvalStage({ ...settings, ...options }));

@@ -5,7 +5,8 @@ import type { PhaseOptions } from '../../cskd/run.ts';
 import type { Device } from '../../native/devices.ts';
 import { readRunRecord } from '../../run/folder.ts';
 import { type CommonFlags, configWith, list, type Session, UsageError } from '../common.ts';
-import { printStage } from '../place.ts';
+import { printStage, tellOf } from '../place.ts';
+import type { Remembered } from '../remembered.ts';
 
 /** Where a command works: in a run folder, or in a folder of its own. */
 export interface AestheticsPlace {
@@ -15,11 +16,26 @@ export interface AestheticsPlace {
   readonly settings: PhaseOptions;
 }
 
-/** Settles configuration and folder of a command; what earlier commands said of a run is remembered in its `run.json`. */
+/** Options of each command that its run remembers; images, models and encoders are the run's. */
+const OWN: Readonly<Record<string, readonly string[]>> = {
+  align: ['align', 'student', 'teacher', 'encoder', 'seed'],
+  train: [
+    ...['train', 'baselines', 'seed', 'labels.validation', 'labels.test'],
+    ...['labels.count', 'labels.share', 'labels.splitSeed'],
+  ],
+  eval: ['eval', 'seed', 'labels.splitSeed'],
+};
+
+/**
+ * Settles configuration and folder of a command; what earlier commands said of a run is remembered in its `run.json`.
+ *
+ * @param flags Those that count. Defaults to all of the command's.
+ */
 export async function openAesthetics(
   session: Session,
-  flags: CommonFlags,
+  command: Command,
   overrides: Record<string, unknown>,
+  flags: CommonFlags = command.opts(),
 ): Promise<AestheticsPlace> {
   const { run, out } = flags;
   if ((run === undefined) === (out === undefined)) {
@@ -27,8 +43,20 @@ export async function openAesthetics(
       `Expected either --run DIR or --out DIR but received ${run === undefined ? 'neither' : 'both'}`,
     );
   }
-  const before = run === undefined ? undefined : (await readRunRecord(run))?.config;
-  const config = await configWith(parseAestheticsConfig, flags, overrides, before);
+  if (flags.forget && run === undefined)
+    throw new UsageError('Expected --run with --forget but received --out');
+  const name = command.name();
+  const remembered: Remembered | undefined =
+    run === undefined
+      ? undefined
+      : {
+          before: (await readRunRecord(run))?.config,
+          own: OWN[name] ?? [],
+          forget: flags.forget,
+          command,
+          tell: tellOf(name, session),
+        };
+  const config = await configWith(parseAestheticsConfig, flags, overrides, remembered);
   const { existing, signal, onProgress, log } = session;
   return {
     config,
@@ -86,6 +114,13 @@ export function imageSection({ data, mix, imageField }: ImageFlags): unknown {
   }));
 }
 
+/** What a list of rated images looks like. */
+export const RATED_LISTS = `
+A list of rated images has a row an image, with how often each score was given in columns named by the scores, or with a score (whose scale
+is set in the section "labels" of a configuration file), and may say which images are for train, validation and test:
+  image,split,1,2,3,4,5
+  photos/1.jpg,train,0,2,7,9,3`;
+
 export interface LabelFlags {
   labels?: string;
   labelCount?: number;
@@ -110,7 +145,7 @@ export function learnerFlags(command: Command): Command {
   return command
     .option(
       '--backbone <name>',
-      "the student's encoder: the image tower of 'mini-64', 'vit-b-32', … (default: mini-64)",
+      "the student's encoder: the image tower of 'mini-64', 'vit-b-32', … (sizes: clip-cid distill --help) (default: mini-64)",
     )
     .option('--init <path>', 'model folder or ONNX file to start from, instead of --backbone')
     .option(

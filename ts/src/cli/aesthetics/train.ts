@@ -13,6 +13,7 @@ import {
   learnerFlags,
   learnerSections,
   openAesthetics,
+  RATED_LISTS,
 } from './place.ts';
 import { printScores } from './table.ts';
 
@@ -74,9 +75,10 @@ Examples:
 
 In a run folder, encoders are those that align left there, and all scorers are measured on the test images at the end.
 Ctrl-C stops after the step in hand; the same command goes on from there and ends with the same scorers.
+${RATED_LISTS}
 Fields and scales of lists, heads and augmentation are set in the sections "labels" and "train" of a configuration file.`,
     )
-    .action((flags: Flags) =>
+    .action((flags: Flags, command: Command) =>
       runCommand(flags, async (session) => {
         const { runTraining, trainInto } = await import('../../cskd/run.ts');
         const { targets, ratio, unlabelledWeight, maxDeviation, mutual } = flags;
@@ -85,7 +87,7 @@ Fields and scales of lists, heads and augmentation are set in the sections "labe
             'Expected --teacher with --out, or --run, which has a teacher of its own, but received both',
           );
         }
-        const { config, run, settings } = await openAesthetics(session, flags, {
+        const { config, run, settings } = await openAesthetics(session, command, {
           labels: labelSection(flags),
           ...learnerSections(flags),
           train: {
