@@ -9,10 +9,13 @@ import type { Config } from './config.ts';
 export interface EmbedStageOptions extends StageSettings {
   /** Images, with captions or without: a list, a folder, or WebDataset tars. */
   readonly data: string;
+  /** Field of a list that names the image. Defaults to the first there is of 'image', 'path', 'file', …; see `openDataset`. */
   readonly imageField?: string | undefined;
+  /** Field of a list that holds the caption. Defaults to the first there is of 'caption', 'captions', 'text', …; see `openDataset`. */
   readonly captionField?: string | undefined;
   /** Model folder. */
   readonly model: string;
+  /** How the model folder is opened: execution providers, and files by other names. Defaults to those of {@link OpenEncoderOptions}. */
   readonly encoder?: Config['encoder'] | undefined;
   /** Images or texts of one run of the model. Defaults to 64. */
   readonly batchSize?: number | undefined;

@@ -19,10 +19,13 @@ export interface EvalStageOptions extends StageSettings {
   readonly data: string;
   /** Data that they may have seen. */
   readonly train?: string | undefined;
+  /** Field of a list that names the image. Defaults to the first there is of 'image', 'path', 'file', …; see `openDataset`. */
   readonly imageField?: string | undefined;
+  /** Field of a list that holds the caption. Defaults to the first there is of 'caption', 'captions', 'text', …; see `openDataset`. */
   readonly captionField?: string | undefined;
   /** Everything else; see EvaluateOptions. */
   readonly options: Omit<Config['eval'], 'data' | 'train'>;
+  /** How the model folder is opened: execution providers, and files by other names. Defaults to those of {@link OpenEncoderOptions}. */
   readonly encoder?: Config['encoder'] | undefined;
   /** Defaults to 0. */
   readonly seed?: number | undefined;

@@ -34,7 +34,9 @@ export interface DistillStageOptions extends StageSettings {
   readonly kept: string;
   /** Folder of the cluster stage over the same `kept.jsonl`; needed where a cluster term has weight. */
   readonly cluster?: string | undefined;
+  /** Options of `distill`, as in the section `distill` of a configuration: see {@link DistillOptions} for meaning, ranges and defaults. */
   readonly training: Config['distill'];
+  /** How the model folder is opened: execution providers, and files by other names. Defaults to those of {@link OpenEncoderOptions}. */
   readonly encoder?: Config['encoder'] | undefined;
   /** Defaults to 0. */
   readonly seed?: number | undefined;
@@ -133,8 +135,11 @@ function describeSizes({ image, text }: { image: number; text: number }, teacher
 export interface PretrainStageOptions extends StageSettings {
   /** Images with captions: a list, a folder, or WebDataset tars; a `kept.jsonl` is one too. */
   readonly data: string;
+  /** Field of a list that names the image. Defaults to the first there is of 'image', 'path', 'file', …; see `openDataset`. */
   readonly imageField?: string | undefined;
+  /** Field of a list that holds the caption. Defaults to the first there is of 'caption', 'captions', 'text', …; see `openDataset`. */
   readonly captionField?: string | undefined;
+  /** Options of `pretrain`, as in the section `pretrain` of a configuration: see `PretrainOptions` for meaning, ranges and defaults. */
   readonly training: Config['pretrain'];
   /** Defaults to 0. */
   readonly seed?: number | undefined;

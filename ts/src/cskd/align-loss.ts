@@ -16,6 +16,7 @@ export interface AlignWeights {
 }
 
 export interface AlignLossOptions {
+  /** Weights of the terms, each at least 0. */
   readonly weights: AlignWeights;
   /** Temperature of the relational term's softmax. */
   readonly temperature: number;

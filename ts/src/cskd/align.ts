@@ -56,6 +56,7 @@ export interface AlignSet {
  * unlabelled images. See {@link TrainerOptions} and {@link BackboneChoice} for the rest.
  */
 export interface AlignOptions extends TrainerOptions, BackboneChoice {
+  /** At least one set of images; each counts by its weight, or by its number of images. */
   sets: readonly AlignSet[];
   /** The frozen model, opened; needed for `targets: 'online'`. The caller disposes of it. */
   frozen?: ImageEncoder;

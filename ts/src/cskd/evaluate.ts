@@ -52,7 +52,9 @@ const BATCH = 64;
 export interface ScorerEvalOptions extends StageSettings {
   /** Model folders of scorers by the name that they have in the results, in the order of the table. */
   readonly models: Readonly<Record<string, string>>;
+  /** Images with ratings, as in the section `labels` of a configuration; the test split is measured on. */
   readonly labels: LabelsConfig;
+  /** Resamples that the intervals are taken from, and their confidence, 0 to 1. Default to 1,000 and 0.95. */
   readonly options?: AestheticsConfig['eval'] | undefined;
   /** Of the resamples. Defaults to 0. */
   readonly seed?: number | undefined;

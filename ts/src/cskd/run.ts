@@ -167,6 +167,7 @@ export async function runEvaluation(config: AestheticsConfig, options: PhaseOpti
 export interface AnalysisOptions extends PhaseOptions {
   /** Images to run the encoders on. Defaults to the first set that they were aligned on. */
   readonly data?: string | undefined;
+  /** What is looked into; see {@link AnalyzeStageOptions}. Defaults to its defaults, and the seed to that of the run. */
   readonly analysis?: AnalyzeStageOptions['options'];
 }
 

@@ -12,6 +12,7 @@ import { openScorer } from './scorer.ts';
 import { openImages } from './sources.ts';
 
 export interface ScoreStageOptions extends StageSettings {
+  /** Images to rate: a folder, a list or WebDataset tars. */
   readonly set: ImageSetSource;
   /** Model folder of a scorer. */
   readonly scorer: string;

@@ -28,9 +28,11 @@ const OWNS = ['last.safetensors', 'best.safetensors', 'metrics.jsonl', 'model', 
 export interface FeaturesStageOptions extends StageSettings {
   /** Name of the stage. Defaults to 'features'. */
   readonly name?: string;
+  /** Images: a folder, a list or WebDataset tars. */
   readonly set: ImageSetSource;
   /** Model folder of the frozen CLIP; its image side will do. */
   readonly clip: string;
+  /** How the CLIP is opened: execution providers, and its file by another name. Defaults to the CPU and the usual name. */
   readonly encoder?: EncoderFiles | undefined;
 }
 
@@ -62,6 +64,7 @@ function openClip(clip: string, { providers, visionModel }: EncoderFiles, thread
 export interface PseudoStageOptions extends StageSettings {
   /** Name of the stage. Defaults to 'pseudo'. */
   readonly name?: string;
+  /** Images to rate; the caller disposes of them. */
   readonly data: Dataset;
   /** Model folder of a scorer. */
   readonly scorer: string;
@@ -92,13 +95,17 @@ interface TrainingStageOptions extends StageSettings {
 }
 
 export interface AlignStageOptions extends TrainingStageOptions {
+  /** Images to align on, with their weights. */
   readonly sets: readonly ImageSetSource[];
   /** Folders of {@link featuresStage}, one a set; needed for cached targets. */
   readonly features?: readonly string[] | undefined;
   /** Model folder of the frozen CLIP. */
   readonly clip: string;
+  /** How the CLIP is opened: execution providers, and its file by another name. Defaults to the CPU and the usual name. */
   readonly encoder?: EncoderFiles | undefined;
+  /** The encoder to align. */
   readonly backbone: BackboneChoice;
+  /** Options of `align`, as in the section `align` of a configuration: see {@link AlignOptions} for meaning, ranges and defaults. */
   readonly training: Omit<AestheticsConfig['align'], 'unlabelled'>;
 }
 
@@ -165,8 +172,11 @@ export async function alignStage(options: AlignStageOptions): Promise<StageResul
 }
 
 export interface ScorerStageOptions extends TrainingStageOptions {
+  /** Images with ratings, as in the section `labels` of a configuration. */
   readonly labels: LabelsConfig;
+  /** The encoder and head to train. */
   readonly learner: LearnerOptions;
+  /** Options of `trainScorer`, as in the section `train` of a configuration: see {@link TrainScorerOptions} for meaning, ranges and defaults. */
   readonly training: Omit<AestheticsConfig['train'], 'unlabelled' | 'mutual'>;
   /** Images without labels, and who rates them. None: labels alone. */
   readonly guide?:

@@ -34,7 +34,9 @@ export interface TrainScorerOptions extends ScorerTrainingOptions, LearnerOption
  * version, which says that two aligned learners distil collaboratively and no more. Unconfirmed.
  */
 export interface TrainMutualOptions extends ScorerTrainingOptions {
+  /** The other learner, which becomes `teacher-model`. */
   teacher: LearnerOptions;
+  /** The learner that counts: validation, the best checkpoint and `model` are its. */
   student: LearnerOptions;
 }
 

@@ -28,7 +28,7 @@ export interface Encoder extends ImageEncoder {
 }
 
 export interface OpenEncoderOptions extends Omit<OpenImageEncoderOptions, 'imageOutput'> {
-  /** File other than that of the Hugging Face export. */
+  /** File within the folder. Defaults to 'onnx/text_model.onnx', or 'onnx/model.onnx' with both towers. */
   textModel?: string;
 }
 

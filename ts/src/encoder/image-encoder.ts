@@ -36,7 +36,7 @@ export interface OpenImageEncoderOptions {
   threads?: number;
   /** Images or texts of one session run at most. Defaults to 64. */
   batchSize?: number;
-  /** File other than that of the Hugging Face export. */
+  /** File within the folder. Defaults to 'onnx/vision_model.onnx', or 'onnx/model.onnx' with both towers. */
   visionModel?: string;
   /** Output that is read, [rows, dim]. Defaults to 'image_embeds', or the only one that can be meant. */
   imageOutput?: string;

@@ -36,7 +36,9 @@ export interface AnalyzeOptions extends AttentionOptions, ModelSourceOptions {
   readonly providers?: readonly string[];
   /** Defaults to the process's number. */
   readonly threads?: number;
+  /** Stops the work soon after it aborts; the call then rejects with a CidError ABORTED. Defaults to none. */
   readonly signal?: AbortSignal;
+  /** Told how far it is. Defaults to none. */
   readonly onProgress?: OnProgress;
 }
 

@@ -11,9 +11,11 @@ import { unitRows } from './vectors.ts';
 export interface LinearProbeOptions {
   /** [N, D] embeddings, and [N] classes, to fit on. */
   readonly train: Matrix;
+  /** [N] number of the class of each training image, an index into `classes`. */
   readonly trainLabels: Int32Array;
   /** [M, D] and [M], to measure on. */
   readonly test: Matrix;
+  /** [M] the same of each image that is measured on. */
   readonly testLabels: Int32Array;
   /** Names of the classes. Each needs a training row. */
   readonly classes: readonly string[];
@@ -28,6 +30,7 @@ export interface LinearProbeOptions {
   readonly seed?: number;
   /** Iterations of one fit at most. Defaults to 200. */
   readonly maxIterations?: number;
+  /** Stops the work soon after it aborts; the call then rejects with a CidError ABORTED. Defaults to none. */
   readonly signal?: AbortSignal;
 }
 

@@ -21,6 +21,7 @@ export interface MeasureScoresOptions {
   readonly resamples?: number;
   /** Share of the resamples within an interval. Defaults to 0.95. */
   readonly confidence?: number;
+  /** Stops the work soon after it aborts; the call then rejects with a CidError ABORTED. Defaults to none. */
   readonly signal?: AbortSignal;
 }
 

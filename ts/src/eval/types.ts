@@ -25,8 +25,9 @@ export interface EvaluateOptions {
   readonly data: string | Dataset;
   /** Data that the model may have been trained on: labels of the probe, and image-text retrieval of seen concepts. */
   readonly train?: string | Dataset;
-  /** Fields of a list that name the image and its caption; found by their usual names when not given. */
+  /** Field of a list that names the image. Defaults to the first there is of 'image', 'path', 'file', …; see `openDataset`. */
   readonly imageField?: string;
+  /** Field of a list that holds the caption. Defaults to the first there is of 'caption', 'captions', 'text', …; see `openDataset`. */
   readonly captionField?: string;
   /** Defaults to every task that the data allow: those need labels, captions or the concept field, and the probe `train`. */
   readonly tasks?: readonly EvaluationTask[];
@@ -50,9 +51,13 @@ export interface EvaluateOptions {
   readonly seed?: number;
   /** Of the nearest-neighbour search. Defaults to 'auto'. */
   readonly device?: Device;
+  /** Threads for inference, decoding and search, 1 to 1,024. Defaults to the process's number. */
   readonly threads?: number;
+  /** How a model that is given as a folder is opened. Defaults to the defaults of {@link OpenEncoderOptions}. */
   readonly encoder?: Omit<OpenEncoderOptions, 'threads'>;
+  /** Stops the work soon after it aborts; the call then rejects with a CidError ABORTED. Defaults to none. */
   readonly signal?: AbortSignal;
+  /** Told how far it is. Defaults to none. */
   readonly onProgress?: OnProgress;
 }
 

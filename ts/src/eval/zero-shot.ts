@@ -29,9 +29,11 @@ export async function classEmbeddings(
 export interface ZeroShotOptions extends KernelOptions {
   /** [N, D] image embeddings, and [N] their true classes. */
   readonly images: Matrix;
+  /** [N] number of the class of each image, an index into `names`. */
   readonly labels: Int32Array;
   /** [C, D], see {@link classEmbeddings}, and the names of the classes. */
   readonly classes: Matrix;
+  /** Names of the classes, in the order of the rows of `classes`. */
   readonly names: readonly string[];
 }
 

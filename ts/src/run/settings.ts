@@ -8,17 +8,19 @@ export interface StageSettings {
   readonly folder: string;
   /** What to do with results that are there. Defaults to 'resume'. */
   readonly existing?: Existing | undefined;
-  /** Defaults to 'auto'. */
+  /** Where kernels and training run. Defaults to 'auto'. */
   readonly device?: Device | undefined;
-  /** Defaults to the process's number. */
+  /** Threads for kernels, inference and decoding, 1 to 1,024. Defaults to the process's number. */
   readonly threads?: number | undefined;
   /** Bytes that a comparison may hold beyond its results. Defaults to what the device has to spare. */
   readonly maxMemory?: number | undefined;
   /** Bytes of a GPU's memory that a comparison, or training, may hold. Defaults to most of what is free. */
   readonly maxDeviceMemory?: number | undefined;
+  /** Stops at the next safe point; the call then rejects with ABORTED, and the same call goes on from there. Defaults to none. */
   readonly signal?: AbortSignal | undefined;
+  /** Told how far it is. Defaults to none. */
   readonly onProgress?: OnProgress | undefined;
-  /** Notes for people: what is skipped, resumed, made anew. */
+  /** Notes for people: what is skipped, resumed, made anew. Defaults to none. */
   readonly log?: ((line: string) => void) | undefined;
 }
 

@@ -115,11 +115,13 @@ export const studentNames = Object.keys(named) as StudentName[];
 
 /** Numbers of an architecture; what is left out comes from `base`. */
 export interface StudentOptions {
-  /** Defaults to 'mini-64'. */
+  /** Architecture whose numbers are changed. Defaults to 'mini-64'. */
   base?: StudentName;
-  /** Width of both embeddings. */
+  /** Width of both embeddings, at least 1. Defaults to that of `base`. */
   embedDim?: number;
+  /** Sizes of the image tower; those left out are those of `base`. */
   vision?: Partial<VisionConfig>;
+  /** Sizes of the text tower; those left out are those of `base`. */
   text?: Partial<TextConfig>;
 }
 

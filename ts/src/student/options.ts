@@ -8,49 +8,49 @@ import type { StepReport } from './types.ts';
 
 /** What every training has in common: the optimiser, the data's order, and what is written when. */
 export interface TrainerOptions {
-  /** Passes over the training items. Defaults to 32. */
+  /** Passes over the training items, at least 1. Defaults to 32. */
   epochs?: number;
-  /** Optimiser steps in all, instead of `epochs`. */
+  /** Optimiser steps in all, at least 1, instead of `epochs`. Defaults to what `epochs` gives. */
   steps?: number;
-  /** Rows of one optimiser step, all of them in one loss. Defaults to 256, or to the number of training items where that is smaller. */
+  /** Rows of one optimiser step, all of them in one loss: 2 to the number of training items. Defaults to 256, or to the number of training items where that is smaller. */
   batchSize?: number;
-  /** Rows that run through a tower at once; changes memory, not the result but for rounding. Defaults to 64. */
+  /** Rows that run through a tower at once, at least 1; changes memory, not the result but for rounding. Defaults to 64. */
   microBatch?: number;
-  /** Highest learning rate. Defaults to 1e-3. */
+  /** Highest learning rate, over 0. Defaults to 1e-3. */
   rate?: number;
-  /** Learning rate at the end of the cosine. Defaults to 0. */
+  /** Learning rate at the end of the cosine, at least 0. Defaults to 0. */
   finalRate?: number;
-  /** Optimiser steps of linear warm-up. Defaults to a tenth of all steps, at most 2,000. */
+  /** Optimiser steps of linear warm-up, at least 0. Defaults to a tenth of all steps, at most 2,000. */
   warmup?: number;
-  /** AdamW's weight decay, on matrices alone. Defaults to 0.2. */
+  /** AdamW's weight decay, at least 0, on matrices alone. Defaults to 0.2. */
   decay?: number;
-  /** Defaults to [0.9, 0.98]. */
+  /** AdamW's decays of the two moments, each from 0 to below 1. Defaults to [0.9, 0.98]. */
   betas?: readonly [number, number];
-  /** Defaults to 1e-6. */
+  /** AdamW's term against division by 0, over 0. Defaults to 1e-6. */
   epsilon?: number;
-  /** Largest norm of the gradient; 0 for no clipping. Defaults to 1. */
+  /** Largest norm of the gradient, at least 0; 0 for no clipping. Defaults to 1. */
   clip?: number;
   /** Decay of a moving average of the parameters (0 < ema < 1), which is then validated and exported. Defaults to none. */
   ema?: number;
   /** Augmentation of training images. Left-out fields have the defaults of {@link AugmentOptions}; 'none' for none at all. */
   augment?: AugmentOptions | 'none';
-  /** Optimiser steps between validations. Defaults to one epoch's, and at least to a tenth of all steps. */
+  /** Optimiser steps between validations, at least 1. Defaults to one epoch's, and at least to a tenth of all steps. */
   validateEvery?: number;
-  /** Optimiser steps between checkpoints. Defaults to `validateEvery`. */
+  /** Optimiser steps between checkpoints, at least 1. Defaults to `validateEvery`. */
   checkpointEvery?: number;
   /** Which parameters are exported. Defaults to 'best' when there is validation, otherwise 'last'. */
   select?: 'best' | 'last';
   /** Element type of the exported weights; float16 halves the files. Defaults to 'float32'. */
   exportDtype?: 'float32' | 'float16';
-  /** Bytes of decoded images held in memory. Defaults to 1 GiB. */
+  /** Bytes of decoded images held in memory, at least 0. Defaults to 1 GiB. */
   cacheBytes?: number;
   /** Bytes of rendered batches that are prepared ahead of the step, at least one batch. Defaults to 1 GiB. */
   prefetchBytes?: number;
-  /** Order of data, augmentation and initial weights. Defaults to 0. */
+  /** Seed of the order of data, augmentation and initial weights, an integer from 0. Defaults to 0. */
   seed?: number;
   /** Where kernels and the executor run. Defaults to 'auto'. */
   device?: Device;
-  /** Defaults to the process's number. The parameters' last bits depend on it. */
+  /** Threads for kernels, executor and decoding, 1 to 1,024. Defaults to the process's number. The parameters' last bits depend on it. */
   threads?: number;
   /**
    * What runs the programs: 'native', our own operations, or 'onnxruntime'. Either goes on with the other's checkpoints. Defaults to
@@ -81,7 +81,9 @@ export interface TrainerOptions {
   stage?: string;
   /** Stops after the step in hand with a checkpoint; the call then rejects with code ABORTED and can be made again. */
   signal?: AbortSignal;
+  /** Called after every step with its losses, learning rate and speed. */
   onStep?: (step: StepReport) => void;
+  /** Called after every validation with the step, counted from 1, and its metrics. */
   onValidation?: (step: number, metrics: Readonly<Record<string, number>>) => void;
   /** Called once for every image that could not be read or decoded. */
   onSkip?: (key: string, reason: string) => void;
@@ -163,6 +165,7 @@ export const TRAINER_OPTIONS: readonly string[] = Object.keys({
   threads: true,
   executor: true,
   maxActivationMemory: true,
+  maxDeviceMemory: true,
   precision: true,
   folder: true,
   metrics: true,
