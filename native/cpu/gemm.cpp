@@ -27,7 +27,7 @@ constexpr int64_t kSlabBytes = 8 << 20;
 struct Extent {
   int64_t depth, rows, columns;
 };
-constexpr Extent kExtent = {768, 96, 512}, kExtentTransposed = {160, 768, 512},
+constexpr Extent kExtent = {768, 96, 512}, kExtentTransposed = {160, 264, 512},
                  kExtentSplit = {512, 256, 2048}, kExtentBfloat16 = {2048, 96, 2048};
 
 const Extent& extentOf(const Product& product, bool transposedA) {

@@ -22,11 +22,15 @@ void pause() {
 #endif
 }
 
-// Waits for a few microseconds at most without giving up the processor; then it gives it up each time.
+// Waits without giving up the processor for a while, then it gives it up each time: whoever has it then may keep it for
+// some milliseconds, for which all others of the team would wait. Where threads are more than processors, one of its own
+// may be who needs it.
 class Patience {
  public:
+  explicit Patience(int threads) : most_(threads <= processors() ? kRounds : kFew) {}
+
   void wait() {
-    if (++rounds_ < kRounds) {
+    if (++rounds_ < most_) {
       pause();
     } else {
       std::this_thread::yield();
@@ -34,7 +38,15 @@ class Patience {
   }
 
  private:
-  static constexpr int kRounds = 2000;
+  // 20 to 50 ns each: a few milliseconds, and a few microseconds.
+  static constexpr int kRounds = 100'000, kFew = 1000;
+
+  static int processors() {
+    static const int count = static_cast<int>(std::thread::hardware_concurrency());
+    return count;
+  }
+
+  int most_;
   int rounds_ = 0;
 };
 
@@ -80,7 +92,7 @@ void Team::each(int64_t count, Function function, void* context) {
   }
   while (work(leader_)) {
   }
-  Patience patience;
+  Patience patience(threads_);
   while (done_.load(std::memory_order_acquire) < count) patience.wait();
 }
 
@@ -111,10 +123,10 @@ bool Team::work(int worker) {
 }
 
 void Team::follow(int worker) {
-  Patience patience;
+  Patience patience(threads_);
   while (!ended_.load(std::memory_order_acquire)) {
     if (work(worker)) {
-      patience = Patience();
+      patience = Patience(threads_);
     } else {
       patience.wait();
     }

@@ -9,6 +9,7 @@ interface Flags {
   output?: string;
   maxActivationMemory?: number;
   precision: string;
+  threads?: number;
   json?: boolean;
   quiet?: boolean;
 }
@@ -30,13 +31,14 @@ export function explainCommand(program: Command): void {
       bytes('--max-activation-memory <size>', 'what training may take beside parameters and their state'),
     )
     .option('--precision <name>', "of training's large products: 'float32' or 'bf16'", 'float32')
+    .addOption(number('--threads <n>', 'threads, each of which needs memory of its own (default: all cores)'))
     .addHelpText(
       'after',
       `
 Examples:
   $ clip-cid explain student/model/onnx/vision_model.onnx
   $ clip-cid explain student/model/onnx/text_model.onnx --batch 256 --size sequence=77
-  $ clip-cid explain student/model/onnx/vision_model.onnx --batch 64 --max-activation-memory 100MB
+  $ clip-cid explain student/model/onnx/vision_model.onnx --batch 64 --max-activation-memory 100MB --threads 8
   $ clip-cid explain student/model/onnx/vision_model.onnx --precision bf16
   $ clip-cid explain vision_model.onnx --output image_embeds --json
 
@@ -57,6 +59,8 @@ takes ONNX Runtime. MB are 10^6 bytes.`,
         const { outputsOnly } = await import('../program/compose.ts');
         const { explain } = await import('../program/native/explain.ts');
         const { PRECISIONS } = await import('../program/precision.ts');
+        const { threads: cores } = await import('../native/devices.ts');
+        const threads = expectInteger('threads', flags.threads ?? cores(), 1, 1024);
         const precision = expectOneOf('precision', flags.precision, PRECISIONS);
         const { graph, parameters } = importModel(await readModel(model));
         const chosen = flags.output === undefined ? graph : outputsOnly(graph, [flags.output]);
@@ -66,9 +70,9 @@ takes ONNX Runtime. MB are 10^6 bytes.`,
           parameters.filter(({ name }) => used.has(name)),
           batch,
           sizes,
-          { maxActivationMemory: limit, precision },
+          { maxActivationMemory: limit, precision, threads },
         );
-        print({ model, batch, ...explanation }, describe(model, explanation));
+        print({ model, batch, threads, ...explanation }, describe(model, explanation, threads));
       }),
     );
 }
@@ -79,7 +83,7 @@ function sizeOf(text: string): [string, number] {
   return [axis, expectInteger(`size ${axis}`, Number(digits), 1, 2 ** 31 - 1)];
 }
 
-function describe(model: string, explanation: Explanation): string {
+function describe(model: string, explanation: Explanation, threads: number): string {
   const { inputs, outputs, parameters, nodes, fused, unfused, unsupported, inference, training, state } =
     explanation;
   const { precision } = explanation;
@@ -117,7 +121,7 @@ function describe(model: string, explanation: Explanation): string {
     lines.push(
       '',
       `training holds ${megabytes(values + gradients + moments + training.activations)} MB: parameters ${megabytes(values)}, ` +
-        `gradients ${megabytes(gradients)}, moments ${megabytes(moments)}, activations ${megabytes(training.activations)} on one thread`,
+        `gradients ${megabytes(gradients)}, moments ${megabytes(moments)}, activations ${megabytes(training.activations)} on ${threads} ${threads === 1 ? 'thread' : 'threads'}`,
       `of the activations, ${megabytes(saved)} MB are kept for the backward pass; the largest:`,
       ...training.saved.slice(0, 5).map(({ name, bytes }) => `  ${megabytes(bytes).padStart(9)}  ${name}`),
     );

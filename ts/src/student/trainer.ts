@@ -97,10 +97,8 @@ export async function train<Batch>(options: TrainOptions<Batch>): Promise<TrainR
       const { value: batch, waited, worked } = prepared;
       const epoch = Math.floor(info.step / source.stepsPerEpoch);
       const step = info.step + 1;
-      const terms = await accumulate(options, batch, step);
+      const terms = await accumulate(options, batch, step, () => batches.ready());
       const rate = learningRate(schedule, step);
-      // A device that works for itself takes the next batch's first inputs while it makes the step.
-      if (executor.prefetch) void sendAhead(options, batches.ready());
       const { gradientNorm } = await executor
         .update({
           rate,
@@ -147,12 +145,14 @@ export async function train<Batch>(options: TrainOptions<Batch>): Promise<TrainR
 
 /**
  * Adds the gradients of one batch to the executor's. Where executor and loss know how, embeddings and their gradients stay on the
- * executor's device: nothing but the terms of the loss comes from there.
+ * executor's device: nothing but the terms of the loss comes from there. A device that works for
+ * itself takes the first inputs of the batch that is `next` meanwhile: with the last call backward, when no others are on their way.
  */
 async function accumulate<Batch>(
   options: TrainOptions<Batch>,
   batch: Batch,
   step: number,
+  next: () => Promise<Batch> | undefined,
 ): Promise<LossResult['terms']> {
   const { executor, towers, source, microBatch, heads } = options;
   const ranges: [from: number, to: number][] = [];
@@ -196,6 +196,10 @@ async function accumulate<Batch>(
           executor.backward(tower.graph, tower.inputs(batch, from, to), sliceRows(gradients, from, to)),
         );
       }
+    }
+    if (executor.prefetch) {
+      const before = Promise.all(calls.slice(0, -1));
+      before.then(() => sendAhead(options, next())).catch(() => undefined);
     }
     for (const [name, value] of Object.entries(result.parameterGradients ?? {})) {
       calls.push(executor.addGradient(name, value));

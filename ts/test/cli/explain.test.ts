@@ -40,6 +40,22 @@ test('one object with --json', async () => {
   expect(record!.outputs).toEqual([{ name: 'embedding', type: 'float32', dims: [32, 8] }]);
 });
 
+test('activations are those of the threads that are asked about', async () => {
+  const held = async (...args: string[]) => {
+    const [record] = objects(await clipCid(['explain', model, '--batch', '4096', '--json', ...args]));
+    return (record as { training: { activations: number } }).training.activations;
+  };
+  const [one, two, eight] = [
+    await held('--threads', '1'),
+    await held('--threads', '2'),
+    await held('--threads', '8'),
+  ];
+  expect(two - one).toBeGreaterThan(0);
+  expect(eight - one).toBe(7 * (two - one));
+  expect((await clipCid(['explain', model, '--threads', '3'])).stdout).toMatch(/ on 3 threads$/m);
+  expect((await clipCid(['explain', model, '--threads', '1'])).stdout).toMatch(/ on 1 thread$/m);
+});
+
 test('what is missing, and what runs step by step, by node', async () => {
   const b = new GraphBuilder('odd');
   const x = b.input('x', 'float32', ['batch', 1, 3, 4, 4]);
@@ -62,6 +78,7 @@ test.each<[string[], RegExp, number]>([
   [['--size', 'length'], /Expected AXIS=N for --size but received length/, 2],
   [['--max-activation-memory', '0'], /for maxActivationMemory but received 0/, 2],
   [['--max-activation-memory', '1kB'], /at least \d+ bytes for maxActivationMemory.*but received 1000/, 2],
+  [['--threads', '0'], /for threads but received 0/, 2],
   [['--precision', 'fp8'], /for precision but received "fp8"/, 2],
   [['--output', 'logits'], /Expected one of embedding for outputs but received logits/, 2],
 ])('misuse %j', async (args, message, expected) => {

@@ -15,18 +15,18 @@ describe('a vision transformer', () => {
   const batch = 3;
   const explanation = of(vit(size), batch);
   const [tokens, { width, out, depth }] = [17, size];
-  // Behind the last attention only the first token counts.
+  // Behind the last attention's keys and values only the first token counts.
   const rows = batch * (tokens * (depth - 1) + 1);
-  const linear = 2 * width * width * (3 * depth * batch * tokens + 9 * rows);
-  const attention = 4 * batch * tokens * tokens * width;
-  const products = 2 * batch * 16 * 48 * width + linear + depth * attention + 2 * batch * width * out;
+  const linear = 2 * width * width * (2 * depth * batch * tokens + 10 * rows);
+  const attention = 4 * rows * tokens * width;
+  const products = 2 * batch * 16 * 48 * width + linear + attention + 2 * batch * width * out;
 
   test('has the products of its layers', () => {
     expect(forwardProducts(vit(size), { pixels: [batch, 3, 16, 16] })).toBe(products);
     const forward = explanation.training!.forward;
     expect(forward.find(({ op }) => op === 'attention')).toMatchObject({
       runs: depth,
-      flops: depth * attention,
+      flops: attention,
     });
     // Twice the work backward, save for the gradient of the pixels, which nobody needs.
     const dense = (costs: readonly OperationCosts[]) =>

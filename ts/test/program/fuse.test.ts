@@ -114,10 +114,12 @@ test.each(['vit', 'text'])(
     expect(found.Transpose ?? 0).toBe(name === 'vit' ? 1 : 0);
     expect(found.Split ?? 0).toBe(0);
     expect(found.Softmax ?? 0).toBe(0);
-    // The row that is read is picked behind the last attention, there and from what is added to it.
-    expect(found.Slice ?? 0).toBe(name === 'vit' ? 2 : 0);
+    // The row that is read is picked for the last attention's query and from what is added to its result. Weights and biases of the
+    // query are apart from those of keys and values.
+    expect(found.Slice ?? 0).toBe(name === 'vit' ? 6 : 4);
     expect(found.PickRow ?? 0).toBe(name === 'vit' ? 0 : 2);
-    expect(found.Gather ?? 0).toBe(name === 'vit' ? 0 : 1);
+    // Of embeddings, and of the causal mask.
+    expect(found.Gather ?? 0).toBe(name === 'vit' ? 0 : 2);
   },
 );
 

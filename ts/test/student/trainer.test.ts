@@ -266,6 +266,51 @@ describe('train', () => {
     expect(steps).toEqual([1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]);
   });
 
+  it.each([2, 6])(
+    'announces the next batch while the last call backward runs, in micro-batches of %i',
+    async (microBatch) => {
+      const log: string[] = [];
+      const base = linearExecutor(width);
+      let last: Promise<unknown> = Promise.resolve();
+      // One call after the other, each a turn of the event loop, as on a device.
+      const queued = <Args extends unknown[], T>(name: string, work: (...args: Args) => Promise<T>) => {
+        return (...args: Args): Promise<T> => {
+          const result = last.then(async () => {
+            await new Promise(setImmediate);
+            log.push(name);
+            return work(...args);
+          });
+          last = result;
+          return result;
+        };
+      };
+      const announced: unknown[] = [];
+      executor = {
+        ...base,
+        backward: queued('backward', base.backward),
+        addGradient: queued('addGradient', base.addGradient),
+        update: queued('update', base.update),
+        prefetch: async (graph, inputs) => {
+          log.push(`next of ${graph}`);
+          announced.push(inputs.x!.data);
+        },
+      };
+      const steps = 3;
+      await train(options({ microBatch, schedule: { rate: 0.05, warmup: 0, steps } }));
+      const calls = (more: string[]) => [
+        ...Array.from({ length: rows / microBatch - 1 }, () => 'backward'),
+        ...more,
+        'backward',
+        'addGradient',
+        'update',
+      ];
+      const next = calls(['next of tower']);
+      expect(log).toEqual([...next, ...next, ...calls([])]);
+      const second = await Promise.all([1, 2].map((step) => source.batch(0, step)));
+      expect(announced).toEqual(second.map(({ x }) => x.slice(0, microBatch * width)));
+    },
+  );
+
   it('passes on the failure of a batch that was prepared ahead', async () => {
     const failing: BatchSource<Batch> = {
       ...source,

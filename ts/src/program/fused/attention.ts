@@ -5,7 +5,7 @@ import type { ShapeContext } from '../shapes/context.ts';
 import type { FusedOperator, FusedOperators } from './types.ts';
 
 /** What a causal mask adds to a score that may not count. */
-const NEVER = -1e9;
+export const NEVER = -1e9;
 
 /** Sizes of an attention: queries [batch, queries, width], keys and values [batch, keys, width], `heads` of `depth` columns each. */
 export interface AttentionShape {
@@ -18,6 +18,8 @@ export interface AttentionShape {
   readonly causal: boolean;
   /** Queries, keys and values are the three thirds of one value's columns, [batch, tokens, 3 · width]; the other two inputs are left out. */
   readonly packed: boolean;
+  /** Keys and values are the two halves of the second input's columns, [batch, keys, 2 · width]; the third is left out. */
+  readonly paired: boolean;
 }
 
 /** `first` is the input that holds the queries. */
@@ -35,6 +37,7 @@ export function attentionShape(node: GraphNode, c: ShapeContext, first: number):
     scale: floatAttribute(node, 'scale', 1),
     causal: intAttribute(node, 'causal', 0) === 1,
     packed,
+    paired: intAttribute(node, 'paired', 0) === 1,
   };
 }
 
@@ -47,6 +50,12 @@ function split(e: Emitter, node: GraphNode, shape: AttentionShape, first: number
     const sizes = e.graph.ints([heads, heads, heads]);
     const parts = e.graph.emitAll('Split', [rows, sizes], { axis: 2 }, 3);
     return parts.map(turn) as [string, string, string];
+  }
+  if (shape.paired) {
+    const q = e.reshape(node.inputs[first]!, [batch, queries, heads, depth]);
+    const rows = e.reshape(node.inputs[first + 1]!, [batch, keys, 2 * heads, depth]);
+    const parts = e.graph.emitAll('Split', [rows, e.graph.ints([heads, heads])], { axis: 2 }, 2);
+    return [q, ...parts].map(turn) as [string, string, string];
   }
   const parts = node.inputs
     .slice(first, first + 3)
@@ -85,11 +94,11 @@ const attention: FusedOperator = {
       string,
       string,
     ];
-    const packed = c.int('packed', 0) === 1;
+    const count = c.int('packed', 0) === 1 ? 1 : c.int('paired', 0) === 1 ? 2 : 3;
     if (mask !== '' && c.needs(3))
       throw c.unsupported('has a mask that is learned: that has no gradient rule');
     const inputs = [c.dy, q, k, v, mask, c.y, lse];
-    const gradients = c.graph.emitAll('AttentionGradient', inputs, c.node.attributes, packed ? 1 : 3, OWN);
+    const gradients = c.graph.emitAll('AttentionGradient', inputs, c.node.attributes, count, OWN);
     gradients.forEach((gradient, i) => {
       c.give(i, gradient);
     });
@@ -115,7 +124,7 @@ const attention: FusedOperator = {
       : undefined,
 };
 
-/** dy, q, k, v, mask, y, log-sum-exps → dq, dk, dv, or that of all three packed. */
+/** dy, q, k, v, mask, y, log-sum-exps → dq, dk, dv, or that of all three packed, or dq and that of both. */
 const attentionGradient: FusedOperator = {
   shape: (c) => c.node.outputs.map((_, i) => c.info(i + 1)),
   decompose: (e, node, c) => {
@@ -135,7 +144,8 @@ const attentionGradient: FusedOperator = {
       e.matmul(ds, q, { transA: true, alpha }),
       e.matmul(p, dy, { transA: true }),
     ].map((value) => merge(e, value));
-    return shape.packed ? [e.concat(parts, 2)] : parts;
+    if (shape.packed) return [e.concat(parts, 2)];
+    return shape.paired ? [parts[0]!, e.concat(parts.slice(1), 2)] : parts;
   },
 };
 

@@ -1,5 +1,7 @@
-import { intAttribute, numbersOf, positiveAxis, product } from '../attributes.ts';
+import { floatAttribute, intAttribute, numbersOf, positiveAxis, product } from '../attributes.ts';
+import { toAttributes } from '../builder.ts';
 import { Emitter, OWN } from '../emitter.ts';
+import { attentionShape, NEVER } from '../fused/attention.ts';
 import type { GraphNode } from '../graph.ts';
 import { ELEMENTWISE } from '../items.ts';
 import { sliceRanges } from '../shapes/layout.ts';
@@ -13,13 +15,14 @@ interface Pick {
 }
 
 /**
- * A graph that computes nothing of rows of which only one an item is read in the end: behind the last attention, a transformer whose
- * embedding is one token's works on that token alone, forward and backward. What is left is computed as it was. Rows are picked as
- * early as the operators between work on each row by itself.
+ * A graph that computes nothing of rows of which only one an item is read in the end: behind the last attention's keys and values, a
+ * transformer whose embedding is one token's works on that token alone, forward and backward. What is left is computed as it was. Rows
+ * are picked as early as the operators between work on each row by itself.
  */
 export function withoutUnreadRows(graph: StaticGraph): StaticGraph {
-  const nodes = graph.toGraph().nodes;
-  const narrowed = narrowNodes(graph, nodes);
+  const live = liveOf(graph);
+  const { nodes, makers } = live;
+  const narrowed = narrowNodes(live);
   if (narrowed.size === 0) return graph;
 
   const result = new StaticGraph(graph, graph.inputs, graph.outputs);
@@ -39,7 +42,6 @@ export function withoutUnreadRows(graph: StaticGraph): StaticGraph {
     }
     return rows;
   };
-  const makers = new Map(nodes.flatMap((node) => node.outputs.map((output) => [output, node] as const)));
   const written = new Set<GraphNode>();
   const write = (node: GraphNode | undefined): void => {
     if (!node || written.has(node)) return;
@@ -49,9 +51,11 @@ export function withoutUnreadRows(graph: StaticGraph): StaticGraph {
     if (typeof pick?.at === 'string') write(makers.get(pick.at));
     for (const input of node.inputs) write(makers.get(input));
     if (pick) {
-      const { rowwise, shape } = operandsOf(graph, node, pick)!;
-      const inputs = node.inputs.map((input, i) => (rowwise.has(i) ? pickedOf(input, pick) : input));
-      result.append(shape ? reshapeNode(e, node, inputs[0]!, shape) : { ...node, inputs });
+      const { rowwise, shape } = operandsOf(live, node, pick)!;
+      const picked = (value: string) => pickedOf(value, pick);
+      const inputs = node.inputs.map((input, i) => (rowwise.has(i) ? picked(input) : input));
+      if (isAttention(node)) result.append(oneQuery(e, live, { ...node, inputs }, pick, picked));
+      else result.append(shape ? reshapeNode(e, node, inputs[0]!, shape) : { ...node, inputs });
     } else if (pickOf(graph, node) && made.has(node.inputs[0]!)) {
       result.append(reshapeNode(e, node, node.inputs[0]!, graph.dims(node.outputs[0]!)));
     } else {
@@ -62,8 +66,17 @@ export function withoutUnreadRows(graph: StaticGraph): StaticGraph {
   return result;
 }
 
-/** Nodes of whose rows only picked ones are read, with what picks them. */
-function narrowNodes(graph: StaticGraph, nodes: readonly GraphNode[]): Map<GraphNode, Pick> {
+/** What a graph's outputs need, and who makes and reads each value of it. */
+interface Live {
+  readonly graph: StaticGraph;
+  readonly nodes: readonly GraphNode[];
+  readonly makers: ReadonlyMap<string, GraphNode>;
+  readonly readers: ReadonlyMap<string, readonly GraphNode[]>;
+}
+
+function liveOf(graph: StaticGraph): Live {
+  const { nodes } = graph.toGraph();
+  const makers = new Map(nodes.flatMap((node) => node.outputs.map((output) => [output, node] as const)));
   const readers = new Map<string, GraphNode[]>();
   for (const node of nodes) {
     for (const input of new Set(node.inputs)) {
@@ -72,12 +85,18 @@ function narrowNodes(graph: StaticGraph, nodes: readonly GraphNode[]): Map<Graph
       else readers.set(input, [node]);
     }
   }
+  return { graph, nodes, makers, readers };
+}
+
+/** Nodes of whose rows only picked ones are read, with what picks them. */
+function narrowNodes(live: Live): Map<GraphNode, Pick> {
+  const { graph, nodes, readers } = live;
   const outputs = new Set(graph.outputs);
   const narrowed = new Map<GraphNode, Pick>();
   const readAs = (value: string, reader: GraphNode): Pick | undefined => {
     const pick = narrowed.get(reader);
     if (!pick) return reader.inputs.indexOf(value) === 0 ? pickOf(graph, reader) : undefined;
-    const { rowwise } = operandsOf(graph, reader, pick)!;
+    const { rowwise } = operandsOf(live, reader, pick)!;
     return reader.inputs.every((input, i) => input !== value || rowwise.has(i)) ? pick : undefined;
   };
   for (const node of nodes.toReversed()) {
@@ -86,7 +105,7 @@ function narrowNodes(graph: StaticGraph, nodes: readonly GraphNode[]): Map<Graph
     const picks = (readers.get(value) ?? []).map((reader) => readAs(value, reader));
     const [first] = picks;
     const same = picks.every((pick) => pick && first && samePick(pick, first));
-    if (first && same && operandsOf(graph, node, first)) narrowed.set(node, first);
+    if (first && same && operandsOf(live, node, first)) narrowed.set(node, first);
   }
   return narrowed;
 }
@@ -150,7 +169,8 @@ interface Operands {
 const RELABELS: ReadonlySet<string> = new Set(['Reshape', 'Flatten', 'Squeeze', 'Unsqueeze']);
 
 /** The operands of a node that makes each row of its output from the same row of its inputs; undefined for any other. */
-function operandsOf(graph: StaticGraph, node: GraphNode, pick: Pick): Operands | undefined {
+function operandsOf(live: Live, node: GraphNode, pick: Pick): Operands | undefined {
+  const { graph } = live;
   const dims = graph.dims(node.outputs[0]!);
   const axes = rowAxes(dims, pick);
   if (axes === undefined) return undefined;
@@ -159,6 +179,7 @@ function operandsOf(graph: StaticGraph, node: GraphNode, pick: Pick): Operands |
   if (RELABELS.has(node.op))
     return rowAxes(first, pick) ? { ...alone, shape: pickedDims(dims, pick) } : undefined;
   if (ELEMENTWISE.has(node.op)) return elementwise(graph, node, dims, axes);
+  if (isAttention(node)) return attention(live, node, axes);
   if (rowAxes(first, pick) !== axes) return undefined;
   switch (node.op) {
     case 'LayerNormalization':
@@ -193,4 +214,70 @@ function elementwise(
     else if (sizes[axes - 1] !== 1) return undefined;
   }
   return rowwise.size > 0 ? { rowwise } : undefined;
+}
+
+const isAttention = ({ op, domain }: GraphNode) => op === 'Attention' && domain === OWN;
+
+/** A row of an attention is that of its query. */
+function attention(live: Live, node: GraphNode, axes: number): Operands | undefined {
+  const { graph } = live;
+  const mask = node.inputs[3] ?? '';
+  if (axes !== 2 || (mask !== '' && graph.dims(mask)[2] !== 1)) return undefined;
+  if (!attentionShape(node, graph.context(node), 0).packed) return { rowwise: new Set([0]) };
+  return projectionOf(live, node) ? { rowwise: new Set() } : undefined;
+}
+
+/** The product that makes queries, keys and values for an attention, and for nothing else. */
+function projectionOf({ graph, makers, readers }: Live, node: GraphNode): GraphNode | undefined {
+  let value = node.inputs[0]!;
+  let maker: GraphNode | undefined;
+  do {
+    if (readers.get(value)!.length > 1 || graph.outputs.includes(value)) return undefined;
+    maker = makers.get(value);
+    value = maker?.inputs[0] ?? '';
+  } while (maker?.op === 'Reshape');
+  if (maker?.op !== 'Gemm' && maker?.op !== 'MatMul') return undefined;
+  if (graph.dims(maker.inputs[1]!).length !== 2 || intAttribute(maker, 'transA', 0) === 1) return undefined;
+  const bias = maker.inputs[2] ?? '';
+  return bias === '' || graph.dims(bias).length === 1 ? maker : undefined;
+}
+
+/** An attention of one query an item to all keys and values. */
+function oneQuery(
+  e: Emitter,
+  live: Live,
+  node: GraphNode,
+  pick: Pick,
+  picked: (value: string) => string,
+): GraphNode {
+  const { batch, rows, at } = pick;
+  const [, , , mask = ''] = node.inputs;
+  const causal = intAttribute(node, 'causal', 0) === 1;
+  const attributes = { heads: intAttribute(node, 'heads', 1), scale: floatAttribute(node, 'scale', 1) };
+  const write = (operands: readonly string[], more: Readonly<Record<string, number>> = {}): GraphNode => {
+    // The last token sees all.
+    const seen = causal && at !== rows - 1 ? seenFrom(e, pick) : mask;
+    const inputs = seen === '' ? operands : [...operands, seen];
+    return { ...node, inputs, attributes: toAttributes({ ...attributes, ...more }) };
+  };
+  if (intAttribute(node, 'packed', 0) === 0) return write(node.inputs.slice(0, 3));
+  const projection = projectionOf(live, node)!;
+  const [x, weight, bias = ''] = projection.inputs as [string, string, string?];
+  const axis = intAttribute(projection, 'transB', 0) === 1 ? 0 : 1;
+  const width = e.dims(weight)[axis]! / 3;
+  /** Of thirds of the columns. */
+  const project = (from: string, begin: number, end: number, tokens: number) => {
+    const part = (value: string, along: number) => e.slice(value, [along], [begin * width], [end * width]);
+    const added = bias === '' ? [] : [part(bias, 0)];
+    const y = e.graph.emit(projection.op, [from, part(weight, axis), ...added], projection.attributes);
+    return e.reshape(y, [batch, tokens, (end - begin) * width]);
+  };
+  return write([project(picked(x), 0, 1, 1), project(x, 1, 3, rows), ''], { paired: 1 });
+}
+
+/** A causal mask's row at the picked token, [batch or 1, 1, 1, rows]. */
+function seenFrom(e: Emitter, { batch, rows, at }: Pick): string {
+  const all = e.graph.causal(rows, rows, NEVER);
+  if (typeof at === 'number') return e.reshape(e.slice(all, [0], [at], [at + 1]), [1, 1, 1, rows]);
+  return e.reshape(e.graph.emit('Gather', [all, at], { axis: 0 }), [batch, 1, 1, rows]);
 }

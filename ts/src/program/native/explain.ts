@@ -10,7 +10,7 @@ import { type InputDims, type StaticGraph, specialize } from '../static.ts';
 import { NO_DEVICE, operationsOf, total } from './costs.ts';
 import { type Draft, elementBytes, refsOf, type Storage } from './draft.ts';
 import type { PhaseDraft } from './memory.ts';
-import { type NativeProgram, planProgram } from './program.ts';
+import { activationBytes, type DeviceTraits, type NativeProgram, planProgram } from './program.ts';
 
 /** Operations of one kind in a pass. */
 export interface OperationCosts {
@@ -29,7 +29,7 @@ export interface PassPlan {
   readonly parts: number;
   readonly forward: readonly OperationCosts[];
   readonly backward: readonly OperationCosts[];
-  /** Bytes that all values take that are not parameters. */
+  /** Bytes that all values take that are not parameters, on as many threads as were asked about. */
   readonly activations: number;
   /** What is kept from the forward pass for the backward pass, the largest first. */
   readonly saved: readonly { readonly name: string; readonly bytes: number }[];
@@ -72,6 +72,7 @@ export interface Explanation {
  * @param batch Size of the inputs' first axis where that is open.
  * @param sizes Sizes of other open axes by name. One that is missing is a RangeError that names it.
  * @param options Of training (ExecutorOptions). A limit that cannot be met is a RangeError. The processor need not have the precision.
+ *   `threads`, each of which needs memory of its own, defaults to 1.
  * @throws CidError MODEL_INVALID for a graph that does not fit the sizes.
  */
 export function explain(
@@ -79,9 +80,14 @@ export function explain(
   parameters: readonly Omit<Parameter, 'value'>[],
   batch: number,
   sizes: Readonly<Record<string, number>> = {},
-  options: { readonly maxActivationMemory?: number | undefined; readonly precision?: Precision } = {},
+  options: {
+    readonly maxActivationMemory?: number | undefined;
+    readonly precision?: Precision;
+    readonly threads?: number;
+  } = {},
 ): Explanation {
-  const { maxActivationMemory, precision = 'float32' } = options;
+  const { maxActivationMemory, precision = 'float32', threads = 1 } = options;
+  const traits = { ...NO_DEVICE, threads };
   const dims = inputDims(graph, batch, sizes);
   const learned = new Set(parameters.filter(({ trainable }) => trainable).map(({ name }) => name));
   const count = (list: readonly Omit<Parameter, 'value'>[]) =>
@@ -117,7 +123,7 @@ export function explain(
       program = planProgram(graph, {
         dims,
         starts,
-        traits: NO_DEVICE,
+        traits,
         training,
         ...(training ? { learned, maxActivationMemory, precision } : {}),
       });
@@ -131,7 +137,7 @@ export function explain(
       if (!unsupported.some((known) => known.node === entry.node && known.why === why))
         unsupported.push(entry);
     }
-    return program.unsupported.length > 0 ? undefined : passOf(program);
+    return program.unsupported.length > 0 ? undefined : passOf(program, traits);
   };
   const [inference, training] = [plan(false), plan(true)];
   return {
@@ -217,12 +223,13 @@ function partsLeft(nodes: readonly GraphNode[]): { op: string; node: string; of:
   });
 }
 
-function passOf({ phases, forwardPhases, memory, parts }: NativeProgram): PassPlan {
+function passOf(program: NativeProgram, traits: DeviceTraits): PassPlan {
+  const { phases, forwardPhases, memory, parts } = program;
   return {
     parts,
     forward: costsOf(phases.slice(0, forwardPhases)),
     backward: costsOf(phases.slice(forwardPhases)),
-    activations: memory.arenaBytes + memory.ownBytes,
+    activations: activationBytes(program, traits),
     saved: memory.saved.toSorted((a, b) => b.bytes - a.bytes),
   };
 }

@@ -36,6 +36,17 @@ export interface Place {
   readonly layout?: Layout;
 }
 
+/** Columns of a matrix, or some elements that follow one another: where they begin, and elements from one row to the next. */
+export interface Window {
+  readonly offset: number;
+  readonly row: number;
+}
+
+/** A parameter's gradient, or a window of it, that a value is added to. */
+export interface GradientPart extends Partial<Window> {
+  readonly parameter: string;
+}
+
 /** A node that the native core has no operation for. */
 export interface Unsupported {
   readonly node: GraphNode;
@@ -55,8 +66,8 @@ export class Lowering {
   readonly unsupported: Unsupported[] = [];
   readonly #places = new Map<string, Place>();
   readonly #starts: ReadonlyMap<string, number>;
-  /** Gradients by the value that is added to them, with the parameter's name. */
-  readonly #targets: ReadonlyMap<string, string>;
+  /** Gradients by the value that is added to them. */
+  readonly #targets: ReadonlyMap<string, GradientPart>;
   readonly #gradients = new Map<string, Storage>();
   readonly #accumulated = new Set<string>();
   readonly #used: ReadonlySet<string>;
@@ -65,6 +76,8 @@ export class Lowering {
   readonly #converted = new Map<string, Place>();
   /** What values are that only repeat another one along some axes, until somebody needs them whole. */
   readonly #repeated = new Map<string, string>();
+  /** What values are that are only windows of parameters, until somebody needs them dense. */
+  readonly #windows = new Map<string, Window & { readonly source: string }>();
   #node: GraphNode | undefined;
 
   constructor(
@@ -73,7 +86,7 @@ export class Lowering {
       /** Where each parameter begins in the flat buffer. */
       readonly starts: ReadonlyMap<string, number>;
       /** Values that are added to a parameter's gradient, and nothing else is done with. */
-      readonly targets: ReadonlyMap<string, string>;
+      readonly targets: ReadonlyMap<string, GradientPart>;
       /** Values that something reads. */
       readonly used: ReadonlySet<string>;
       /** Of products that are large enough. */
@@ -118,6 +131,17 @@ export class Lowering {
         name: value,
       };
       this.stepInto(made, 'copy', [this.operand(source, dims)]);
+      this.#places.set(value, { storage: made, offset: 0 });
+      return this.place(value);
+    }
+    const window = this.#windows.get(value);
+    if (window) {
+      const [rows, columns] = this.dims(value) as [number, number];
+      const from = this.place(window.source);
+      const made: Storage = { ...from.storage, space: 'arena', count: rows * columns, name: value };
+      const code = [this.typeNumber(value), 2, rows, window.row, columns, columns, 1, 1];
+      const source = this.ref({ ...from, offset: from.offset + window.offset });
+      this.fixed('copy', [...code, source, this.ref({ storage: made, offset: 0 }, 'write')]);
       this.#places.set(value, { storage: made, offset: 0 });
       return this.place(value);
     }
@@ -261,13 +285,29 @@ export class Lowering {
   }
 
   /**
-   * Room for a value that may be added to a parameter's gradient where it is made: then `accumulate`, and the value is nowhere else.
+   * Room for a value that may be added to a parameter's gradient where it is made: then `accumulate`, and the value is nowhere else. Its
+   * rows are `row` apart where they are not dense.
    */
-  writeSum(value: string): { readonly ref: Ref; readonly accumulate: boolean } {
-    const parameter = this.#targets.get(value);
-    if (parameter === undefined) return { ref: this.write(value), accumulate: false };
+  writeSum(value: string): { readonly ref: Ref; readonly accumulate: boolean; readonly row?: number } {
+    const target = this.#targets.get(value);
+    if (target === undefined) return { ref: this.write(value), accumulate: false };
     this.#accumulated.add(value);
-    return { ref: this.ref({ storage: this.gradient(parameter), offset: 0 }, 'update'), accumulate: true };
+    const { parameter, offset = 0, row } = target;
+    const ref = this.ref({ storage: this.gradient(parameter), offset }, 'update');
+    return { ref, accumulate: true, ...(row === undefined ? {} : { row }) };
+  }
+
+  /** A matrix that is a window of a parameter, which costs nothing where products read it. */
+  window(value: string, source: string, window: Window): void {
+    this.#windows.set(value, { ...window, source });
+  }
+
+  /** A product's operand, and how far its rows are apart where they are not dense. */
+  matrix(value: string): { readonly ref: Ref; readonly row?: number } {
+    const window = this.#places.has(value) ? undefined : this.#windows.get(value);
+    if (!window) return { ref: this.read(value) };
+    const { storage, offset } = this.place(window.source);
+    return { ref: this.ref({ storage, offset: offset + window.offset }), row: window.row };
   }
 
   /** Room for a value, or null where nothing reads it. */
@@ -427,8 +467,9 @@ export class Lowering {
     }
     // What a rule did not add to a gradient itself is added behind it.
     for (const output of node.outputs) {
-      const parameter = this.#targets.get(output);
-      if (parameter !== undefined && !this.#accumulated.has(output)) this.addToGradient(parameter, output);
+      const target = this.#targets.get(output);
+      if (target !== undefined && !this.#accumulated.has(output))
+        this.addToGradient(target.parameter, output);
     }
     this.#node = undefined;
   }

@@ -11,7 +11,7 @@ import { unbiasedFactor } from '../statistics.ts';
 import { chain } from './chains.ts';
 import { elementBytes, type Ref, type Storage } from './draft.ts';
 import { encode } from './encode.ts';
-import { Lowering, type Raw, type Unsupported } from './lowering.ts';
+import { type GradientPart, Lowering, type Raw, type Unsupported, type Window } from './lowering.ts';
 import { type MemoryPlan, type PhaseDraft, planMemory } from './memory.ts';
 import { phasesApart, phasesInTurn } from './phases.ts';
 import { recompute } from './recompute.ts';
@@ -289,14 +289,15 @@ const RELABELS: ReadonlySet<string> = new Set(['Reshape', 'Flatten', 'Squeeze', 
 
 /**
  * Which values are added to which parameter's gradient where they are made: the gradient itself, or, where it is a sum of values that
- * nothing else reads, each of these. `skipped` are the nodes of such sums; `rest` are gradients that have to be added afterwards.
+ * nothing else reads, each of these, and of one that is a product or a sum with zeros around it what is inside. `skipped` are the nodes
+ * of such sums; `rest` are gradients that have to be added afterwards.
  */
 function sumsInto(
   graph: StaticGraph,
   backward: readonly GraphNode[],
   d: Differentiated,
 ): {
-  targets: Map<string, string>;
+  targets: Map<string, GradientPart>;
   skipped: Set<GraphNode>;
   rest: (readonly [parameter: string, value: string])[];
 } {
@@ -308,7 +309,7 @@ function sumsInto(
   for (const { inputs } of backward) inputs.forEach(use);
   for (const value of d.gradients.values()) use(value);
   extras(d).forEach(use);
-  const targets = new Map<string, string>();
+  const targets = new Map<string, GradientPart>();
   const skipped = new Set<GraphNode>();
   const rest: (readonly [string, string])[] = [];
   const follow = (value: string, parameter: string): void => {
@@ -317,13 +318,19 @@ function sumsInto(
       rest.push([parameter, value]);
       return;
     }
+    const inside = node.op === 'Pad' ? paddedSum(graph, node, producers.get(node.inputs[0]!)) : undefined;
+    if (inside && uses.get(node.inputs[0]!) === 1) {
+      skipped.add(node);
+      targets.set(node.inputs[0]!, { parameter, ...inside });
+      return;
+    }
     const count = product(graph.dims(value));
     const parts = RELABELS.has(node.op) ? node.inputs.slice(0, 1) : node.op === 'Add' ? node.inputs : [];
     const whole = parts.every(
       (part) => uses.get(part) === 1 && producers.has(part) && product(graph.dims(part)) === count,
     );
     if (parts.length === 0 || !whole) {
-      targets.set(value, parameter);
+      targets.set(value, { parameter });
       return;
     }
     skipped.add(node);
@@ -331,6 +338,22 @@ function sumsInto(
   };
   for (const [parameter, value] of d.gradients) follow(value, parameter);
   return { targets, skipped, rest };
+}
+
+const PRODUCTS: ReadonlySet<string> = new Set(['MatMul', 'FusedMatMul', 'Gemm']);
+
+/** Where in a matrix or a row of zeros something lies that its operation can add where it is to be. */
+function paddedSum(graph: StaticGraph, pad: GraphNode, maker: GraphNode | undefined): Window | undefined {
+  const dims = graph.dims(pad.outputs[0]!);
+  const fits =
+    dims.length === 2
+      ? maker && PRODUCTS.has(maker.op) && (maker.inputs[2] ?? '') === ''
+      : dims.length === 1 && maker?.op === 'SumOver';
+  const pads = graph.context(pad).numbers(1);
+  if (!fits || pad.inputs.length > 2 || 'mode' in pad.attributes || pads.some((count) => count < 0))
+    return undefined;
+  const row = dims.at(-1)!;
+  return { offset: dims.length === 2 ? pads[0]! * row + pads[1]! : pads[0]!, row };
 }
 
 /** average ← momentum · average + (1 − momentum) · batch's */

@@ -76,6 +76,10 @@ function slice(l: Lowering, x: string, y: string, starts: readonly number[], ste
     l.alias(y, x, offset);
     return;
   }
+  if (dims.length === 2 && steps.every((step) => step === 1) && l.place(x).storage.space === 'parameters') {
+    l.window(y, x, { offset, row: own[1]! });
+    return;
+  }
   const ref = l.read(x);
   copy(
     l,

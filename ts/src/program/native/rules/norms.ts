@@ -1,5 +1,5 @@
 import { floatAttribute, intAttribute, positiveAxis, product } from '../../attributes.ts';
-import { attentionShape } from '../../fused/attention.ts';
+import { type AttentionShape, attentionShape } from '../../fused/attention.ts';
 import type { GraphNode } from '../../graph.ts';
 import type { Ref } from '../draft.ts';
 import type { Lowering, LoweringRule, LoweringRules } from '../lowering.ts';
@@ -33,6 +33,20 @@ const layerNormalizationGradient: LoweringRule = (l, node) => {
   l.fixed('layerNormGradient', [rows, size, ...operands, null, l.writeUsed(dx), ...sums], 14 * rows * size);
 };
 
+/** Which input q, k and v lie in, and in which of the columns of its rows, in units of their width. */
+function layoutOf({
+  packed,
+  paired,
+}: AttentionShape): readonly (readonly [input: number, at: number, of: number])[] {
+  if (packed) return [0, 1, 2].map((at) => [0, at, 3]);
+  if (!paired) return [0, 1, 2].map((input) => [input, 0, 1]);
+  return [
+    [0, 0, 1],
+    [1, 0, 2],
+    [1, 1, 2],
+  ];
+}
+
 /** Columns of a row of q, k and v, and where each begins. */
 function attentionOperands(
   l: Lowering,
@@ -40,9 +54,9 @@ function attentionOperands(
   first: number,
 ): { code: number[]; places: (at: (input: number) => Ref) => Ref[]; mask: Ref | null; flops: number } {
   const shape = attentionShape(node, l.context(node), first);
-  const { batch, queries, keys, heads, depth, packed } = shape;
+  const { batch, queries, keys, heads, depth } = shape;
   const width = heads * depth;
-  const row = packed ? 3 * width : width;
+  const lying = layoutOf(shape);
   const mask = node.inputs[first + 3] ?? '';
   const strides = [0, 0, 0];
   if (mask !== '') {
@@ -55,18 +69,16 @@ function attentionOperands(
     keys,
     heads,
     depth,
-    row,
-    row,
-    row,
+    ...lying.map(([, , of]) => of * width),
     shape.scale,
     shape.causal ? 1 : 0,
     l.precisionNumber,
     ...strides,
   ];
   const places = (at: (input: number) => Ref) =>
-    [0, 1, 2].map((i) => {
-      const ref = at(packed ? 0 : i);
-      return packed ? { ...ref, offset: ref.offset + i * width } : ref;
+    lying.map(([input, column]) => {
+      const ref = at(input);
+      return { ...ref, offset: ref.offset + column * width };
     });
   // Under a causal mask half of the scores count.
   const scores = (batch * heads * queries * keys * depth * 2) / (shape.causal ? 2 : 1);

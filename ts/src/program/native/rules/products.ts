@@ -1,6 +1,6 @@
 import { broadcastDims, floatAttribute, intAttribute, product } from '../../attributes.ts';
 import type { GraphNode } from '../../graph.ts';
-import type { ProductHead, Ref } from '../draft.ts';
+import type { ProductHead } from '../draft.ts';
 import { type Lowering, type LoweringRules, NotNative } from '../lowering.ts';
 
 interface Sides {
@@ -22,20 +22,19 @@ function sidesOf(node: GraphNode): Sides {
   };
 }
 
-/** alpha · op(a) · op(b) into a place of the product's shape. */
+/** alpha · op(a) · op(b) into a place of the product's shape, whose rows may be further apart. */
 function multiply(
   l: Lowering,
   { a, b, transposeA, transposeB, alpha }: Sides,
-  c: Ref,
-  accumulate: boolean,
+  { ref: c, accumulate, row }: ReturnType<Lowering['writeSum']>,
 ): void {
   let [aDims, bDims] = [l.dims(a), l.dims(b)];
   if (aDims.length < 2) aDims = [1, ...aDims];
   if (bDims.length < 2) bDims = [...bDims, 1];
-  const [rowA, rowB] = [aDims.at(-1)!, bDims.at(-1)!];
-  const k = transposeA ? aDims.at(-2)! : rowA;
-  const n = transposeB ? bDims.at(-2)! : rowB;
-  let m = transposeA ? rowA : aDims.at(-2)!;
+  const [columnsA, columnsB] = [aDims.at(-1)!, bDims.at(-1)!];
+  const k = transposeA ? aDims.at(-2)! : columnsA;
+  const n = transposeB ? bDims.at(-2)! : columnsB;
+  let m = transposeA ? columnsA : aDims.at(-2)!;
   let [aBatch, bBatch] = [aDims.slice(0, -2), bDims.slice(0, -2)];
   if (bBatch.every((dim) => dim === 1) && !transposeA) {
     // One right side for all rows.
@@ -57,6 +56,7 @@ function multiply(
   const strideC = dims.map((_, axis) => product(dims.slice(axis + 1)) * m * n);
   const levels = batchLevels(dims, [strideA, strideB, strideC]);
   const pair = (pick: (level: BatchLevel) => number): [number, number] => [pick(levels[0]), pick(levels[1])];
+  const [left, right] = [l.matrix(a), l.matrix(b)];
   const head: Omit<ProductHead, 'node' | 'precision'> = {
     batches: pair((level) => level.size),
     batchA: pair((level) => level.strides[0]!),
@@ -65,15 +65,15 @@ function multiply(
     m,
     n,
     k,
-    rowA,
-    rowB,
-    rowC: n,
+    rowA: left.row ?? columnsA,
+    rowB: right.row ?? columnsB,
+    rowC: row ?? n,
     transposeA,
     transposeB,
     accumulate,
     alpha,
-    a: l.read(a),
-    b: l.read(b),
+    a: left.ref,
+    b: right.ref,
     c,
   };
   l.product(head);
@@ -106,8 +106,7 @@ function batchLevels(
 }
 
 const matmul = (l: Lowering, node: GraphNode) => {
-  const { ref, accumulate } = l.writeSum(node.outputs[0]!);
-  multiply(l, sidesOf(node), ref, accumulate);
+  multiply(l, sidesOf(node), l.writeSum(node.outputs[0]!));
 };
 
 export const productRules: LoweringRules = {
@@ -120,7 +119,7 @@ export const productRules: LoweringRules = {
     const y = node.outputs[0]!;
     const beta = floatAttribute(node, 'beta', 1);
     const { storage } = l.write(y);
-    multiply(l, sidesOf(node), { storage, offset: 0, access: 'write' }, false);
+    multiply(l, sidesOf(node), { ref: { storage, offset: 0, access: 'write' }, accumulate: false });
     let added = l.operand(bias, l.dims(y));
     if (beta !== 1) {
       const scaled = l.fresh('float32', l.count(bias), `${y}.bias`);
