@@ -1,5 +1,7 @@
 // No instructions beyond the architecture's own.
 #include <cmath>
+#include <cstdint>
+#include <cstring>
 
 namespace {
 
@@ -12,7 +14,14 @@ inline Floats squareRoot(Floats a) {
   for (int lane = 0; lane < kWidth; ++lane) a[lane] = std::sqrt(a[lane]);
   return a;
 }
-
+inline Floats loadPart(const float* p, int64_t count) {
+  Floats value = {};
+  memcpy(&value, p, static_cast<size_t>(count) * sizeof(float));
+  return value;
+}
+inline void storePart(float* p, Floats value, int64_t count) {
+  memcpy(p, &value, static_cast<size_t>(count) * sizeof(float));
+}
 }  // namespace
 
 #include "cpu/ops/simd.inc"
