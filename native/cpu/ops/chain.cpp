@@ -52,11 +52,13 @@ void set(const ChainOutput& output, int64_t index, T value) {
 
 ChainRunner::ChainRunner(const Chain& chain) : chain_(chain), simd_(simd()) {
   if (chain.integers) return;
+  findPair();
   // After its last use a step's slot is free again.
   int lastUse[kMostChainSteps];
   for (int s = 0; s < chain.steps; ++s) lastUse[s] = s;
   int inputUse[kMostChainInputs] = {};
   const auto use = [&](uint8_t operand, int s) {
+    if (s == value_ || s == gradient_) s = std::max(value_, gradient_);
     if (isStep(operand)) {
       lastUse[operand - kMostChainInputs] = std::max(lastUse[operand - kMostChainInputs], s);
     } else if (operand != kNumber) {
@@ -101,6 +103,30 @@ ChainRunner::ChainRunner(const Chain& chain) : chain_(chain), simd_(simd()) {
   }
 }
 
+void ChainRunner::findPair() {
+  const auto reads = [&](int s, int result) {
+    const ChainStep& step = chain_.step[s];
+    const int count = operandsOf(step.step);
+    const auto is = [&](uint8_t operand) { return operand == kMostChainInputs + result; };
+    return is(step.a) || (count > 1 && is(step.b)) || (count > 2 && is(step.c));
+  };
+  for (int v = 0; v < chain_.steps; ++v) {
+    const ChainStep& value = chain_.step[v];
+    if (value.step != Step::kGelu && value.step != Step::kQuickGelu) continue;
+    const Step wanted = value.step == Step::kGelu ? Step::kGeluGradient : Step::kQuickGeluGradient;
+    for (int g = 0; g < chain_.steps; ++g) {
+      const ChainStep& gradient = chain_.step[g];
+      if (gradient.step != wanted || gradient.b != value.a || value.a == kNumber) continue;
+      if (value.step == Step::kQuickGelu && gradient.p != value.p) continue;
+      bool apart = true;
+      for (int s = std::min(v, g) + 1; s <= std::max(v, g); ++s) apart = apart && !reads(s, std::min(v, g));
+      if (!apart) continue;
+      value_ = v, gradient_ = g;
+      return;
+    }
+  }
+}
+
 void ChainRunner::row(int64_t row, int64_t from, int64_t to, float* memory) const {
   int64_t offsets[kMostChainInputs] = {};
   int64_t rest = row;
@@ -142,7 +168,10 @@ void ChainRunner::block(const int64_t* offsets, int64_t base, int64_t from, int6
     return place.output == kNone ? memory + place.slot * kBlock
                                  : static_cast<float*>(chain_.output[place.output].data) + base + from;
   };
-  for (int s = 0; s < chain_.steps; ++s) {
+  for (int at = 0; at < chain_.steps; ++at) {
+    const bool paired = value_ != kNone && (at == value_ || at == gradient_);
+    if (paired && at < std::max(value_, gradient_)) continue;
+    const int s = paired ? gradient_ : at;
     const ChainStep& step = chain_.step[s];
     StepCall call;
     const auto operand = [&](uint8_t number, const float** run, int64_t* stride) {
@@ -165,7 +194,12 @@ void ChainRunner::block(const int64_t* offsets, int64_t base, int64_t from, int6
     call.q = step.q;
     call.to = result(s);
     call.count = count;
-    simd_.steps[static_cast<int>(step.step)](call);
+    if (!paired) {
+      simd_.steps[static_cast<int>(step.step)](call);
+    } else {
+      const bool gelu = step.step == Step::kGeluGradient;
+      (gelu ? simd_.geluWithGradient : simd_.quickGeluWithGradient)(call, result(value_));
+    }
   }
   for (int o = 0; o < chain_.outputs; ++o) {
     const ChainOutput& output = chain_.output[o];

@@ -26,6 +26,7 @@ class ChainRunner {
     int slot = kNone;
     int output = kNone;  // an output's memory
   };
+  void findPair();
   void block(const int64_t* offsets, int64_t base, int64_t from, int64_t count, float* memory) const;
   void integers(const int64_t* offsets, int64_t base, int64_t from, int64_t count) const;
 
@@ -34,6 +35,8 @@ class ChainRunner {
   int slots_ = 0;
   Place input_[kMostChainInputs];  // a slot where its elements have to be gathered or converted first
   Place step_[kMostChainSteps];
+  // A function and its gradient at the same place, which run together where the later of them stands.
+  int value_ = kNone, gradient_ = kNone;
 };
 
 }  // namespace clipcid

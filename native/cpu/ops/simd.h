@@ -23,6 +23,9 @@ struct Simd {
   int width;  // floats of a vector
 
   void (*steps[kSteps])(const StepCall& call);
+  // kGeluGradient and kGelu of its second operand, to `value`, which may be an operand's memory too; the same for kQuickGelu.
+  void (*geluWithGradient)(const StepCall& call, float* value);
+  void (*quickGeluWithGradient)(const StepCall& call, float* value);
 
   // Rows [from, to).
   void (*layerNorm)(const LayerNormArgs& args, int64_t from, int64_t to);

@@ -40,7 +40,7 @@ export function chain(raws: readonly Raw[], wanted: ReadonlySet<Storage>): Draft
       (group) => group === but || !inputsOf(group).some(({ storage }) => storage === written),
     );
   };
-  sunk(raws).forEach((raw, position) => {
+  sunk(raws, wanted).forEach((raw, position) => {
     if (raw.kind === 'fixed') {
       const touched = new Set(refsOf(raw).map(({ storage }) => storage));
       close((storage) => touched.has(storage));
@@ -88,24 +88,46 @@ export function chain(raws: readonly Raw[], wanted: ReadonlySet<Storage>): Draft
 
 /**
  * Sums into gradients moved behind the elementwise operations that follow: they would stand between a product and what is done to
- * its result, and nothing waits for them.
+ * its result, and nothing waits for them. So are elementwise operations that only such products read: an activation that is made again
+ * then joins the chain in which its gradient is.
  */
-function sunk(raws: readonly Raw[]): readonly Raw[] {
+function sunk(raws: readonly Raw[], wanted: ReadonlySet<Storage>): readonly Raw[] {
+  const readers = new Map<Storage, Raw[]>();
+  for (const raw of raws) {
+    for (const storage of storagesRead(raw)) {
+      const list = readers.get(storage);
+      if (list) list.push(raw);
+      else readers.set(storage, [raw]);
+    }
+  }
+  const isProductSum = (raw: Raw) => raw.kind === 'product' && raw.head.accumulate;
+  const waits = (raw: Raw) => {
+    if (raw.kind !== 'node') return isProductSum(raw) || isSum(raw);
+    const { out } = raw.node;
+    return !wanted.has(out) && readers.get(out)?.every(isProductSum) === true;
+  };
   const result: Raw[] = [];
   let waiting: Raw[] = [];
   for (const raw of raws) {
+    if (waits(raw)) {
+      waiting.push(raw);
+      continue;
+    }
     if (raw.kind !== 'node') {
-      const leaf = raw.kind === 'product' ? raw.head.accumulate : isSum(raw);
-      if (leaf) {
-        waiting.push(raw);
-        continue;
-      }
       result.push(...waiting);
       waiting = [];
     }
     result.push(raw);
   }
   return [...result, ...waiting];
+}
+
+/** What an operation reads, and where it is one of a fixed form, what it writes. */
+export function storagesRead(raw: Raw): Storage[] {
+  if (raw.kind === 'product') return [raw.head.a.storage, raw.head.b.storage];
+  if (raw.kind === 'node')
+    return raw.node.operands.flatMap((operand) => (typeof operand === 'number' ? [] : [operand.storage]));
+  return refsOf(raw).map(({ storage }) => storage);
 }
 
 const isSum = (raw: Raw) =>

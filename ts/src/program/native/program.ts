@@ -8,7 +8,7 @@ import { type PartCosts, partSizes, withBatch } from '../parts.ts';
 import type { Precision } from '../precision.ts';
 import { type InputDims, type StaticGraph, specialize } from '../static.ts';
 import { unbiasedFactor } from '../statistics.ts';
-import { chain } from './chains.ts';
+import { chain, storagesRead } from './chains.ts';
 import { elementBytes, type Ref, type Storage } from './draft.ts';
 import { encode } from './encode.ts';
 import { type GradientPart, Lowering, type Raw, type Unsupported, type Window } from './lowering.ts';
@@ -373,13 +373,6 @@ function average(l: Lowering, statistics: Differentiated['statistics'][number]):
       l.dense({ storage: added, offset: 0 }),
     ]);
   }
-}
-
-function storagesRead(raw: Raw): Storage[] {
-  if (raw.kind === 'product') return [raw.head.a.storage, raw.head.b.storage];
-  if (raw.kind === 'node')
-    return raw.node.operands.flatMap((o) => (typeof o === 'number' ? [] : [o.storage]));
-  return raw.code.flatMap((entry) => (typeof entry === 'object' && entry ? [entry.storage] : []));
 }
 
 /** The constants of a program, one after the other. */
