@@ -3,7 +3,9 @@ import {
   type ChainNode,
   type ChainOperand,
   type Draft,
+  type FixedDraft,
   type ProductHead,
+  type Ref,
   refsOf,
   type Storage,
 } from './draft.ts';
@@ -40,7 +42,7 @@ export function chain(raws: readonly Raw[], wanted: ReadonlySet<Storage>): Draft
       (group) => group === but || !inputsOf(group).some(({ storage }) => storage === written),
     );
   };
-  sunk(raws, wanted).forEach((raw, position) => {
+  sunk(withResiduals(raws, wanted), wanted).forEach((raw, position) => {
     if (raw.kind === 'fixed') {
       const touched = new Set(refsOf(raw).map(({ storage }) => storage));
       close((storage) => touched.has(storage));
@@ -84,6 +86,46 @@ export function chain(raws: readonly Raw[], wanted: ReadonlySet<Storage>): Draft
     .sort((a, b) => a.position - b.position)
     .map(({ draft }) => draft);
   return withOutputs(order, wanted);
+}
+
+/** Places of what is added to the input's gradient, and of that gradient, in the code of a layer norm's gradient. */
+const [RESIDUAL, DX] = [7, 8];
+
+/** What is added to the gradient of a layer norm's input, as where a residual branches off, is added where that is made. */
+function withResiduals(raws: readonly Raw[], wanted: ReadonlySet<Storage>): readonly Raw[] {
+  const norms = new Map<Storage, { readonly norm: FixedDraft; readonly position: number }>();
+  raws.forEach((raw, position) => {
+    if (raw.kind !== 'fixed' || raw.op !== 'layerNormGradient') return;
+    const dx = raw.code[DX] as Ref | null;
+    if (dx && !wanted.has(dx.storage)) norms.set(dx.storage, { norm: raw, position });
+  });
+  if (norms.size === 0) return raws;
+  const reads = new Map<Storage, number>();
+  for (const raw of raws) {
+    for (const storage of storagesRead(raw)) reads.set(storage, (reads.get(storage) ?? 0) + 1);
+  }
+  const result: (Raw | undefined)[] = [...raws];
+  raws.forEach((raw, at) => {
+    if (raw.kind !== 'node' || raw.node.step !== 'add' || raw.node.out.space !== 'arena') return;
+    const { operands, out } = raw.node;
+    const index = operands.findIndex((operand) => typeof operand !== 'number' && norms.has(operand.storage));
+    const [own, other] = [operands[index], operands[1 - index]];
+    if (typeof own !== 'object' || typeof other !== 'object' || own.storage === other.storage) return;
+    if (!isDense(own, raw.count) || !isDense(other, raw.count)) return;
+    const { norm, position } = norms.get(own.storage)!;
+    // It is written by the norm and read here alone; and nobody waits for what else the norm makes.
+    const made = new Set(refsOf(norm).flatMap(({ storage, access }) => (access === 'read' ? [] : [storage])));
+    const isWaitedFor = raws
+      .slice(position + 1, at)
+      .some((between) => storagesRead(between).some((storage) => made.has(storage)));
+    if (reads.get(own.storage) !== 2 || isWaitedFor) return;
+    const code = [...norm.code];
+    code[RESIDUAL] = { storage: other.storage, offset: 0, access: 'read' };
+    code[DX] = { storage: out, offset: 0, access: 'write' };
+    result[position] = undefined;
+    result[at] = { ...norm, code, nodes: [...norm.nodes, raw.node.node] };
+  });
+  return result.filter((raw) => raw !== undefined);
 }
 
 /**
