@@ -161,6 +161,63 @@ void steps() {
   CHECK(at(Step::kTanh, 50) == 1 && at(Step::kTanh, -50) == -1);
 }
 
+// A function and its gradient at the same place run as one step: to the bit what each makes alone, in whatever order they stand,
+// over memory of its own or an operand's, and where a step between them reads the first.
+void pairs() {
+  const int64_t rows = 3, columns = 1003, count = rows * columns;
+  const std::vector<float> dy = noises(count, 41, 3), x = noises(count, 42, 4);
+  for (const auto& [function, slope] :
+       {std::pair(Step::kGelu, Step::kGeluGradient), {Step::kQuickGelu, Step::kQuickGeluGradient}}) {
+    std::vector<float> value(x.size()), gradient(x.size()), sum(x.size());
+    StepCall call;
+    call.p = 1.702f;
+    call.count = count;
+    call.a = x.data();
+    call.to = value.data();
+    simd().steps[static_cast<int>(function)](call);
+    call.a = dy.data();
+    call.b = x.data();
+    call.to = gradient.data();
+    simd().steps[static_cast<int>(slope)](call);
+    for (size_t i = 0; i < x.size(); ++i) sum[i] = value[i] + gradient[i];
+    for (int form = 0; form < 5; ++form) {
+      std::vector<float> inputs[2] = {dy, x}, values(x.size()), gradients(x.size()), sums(x.size());
+      const bool inPlace = form == 2 || form == 4, functionFirst = form == 1 || form == 3 || form == 4;
+      ChainArgs args;
+      Chain& chain = args.chain;
+      chain.axes = 2;
+      chain.dims[0] = rows, chain.dims[1] = columns;
+      chain.inputs = 2;
+      for (int i = 0; i < 2; ++i) {
+        chain.input[i].strides[0] = columns, chain.input[i].strides[1] = 1;
+        chain.input[i].data = inputs[i].data();
+      }
+      const auto step = [&](Step kind, uint8_t a, uint8_t b = 0) {
+        ChainStep& made = chain.step[chain.steps++];
+        made.step = kind, made.a = a, made.b = b, made.p = 1.702f;
+        return static_cast<uint8_t>(kMostChainInputs + chain.steps - 1);
+      };
+      const auto output = [&](uint8_t from, float* to) {
+        ChainOutput& made = chain.output[chain.outputs++];
+        made.from = from, made.data = to;
+      };
+      uint8_t first = functionFirst ? step(function, 1) : step(slope, 0, 1);
+      // Read before the other one runs.
+      const uint8_t between = form == 3 ? step(Step::kNegate, first) : first;
+      const uint8_t second = functionFirst ? step(slope, 0, 1) : step(function, 1);
+      const uint8_t made =
+          form == 3 ? step(Step::kSubtract, second, between) : step(Step::kAdd, first, second);
+      output(functionFirst ? first : second, inPlace ? inputs[1].data() : values.data());
+      output(functionFirst ? second : first, inPlace ? inputs[0].data() : gradients.data());
+      output(made, sums.data());
+      runOn(2, args);
+      CHECK((inPlace ? inputs[1] : values) == value);
+      CHECK((inPlace ? inputs[0] : gradients) == gradient);
+      for (size_t i = 0; i < sum.size(); ++i) CHECK(sums[i] == sum[i]);
+    }
+  }
+}
+
 // --- Products
 
 struct ProductCase {
@@ -425,6 +482,8 @@ void attentions() {
   for (const int threads : {1, 3}) {
     attention({2, 1, 1, 1, 1}, threads);
     attention({2, 5, 5, 2, 3}, threads);
+    attention({3, 1, 65, 2, 64}, threads);
+    attention({2, 1, 19, 3, 24, false, true}, threads);
     attention({1, 7, 19, 2, 8, false, true}, threads);
     attention({2, 50, 50, 3, 64, false, false, true}, threads);
     attention({2, 65, 65, 1, 24, false, true, true}, threads);
@@ -710,6 +769,7 @@ void chains(int threads) {
 int main() {
   using namespace clipcid;
   steps();
+  pairs();
   products(Precision::kFloat32);
   products(Precision::kBfloat16);
   attentions();

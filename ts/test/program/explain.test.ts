@@ -61,6 +61,12 @@ describe('a vision transformer', () => {
     expect(of(vit(size), 6).training!.activations).toBeGreaterThan(1.85 * training!.activations);
   });
 
+  test('has no pass over memory for sums of residuals, nor for activations that are made again', () => {
+    const runs = (op: string) => explanation.training!.backward.find((costs) => costs.op === op)?.runs;
+    expect(runs('chain')).toBe(1);
+    expect(runs('layerNormGradient')).toBe(2 * depth + 1);
+  });
+
   test('names inputs and outputs with their shapes', () => {
     expect(explanation.inputs).toEqual([{ name: 'pixels', type: 'float32', dims: [3, 3, 16, 16] }]);
     expect(explanation.outputs).toEqual([{ name: 'embedding', type: 'float32', dims: [3, 8] }]);
