@@ -38,7 +38,7 @@ class Patience {
   }
 
  private:
-  // 20 to 50 ns each: a few milliseconds, and a few microseconds.
+  // 20 to 50 ns each: a few milliseconds, and some tens of microseconds.
   static constexpr int kRounds = 100'000, kFew = 1000;
 
   static int processors() {

@@ -144,7 +144,7 @@ const evaluation = z.strictObject({
 const schema = z.strictObject({
   /** Images with captions: a list, a folder, or WebDataset tars. */
   data: path.optional(),
-  /** Fields of a list that name the image and its caption; found by their usual names when not given. */
+  /** Fields of a list that name the image and its caption; default to the first there is of 'image', 'path', …, and of 'caption', 'text', … */
   imageField: z.string().min(1).optional(),
   captionField: z.string().min(1).optional(),
   /** The teacher's model folder. */

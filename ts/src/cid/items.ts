@@ -49,7 +49,7 @@ export async function expectItemsOf(store: Store, kept: string): Promise<void> {
   const fail = (what: string) => {
     throw new CidError(
       'INVALID_DATA',
-      `${kept} ${what}: it was made from other embeddings than ${store.folder}. Run clip-cid balance again`,
+      `${kept} ${what}: it was made from other embeddings than ${store.folder}. Run clip-cid balance again, with --force to replace its result`,
     );
   };
   for (const row of keys.keys())

@@ -61,7 +61,7 @@ export async function distillStage(options: DistillStageOptions): Promise<StageR
   if (centres && centres.inputs.kept !== keptHash) {
     throw new CidError(
       'INVALID_DATA',
-      `${options.cluster} was made from another list than ${kept}. Run clip-cid cluster again`,
+      `${options.cluster} was made from another list than ${kept}. Run clip-cid cluster again, with --force to replace its result`,
     );
   }
   const store = await identifyStore(options.embeddings);
@@ -237,7 +237,7 @@ function trainingSettings(options: StageSettings, label: string, seed: number): 
         unit: 'steps',
         note: `loss ${terms.total.toPrecision(4)}, ${note(speed)}`,
       }),
-    onValidation: (step, metrics) => log?.(`${label}: step ${step}, ${describeMetrics(metrics)}`),
+    onValidation: (step, metrics) => log?.(`${label}: step ${step}, validation: ${describeMetrics(metrics)}`),
     onSkip: (key, reason) => log?.(`${label}: left out ${key}: ${reason}`),
     onFallback: (reason) => log?.(`${label}: trained by ONNX Runtime, which is slower: ${reason}`),
   };

@@ -43,7 +43,8 @@ Examples:
   $ clip-cid explain vision_model.onnx --output image_embeds --json
 
 Training is that of all weights that look learned, by our own executor. Where it lacks an operation the node is named, and training
-takes ONNX Runtime. MB are 10^6 bytes.`,
+takes ONNX Runtime. A size is what the model was made for: a text model's sequence is max_position_embeddings of its config.json. MB are
+10^6 bytes.`,
     )
     .action((model: string, flags: Flags) =>
       runCommand(flags, async ({ print }) => {

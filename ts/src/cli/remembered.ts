@@ -90,11 +90,17 @@ function asFlag(command: Command, path: string, value: unknown): string {
         ? command.options.find((option) => option.attributeName() === keys.at(-1))?.long
         : undefined;
   if (flag === undefined || flag === null) return `${path} ${show(value)}`;
+  // The one flag that is given once for each of its values: they may have commas.
+  if (flag === '--template' && Array.isArray(value)) {
+    return value.map((item) => `${flag} ${show(item)}`).join(' ');
+  }
   return value === true ? flag : `${flag} ${show(value)}`;
 }
 
+/** As a shell takes it. */
 function show(value: unknown): string {
-  if (Array.isArray(value) && value.every((item) => typeof item !== 'object')) return value.join(',');
-  if (typeof value === 'string') return /\s/.test(value) ? `'${value}'` : value;
+  if (Array.isArray(value) && value.every((item) => typeof item !== 'object')) return show(value.join(','));
+  if (typeof value === 'string')
+    return /^[\w./:,@%+=-]+$/.test(value) ? value : `'${value.replaceAll("'", `'\\''`)}'`;
   return JSON.stringify(value);
 }

@@ -24,7 +24,7 @@ const imageSet = z.strictObject({
   data: path,
   /** Share of the rows, relative to the other sets'; for all sets or for none. */
   weight: positive.optional(),
-  /** Field of a list that names the image; found by its usual names when not given. */
+  /** Field of a list that names the image; defaults to the first there is of 'image', 'path', 'file', … */
   imageField: z.string().min(1).optional(),
 });
 

@@ -71,7 +71,7 @@ export async function scoreStage(options: ScoreStageOptions): Promise<StageResul
           ]);
           if (skipped.length > 0) {
             options.log?.(
-              `score: left out ${skipped.length} images; skipped.csv in ${folder} lists them with reasons`,
+              `score: left out ${skipped.length} ${skipped.length === 1 ? 'image' : 'images'}; skipped.csv in ${folder} lists them with reasons`,
             );
           }
           return {

@@ -336,7 +336,7 @@ function trainerSettings(options: TrainingStageOptions): TrainerOptions {
       }),
     onValidation: (step, metrics) => {
       const parts = Object.entries(metrics).map(([metric, value]) => `${metric} ${value.toFixed(4)}`);
-      log?.(`${name}: step ${step}, ${parts.join(', ')}`);
+      log?.(`${name}: step ${step}, validation: ${parts.join(', ')}`);
     },
     onSkip: (key, reason) => log?.(`${name}: left out ${key}: ${reason}`),
     onFallback: (reason) => log?.(`${name}: trained by ONNX Runtime, which is slower: ${reason}`),

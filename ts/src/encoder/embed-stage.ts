@@ -58,7 +58,7 @@ export async function storeStage(options: StoreStageOptions): Promise<StageResul
         const files = record.shards.flatMap((shard) => Object.entries(shard.files));
         if (store.skipped > 0) {
           options.log?.(
-            `${name}: left out ${store.skipped} items; ${STORE_FILE} in ${folder} lists them with reasons`,
+            `${name}: left out ${store.skipped} ${store.skipped === 1 ? 'item' : 'items'}; ${STORE_FILE} in ${folder} lists them with reasons`,
           );
         }
         return {

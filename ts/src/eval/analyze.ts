@@ -30,7 +30,7 @@ export interface AnalyzeOptions extends AttentionOptions, ModelSourceOptions {
   readonly seed?: number;
   /** Output that holds the embeddings. Defaults to 'image_embeds', else 'pooler_output', else the only output that can be meant. */
   readonly output?: string;
-  /** Field of a list that names the image; found by its usual names when not given. */
+  /** Field of a list that names the image; defaults to the first there is of 'image', 'path', 'file', … */
   readonly imageField?: string;
   /** Execution providers of ONNX Runtime in order of preference. Defaults to ['cpu']. */
   readonly providers?: readonly string[];

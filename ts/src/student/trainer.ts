@@ -145,8 +145,8 @@ export async function train<Batch>(options: TrainOptions<Batch>): Promise<TrainR
 
 /**
  * Adds the gradients of one batch to the executor's. Where executor and loss know how, embeddings and their gradients stay on the
- * executor's device: nothing but the terms of the loss comes from there. A device that works for
- * itself takes the first inputs of the batch that is `next` meanwhile: with the last call backward, when no others are on their way.
+ * executor's device: nothing but the terms of the loss comes from there. With the last call backward a device that works for itself
+ * gets the first inputs of the batch that is `next`, and takes them meanwhile.
  */
 async function accumulate<Batch>(
   options: TrainOptions<Batch>,

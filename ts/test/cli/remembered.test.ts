@@ -48,3 +48,11 @@ it('what is to be forgotten is gone, and nothing else', () => {
   expect(recalled({ ...forget, forget: false })).toEqual(before);
   expect(told([], { forget: true })).toEqual([]);
 });
+
+it('names values as a shell takes them, templates one by one', () => {
+  const eval_ = { eval: { templates: ['a {}', "b's, {}"] }, encoder: { providers: ['cuda', 'cpu'] } };
+  expect(told([], { before: eval_, own: ['eval', 'encoder'] })).toEqual([
+    "--template 'a {}' --template 'b'\\''s, {}'",
+    '--providers cuda,cpu',
+  ]);
+});

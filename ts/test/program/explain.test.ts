@@ -108,7 +108,7 @@ test('open axes other than the batch are asked for by name', () => {
   b.output('y', b.op('MatMul', [x, b.parameter('w', [4, 4])]), ['batch', 'length', 4]);
   const graph = b.build();
   expect(() => of(graph, 2)).toThrow(
-    "Expected a size for the open axis 'length' of input 'x', length=N, but received none",
+    "Expected a size for the open axis 'length' of input 'x', as --size length=N or in `sizes`, but received none",
   );
   const { outputs } = explain(graph, parametersOf(graph), 2, { length: 7 });
   expect(outputs[0]!.dims).toEqual([2, 7, 4]);

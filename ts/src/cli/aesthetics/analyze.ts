@@ -56,7 +56,7 @@ export function analyzeCommand(group: Command): void {
     .addOption(number('--images <n>', 'images to look at, drawn by seed (default: 1000)'))
     .option(
       '--image-field <name>',
-      'field of a list that names the image (default: found by its usual names)',
+      "field of a list that names the image (default: the first there is of 'image', 'path', 'file', …)",
     )
     .option('--output <name>', 'output with the embeddings (default: image_embeds, else pooler_output)')
     .option('--file <name>', 'ONNX file within the model folder (default: onnx/vision_model.onnx)')

@@ -93,7 +93,7 @@ export function imageFlags(command: Command): Command {
     )
     .option(
       '--image-field <name>',
-      'field of a list that names the image (default: found by its usual names)',
+      "field of a list that names the image (default: the first there is of 'image', 'path', 'file', …)",
     );
 }
 

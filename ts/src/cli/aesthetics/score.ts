@@ -22,7 +22,7 @@ export function scoreCommand(group: Command): void {
     .option('--data <source>', 'images: a folder, a list (.jsonl, .csv, .tsv, .parquet) or WebDataset tars')
     .option(
       '--image-field <name>',
-      'field of a list that names the image (default: found by its usual names)',
+      "field of a list that names the image (default: the first there is of 'image', 'path', 'file', …)",
     )
     .addOption(number('--batch-size <n>', 'images of one run of the model (default: 64)'))
     .addOption(number('--shard-size <n>', 'images after which what is done is safe (default: 4096)'))

@@ -23,7 +23,7 @@ const SPLITS: Readonly<Record<string, Split>> = {
 };
 
 export interface ListOptions {
-  /** Field that names the image. Found by its usual names when not given. */
+  /** Field that names the image. Defaults to the first there is of 'image', 'path', 'file', … */
   imageField?: string;
   /** Field with the score. Defaults to 'score' (then 'mos', 'rating', 'mean'). */
   scoreField?: string;

@@ -162,7 +162,7 @@ function inputDims(graph: Graph, batch: number, sizes: Readonly<Record<string, n
     const size = sizes[dim] ?? (dim === first ? batch : undefined);
     if (size !== undefined) return size;
     throw new RangeError(
-      `Expected a size for the open axis '${dim}' of input '${input.name}', ${dim}=N, but received none`,
+      `Expected a size for the open axis '${dim}' of input '${input.name}', as --size ${dim}=N or in \`sizes\`, but received none`,
     );
   };
   return Object.fromEntries(

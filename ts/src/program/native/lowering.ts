@@ -468,8 +468,9 @@ export class Lowering {
     // What a rule did not add to a gradient itself is added behind it.
     for (const output of node.outputs) {
       const target = this.#targets.get(output);
-      if (target !== undefined && !this.#accumulated.has(output))
-        this.addToGradient(target.parameter, output);
+      if (target === undefined || this.#accumulated.has(output)) continue;
+      if (target.row !== undefined) throw new Error(`${node.op} does not add to a part of a gradient`);
+      this.addToGradient(target.parameter, output);
     }
     this.#node = undefined;
   }
