@@ -89,6 +89,23 @@ void batches() {
         Code::kInternal);
 }
 
+// c = a b^T of dense matrices, with a chain behind it that is still to be said.
+ProductArgs chainedProduct(int64_t m, int64_t n, int64_t k, const float* a, const float* b, float* c) {
+  ProductArgs args;
+  args.m = m;
+  args.n = n;
+  args.k = k;
+  args.rowA = k;
+  args.rowB = k;
+  args.transposeB = true;
+  args.rowC = n;
+  args.a = a;
+  args.b = b;
+  args.c = c;
+  args.chained = true;
+  return args;
+}
+
 // A product and what follows it: bias, gelu that keeps what went in, and a residual.
 void chained() {
   for (const int64_t n : {12, 70, 7}) {
@@ -98,18 +115,7 @@ void chained() {
     const std::vector<float> arena = noises(total, 5);
     for (const bool rare : {false, true}) {
       const Make make = [&](float* base) -> std::vector<Operation> {
-        ProductArgs args;
-        args.m = m;
-        args.n = n;
-        args.k = k;
-        args.rowA = k;
-        args.rowB = k;
-        args.transposeB = true;
-        args.rowC = n;
-        args.a = base + a;
-        args.b = base + b;
-        args.c = base + before;
-        args.chained = true;
+        ProductArgs args = chainedProduct(m, n, k, base + a, base + b, base + before);
         Chain& chain = args.chain;
         chain.axes = 3;
         chain.dims[0] = 6;
@@ -148,18 +154,7 @@ void crowded() {
   const int64_t a = 0, b = a + m * k, other = b + n * k, out = other + m * n;
   const std::vector<float> arena = noises(out + 4 * m * n, 8);
   const Make make = [&](float* base) -> std::vector<Operation> {
-    ProductArgs args;
-    args.m = m;
-    args.n = n;
-    args.k = k;
-    args.rowA = k;
-    args.rowB = k;
-    args.transposeB = true;
-    args.rowC = n;
-    args.a = base + a;
-    args.b = base + b;
-    args.c = base + out;
-    args.chained = true;
+    ProductArgs args = chainedProduct(m, n, k, base + a, base + b, base + out);
     Chain& chain = args.chain;
     chain.axes = 2;
     chain.dims[0] = m;
